@@ -1,0 +1,1 @@
+"""Files become rows: sources, decoding, the manifest, splits, duplicates, packed pixels."""

@@ -1,0 +1,1 @@
+"""The model behind HTTP: the pyfunc model and its request format."""

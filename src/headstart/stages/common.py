@@ -1,0 +1,57 @@
+"""What every stage does around its one call: checked params, one line out, errors without traceback."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from headstart.errors import HeadstartError
+from headstart.params.base import Section
+from headstart.params.load import load_sections
+from headstart.paths import Project, project, state_folder
+
+S = TypeVar("S", bound=Section)
+
+
+def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) -> None:
+    """Run a stage from the command line.
+
+    `run` gets the workspace and the sections of params.yaml that the stage declares, and returns
+    the one line that is printed. What the user can mend is printed without a traceback and ends
+    the process with status 1; `--debug` or HEADSTART_DEBUG=1 shows the traceback.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m headstart.stages.{name}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    debug = parser.parse_args().debug or os.environ.get("HEADSTART_DEBUG") == "1"
+    quiet_libraries()
+    started = time.perf_counter()
+    workspace = project()
+    try:
+        line = run(workspace, load_sections(workspace.params, sections))
+    except HeadstartError as error:
+        if debug:
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    seconds = time.perf_counter() - started
+    note_seconds(workspace, name, seconds)
+    print(f"{name:<9} {line} ({seconds:.1f} s)", flush=True)
+
+
+def quiet_libraries() -> None:
+    """Silence the start-up logs of libraries; must run before they are imported."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+def note_seconds(workspace: Project, stage: str, seconds: float) -> None:
+    """Remember how long a stage took, for the summary of `make demo`; never an output."""
+    path = state_folder(workspace.root) / "seconds.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"stage": stage, "seconds": round(seconds, 2)}) + "\n")

@@ -1,0 +1,36 @@
+"""Fixtures that every room's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test imports the libraries that read these.
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that is under test."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Real weights, photos and hostile files: `HEADSTART_TEST_ASSETS` or ../shared/assets."""
+    folder = Path(os.environ.get("HEADSTART_TEST_ASSETS") or REPOSITORY.parent / "shared" / "assets")
+    if not folder.is_dir():
+        pytest.skip("test assets are not here: set HEADSTART_TEST_ASSETS to their folder")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or fills the user's own feature cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HEADSTART_CACHE", str(folder))
+    return folder
