@@ -22,7 +22,9 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """Real weights, photos and hostile files: `HEADSTART_TEST_ASSETS` or ../shared/assets."""
-    folder = Path(os.environ.get("HEADSTART_TEST_ASSETS") or REPOSITORY.parent / "shared" / "assets")
+    folder = Path(
+        os.environ.get("HEADSTART_TEST_ASSETS") or REPOSITORY.parent / "shared" / "assets"
+    )
     if not folder.is_dir():
         pytest.skip("test assets are not here: set HEADSTART_TEST_ASSETS to their folder")
     return folder

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-
 T = TypeVar("T")
 
 

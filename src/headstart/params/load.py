@@ -75,7 +75,10 @@ def load_sections(path: Path, sections: type[S]) -> S:
 
 
 def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
-    path = [str(part) for part in detail["loc"] if _is_key(part, raw)]
+    path = [str(part) for part in detail["loc"]]
+    while len(path) > 1 and not _holds(raw, path[:-1], path[-1]):
+        # pydantic names the branch of a union as if it were a key
+        path.pop()
     where = ".".join(path) or "the file"
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown; allowed here: {', '.join(_siblings(path)) or 'nothing'}"
@@ -87,9 +90,14 @@ def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
     return f"{where}: {message}, but got {given!r}{hint}"
 
 
-def _is_key(part: int | str, raw: dict[str, Any]) -> bool:
-    # pydantic names the branch of a union in the location; such a part is no key of the file.
-    return not isinstance(part, str) or part.replace("_", "").isidentifier()
+def _holds(raw: Any, parents: list[str], key: str) -> bool:
+    """Whether the file, followed down `parents`, could hold `key`: it is a mapping or a list."""
+    for part in parents:
+        if isinstance(raw, list):
+            raw = raw[int(part)] if part.isdigit() and int(part) < len(raw) else None
+        else:
+            raw = raw.get(part) if isinstance(raw, dict) else None
+    return isinstance(raw, dict | list)
 
 
 def _looks_like_number(given: object) -> bool:
@@ -105,9 +113,7 @@ def _looks_like_number(given: object) -> bool:
 def _siblings(path: list[str]) -> list[str]:
     model: type[BaseModel] = Params
     for part in path[:-1]:
-        field = next(
-            (f for n, f in model.model_fields.items() if part in (n, f.alias)), None
-        )
+        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         inner = next(_models(field.annotation), None) if field else None
         if inner is None:
             return []

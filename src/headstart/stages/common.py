@@ -1,4 +1,4 @@
-"""What every stage does around its one call: checked params, one line out, errors without traceback."""
+"""What every stage does around its one call: checked params, one line out, plain errors."""
 
 import argparse
 import json
