@@ -8,14 +8,42 @@ from headstart.params.base import Section
 
 
 class FineTuneParams(Section):
-    """Training the backbone's last layers from pixels, after the head."""
+    """Training the backbone's last layers from pixels, with the frozen model as the start."""
 
     enabled: bool = Field(False)
+    from_layer: str | None = Field(
+        None, description="train this layer and all after it; none: the last `blocks` blocks"
+    )
+    blocks: int = Field(2, ge=1, description="blocks of the backbone that are trained")
+    epochs: int = Field(12, ge=1)
+    patience: int = Field(4, ge=1, description="epochs without a better log loss before stopping")
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1.0e-4, gt=0, le=1, description="its peak, after the warm-up")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="of all steps; cosine follows")
+    weight_decay: float = Field(1.0e-4, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    flip: bool = Field(True, description="mirror training images at random")
+    rotation_degrees: float = Field(10.0, ge=0, le=180)
+    zoom: float = Field(0.1, ge=0, lt=1, description="largest fraction in or out")
+    shift: float = Field(0.05, ge=0, lt=1, description="largest fraction of the side")
+    contrast: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field("float32")
+    devices: Literal["one", "all"] = Field("one", description="all: every GPU of the machine")
 
 
 class TrainParams(Section):
-    """How the best head becomes models/model.h5."""
+    """How the best head becomes models/model.h5. What is null is as the search found it."""
 
     on: Literal["train", "train+validation"] = Field("train")
     seeds: int = Field(1, ge=1, le=32, description="heads trained from so many seeds")
+    combine: Literal["ensemble", "best"] = Field(
+        "ensemble", description="of several seeds; linear heads are always averaged into one"
+    )
+    folds: int = Field(5, ge=2, le=20, description="for the temperature on train+validation")
+    learning_rate: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    epochs: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    class_weights: Literal["none", "balanced"] | None = Field(None)
     fine_tune: FineTuneParams = Field(default_factory=FineTuneParams)

@@ -1,0 +1,61 @@
+"""Percentile bootstrap intervals: how far a figure could move had other images been drawn.
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 and 16. Knows
+arrays, not what they measure.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+Statistics = Callable[[NDArray[np.int64]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval."""
+
+    low: float
+    high: float
+
+
+def intervals(
+    statistics: Statistics,
+    groups: Sequence[str],
+    *,
+    n_resamples: int,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Interval]:
+    """An interval for each figure that `statistics` returns for an array of row indices.
+
+    Args:
+        statistics: from row indices, int64, shape (n_drawn,), to named figures.
+        groups: group key of each row. Whole groups are drawn, with replacement, because the
+            images of a group (near-duplicates, a burst, a patient) say less than as many others.
+        confidence: the fraction that lies inside.
+    """
+    draws = [statistics(rows) for rows in _draws(groups, n_resamples, seed)]
+    tail = (1 - confidence) / 2
+    bounds = {
+        name: np.quantile(np.array([draw[name] for draw in draws]), (tail, 1 - tail))
+        for name in draws[0]
+    }
+    return {name: Interval(float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def _draws(groups: Sequence[str], n_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    keys = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(keys)
+    rows_by_group = np.argsort(keys, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    generator = np.random.default_rng(seed)
+    for _ in range(n_resamples):
+        drawn = generator.integers(0, len(sizes), len(sizes))
+        lengths = sizes[drawn]
+        offsets = starts[drawn] - (np.cumsum(lengths) - lengths)
+        yield rows_by_group[np.repeat(offsets, lengths) + np.arange(lengths.sum())]

@@ -1,0 +1,128 @@
+"""models/model.h5 as a file: a Keras model, with what it needs to be understood in its attributes.
+
+Any Keras 3 loads it with `keras.models.load_model(path, compile=False)`; the root attributes
+`format`, `format_version` and `metadata` (JSON) are this project's. Knows nothing of how a model
+is made or trained.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+from headstart import files
+from headstart.errors import FormatError
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = "headstart-model"
+FORMAT_VERSION = 1
+# Keras notes the version of the library here, and never reads it when it loads.
+_LIBRARY_VERSION = "keras_version"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and what its file says about it.
+
+    Attributes:
+        model: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
+        metadata: `classes`, `image`, `fingerprint` and more; see docs/model.md.
+    """
+
+    model: "keras.Model"
+    metadata: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.metadata["classes"])
+
+
+def save_model(path: Path, model: "keras.Model", metadata: dict[str, Any]) -> None:
+    """Write the model, whole or not at all; the same model and metadata give the same bytes.
+
+    Args:
+        metadata: JSON values; no run id, no time and no library version, or the bytes would change.
+    """
+    with files.replacing(path) as temporary:
+        raw = temporary.with_name(f"{temporary.name}.keras.h5")
+        try:
+            with quiet_keras():
+                model.save(raw, include_optimizer=False)
+            with h5py.File(raw, "r") as source, h5py.File(temporary, "w") as target:
+                _copy_group(source, target)
+                target.attrs["format"] = FORMAT
+                target.attrs["format_version"] = FORMAT_VERSION
+                target.attrs["metadata"] = files.canonical_json(metadata)
+        finally:
+            raw.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Load the model and its metadata.
+
+    Raises:
+        FormatError: not a file of `save_model`, or of another version.
+    """
+    import keras
+
+    metadata = read_metadata(path)
+    with quiet_keras():
+        return LoadedModel(keras.models.load_model(path, compile=False), metadata)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read what the file says about the model, without Keras.
+
+    Raises:
+        FormatError: not a file of `save_model`, or of another version.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = dict(file.attrs)
+    except FileNotFoundError:
+        raise FormatError(f"{path} must exist, but it does not: run `dvc repro train`") from None
+    except OSError as error:
+        raise FormatError(
+            f"{path} must be a model file, but it cannot be read ({error}): "
+            "run `dvc repro --force train`"
+        ) from None
+    got = (attributes.get("format"), attributes.get("format_version"))
+    if got != (FORMAT, FORMAT_VERSION):
+        raise FormatError(
+            f"{path} must be of format {FORMAT} {FORMAT_VERSION}, but got {got[0]} {got[1]}: "
+            "make it again with `dvc repro --force train`"
+        )
+    metadata: dict[str, Any] = json.loads(attributes["metadata"])
+    return metadata
+
+
+@contextlib.contextmanager
+def quiet_keras() -> Iterator[None]:
+    """Keras warns at every `.h5` save that the format is a legacy one; we chose it knowingly."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _copy_group(source: h5py.Group, target: h5py.Group) -> None:
+    # A copy rather than a deletion: HDF5 leaves the bytes of a deleted attribute in the file.
+    for name in sorted(source.attrs):
+        if name != _LIBRARY_VERSION:
+            target.attrs[name] = source.attrs[name]
+    for name in sorted(source):
+        item = source[name]
+        if isinstance(item, h5py.Group):
+            _copy_group(item, target.create_group(name))
+        else:
+            target.create_dataset(name, data=item[()])
