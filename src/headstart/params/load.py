@@ -76,7 +76,7 @@ def load_sections(path: Path, sections: type[S]) -> S:
 
 def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
     path = [str(part) for part in detail["loc"]]
-    while len(path) > 1 and not _holds(raw, path[:-1], path[-1]):
+    while len(path) > 1 and not _is_container(raw, path[:-1]):
         # pydantic names the branch of a union as if it were a key
         path.pop()
     where = ".".join(path) or "the file"
@@ -90,8 +90,8 @@ def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
     return f"{where}: {message}, but got {given!r}{hint}"
 
 
-def _holds(raw: Any, parents: list[str], key: str) -> bool:
-    """Whether the file, followed down `parents`, could hold `key`: it is a mapping or a list."""
+def _is_container(raw: Any, parents: list[str]) -> bool:
+    """Whether the value of the file at `parents` is a mapping or a list."""
     for part in parents:
         if isinstance(raw, list):
             raw = raw[int(part)] if part.isdigit() and int(part) < len(raw) else None

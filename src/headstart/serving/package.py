@@ -1,0 +1,67 @@
+"""Packing models/model.h5 as a pyfunc model folder that `mlflow models serve` starts anywhere."""
+
+import base64
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+import headstart
+from headstart.serving.requests import IMAGE_COLUMN
+
+_REQUIREMENTS = ("mlflow", "keras", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
+
+
+def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: bytes) -> None:
+    """Write the pyfunc model folder, replacing an older one.
+
+    Args:
+        folder: where to; it appears whole or not at all.
+        model_h5: the model file that is served.
+        classes: class names in the order of the probabilities.
+        example: bytes of one image file, the input example.
+    """
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    mlflow.pyfunc.save_model(
+        scratch,
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        artifacts={"model": str(model_h5)},
+        signature=signature(classes),
+        input_example=pd.DataFrame({IMAGE_COLUMN: [base64.b64encode(example).decode()]}),
+        pip_requirements=requirements(),
+        code_paths=[str(Path(headstart.__file__).parent)],
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+
+
+def signature(classes: Sequence[str]) -> ModelSignature:
+    """One string column in; label, label id and a probability a class out."""
+    outputs = [
+        ColSpec(DataType.string, "predicted_label"),
+        ColSpec(DataType.long, "predicted_label_id"),
+        *(ColSpec(DataType.double, f"p({name})") for name in classes),
+    ]
+    return ModelSignature(Schema([ColSpec(DataType.string, IMAGE_COLUMN)]), Schema(outputs))
+
+
+def requirements() -> list[str]:
+    """The installed versions of what serving needs; asking MLflow to infer them takes seconds."""
+    names = [*_REQUIREMENTS, _tensorflow()]
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+
+
+def _tensorflow() -> str:
+    for name in ("tensorflow-cpu", "tensorflow"):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return name
+    raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")

@@ -1,0 +1,58 @@
+"""The model as `mlflow models serve` starts it (MLflow's "models from code": this file is it)."""
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from headstart.errors import ServingError
+from headstart.models.model_file import LoadedModel, load_model
+from headstart.params import ImageParams
+from headstart.serving.requests import IMAGE_COLUMN, answer, decode_request
+
+_BATCH = 32
+
+
+class ImageClassifier(PythonModel):  # type: ignore[misc]  # MLflow's class has no types
+    """Images as base64 in, the predicted class and every class's probability out."""
+
+    def __init__(self) -> None:
+        self._loaded: LoadedModel | None = None
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the `.h5` once, when the server starts."""
+        from pathlib import Path
+
+        self._loaded = load_model(Path(context.artifacts["model"]))
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002 (MLflow's signature)
+        model_input: Any,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Answer one request; what is wrong with it becomes a 400 that says which row and why."""
+        loaded = self._loaded
+        assert loaded is not None, "MLflow calls load_context first"
+        try:
+            image = ImageParams.model_validate(loaded.metadata["image"])
+            pixels = decode_request(_column(model_input), image)
+        except ServingError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        probabilities = loaded.model.predict(pixels, batch_size=_BATCH, verbose=0)
+        return answer(probabilities, loaded.metadata["classes"])
+
+
+def _column(model_input: Any) -> list[object]:
+    if isinstance(model_input, pd.DataFrame) and IMAGE_COLUMN in model_input.columns:
+        return list(model_input[IMAGE_COLUMN])
+    raise ServingError(
+        f"a request must have one string column named {IMAGE_COLUMN!r}: send "
+        f'{{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}}'
+    )
+
+
+mlflow.models.set_model(ImageClassifier())

@@ -1,0 +1,243 @@
+"""One MLflow run a trained model: opened by train, gone on with by evaluate and register.
+
+A tracking store that goes away in the middle costs nothing but time: what could not be sent is
+kept on disk, and `headstart sync` sends it.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import DatasetInput
+from mlflow.exceptions import MlflowException
+
+from headstart import files
+from headstart.errors import TrackingError, one_line
+from headstart.paths import Project, state_folder
+from headstart.tracking import outbox
+from headstart.tracking.datasets import dataset_input
+from headstart.tracking.dvc_state import Output
+from headstart.tracking.lineage import Lineage
+from headstart.tracking.outbox import Operation
+from headstart.tracking.secrets import without_secrets
+from headstart.tracking.store import TrackingStore, open_store
+
+_MAX_TAG = 5000
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """models/run.json: which run the model in the workspace belongs to."""
+
+    run_id: str
+    experiment_name: str
+
+
+@dataclass
+class Run:
+    """A run that is being written. Sends at once; keeps what cannot be sent."""
+
+    store: TrackingStore
+    run_id: str
+    pending: Path
+    is_away: bool = field(default=False)
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord(self.run_id, self.store.experiment_name)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Params, once: those the run already has stay as they are."""
+        self._send(Operation("params", {k: without_secrets(v) for k, v in params.items()}))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        clean = {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}
+        self._send(Operation("tags", clean))
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        now_ms = int(time.time() * 1000)
+        rows = [[key, float(value), now_ms, step] for key, value in metrics.items()]
+        self._send(Operation("metrics", rows))
+
+    def log_epochs(self, epochs: Sequence[Mapping[str, float]]) -> None:
+        """Metrics of many epochs in one batch; the first epoch is step 1."""
+        now_ms = int(time.time() * 1000)
+        rows = [
+            [key, float(value), now_ms, step]
+            for step, metrics in enumerate(epochs, start=1)
+            for key, value in metrics.items()
+        ]
+        self._send(Operation("metrics", rows))
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file or a folder as an artifact, under `folder` of the run's root."""
+        self._send(Operation("artifact", path=str(path), folder=folder))
+
+    def log_text(self, text: str, name: str, folder: str | None = None) -> None:
+        """A text as an artifact, without secrets."""
+        scratch = self.pending.parent / f".{self.run_id}" / name
+        files.write_text(scratch, without_secrets(text))
+        self.log_artifact(scratch, folder)
+        scratch.unlink()
+        scratch.parent.rmdir()
+
+    def log_model(self, folder: Path, name: str, lineage: Lineage, params: dict[str, str]) -> None:
+        """A saved pyfunc folder as the run's logged model, carrying the run's lineage."""
+        values = {"name": name, "tags": lineage.tags, "params": params}
+        self._send(Operation("model", values, str(folder)))
+
+    def log_inputs(self, inputs: Sequence[tuple[Output, str]], lineage: Lineage) -> None:
+        """DVC outputs as dataset inputs, each with its context (training, validation, test)."""
+        if self.is_away:
+            return
+        datasets: list[DatasetInput] = [
+            dataset_input(output, lineage.git.commit, context) for output, context in inputs
+        ]
+        with self._keeping_on():
+            self.store.client.log_inputs(self.run_id, datasets)
+
+    def end(self, status: str = "FINISHED") -> None:
+        self._send(Operation("status", status))
+
+    def _send(self, operation: Operation) -> None:
+        if not self.is_away:
+            with self._keeping_on():
+                outbox.apply(self.store.client, self.run_id, operation)
+                return
+        outbox.keep(self.pending, operation)
+
+    @contextlib.contextmanager
+    def _keeping_on(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if not _is_away(error):
+                raise
+            self.is_away = True
+            outbox.write_descriptor(self.pending, without_secrets(self.store.uri), self.run_id)
+            print(
+                f"warning: the tracking store {without_secrets(self.store.uri)} went away "
+                f"({without_secrets(one_line(error, 120))}); what this run logs is kept in "
+                f"{self.pending}; `headstart sync` sends it when the store is back",
+                file=sys.stderr,
+            )
+
+
+@contextlib.contextmanager
+def training_run(project: Project, name: str, lineage: Lineage) -> Iterator[Run]:
+    """Open the run of a trained model: the one `mlflow run` opened, else a new one.
+
+    A failure inside marks the run FAILED with the error as a tag.
+    """
+    store = open_store(project.root)
+    given = os.environ.get("MLFLOW_RUN_ID")
+    tags = {"mlflow.runName": name, **lineage.tags}
+    if given:
+        run_id = _existing(store, given).info.run_id
+    else:
+        run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=name).info.run_id
+    run = Run(store, run_id, pending_folder(project.root) / run_id)
+    if given:
+        run.set_tags(tags)
+    with _failing(run):
+        yield run
+
+
+@contextlib.contextmanager
+def continued_run(project: Project, lineage_tags: Mapping[str, str]) -> Iterator[Run]:
+    """Go on in the run that models/run.json names; metrics and tags only, never params.
+
+    Raises:
+        TrackingError: if the database does not have the run, with the remedy.
+    """
+    record = read_record(project.run)
+    store = open_store(project.root)
+    folder = pending_folder(project.root) / record.run_id
+    if folder.is_dir():
+        # The store went away while this run was written: everything goes on to the outbox.
+        run = Run(store, record.run_id, folder, is_away=True)
+    else:
+        run = Run(store, _existing(store, record.run_id).info.run_id, folder)
+    with _failing(run):
+        run.set_tags(lineage_tags)
+        yield run
+
+
+def pending_folder(root: Path) -> Path:
+    """Where the outboxes of runs lie whose store went away."""
+    return state_folder(root) / "pending"
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write models/run.json."""
+    files.write_json(path, {"format": "headstart-run", "format_version": 1, **asdict(record)})
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read models/run.json."""
+    if not path.is_file():
+        raise TrackingError(
+            f"the run of the model must be recorded, but {path} is missing: run `dvc repro train`"
+        )
+    content: dict[str, Any] = files.read_json(path)
+    return RunRecord(content["run_id"], content["experiment_name"])
+
+
+def recorded_run_is_there(project: Project) -> bool:
+    """Whether the tracking store has the run that models/run.json names."""
+    store = open_store(project.root)
+    try:
+        _existing(store, read_record(project.run).run_id)
+    except TrackingError:
+        return False
+    return True
+
+
+def _existing(store: TrackingStore, run_id: str) -> Any:
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if _is_away(error):
+            raise
+        raise TrackingError(
+            f"the recorded run must be in the tracking store, but {without_secrets(store.uri)} "
+            f"has no run {run_id} (another database, or a new clone): make the run again with "
+            "`dvc repro --force --single-item train && dvc repro`, or set MLFLOW_TRACKING_URI to "
+            "the store that has it"
+        ) from None
+    if run.info.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"the recorded run must be active, but {run_id} is deleted: restore it with "
+            f"`mlflow runs restore --run-id {run_id}`, or make it again with `dvc repro --force "
+            "--single-item train && dvc repro`"
+        )
+    return run
+
+
+@contextlib.contextmanager
+def _failing(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            run.set_tags({"error": one_line(error, _MAX_TAG), "error.type": type(error).__name__})
+            run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    run.end()
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether the store did not answer, as against: it answered no."""
+    if not isinstance(error, MlflowException):
+        return True
+    text = str(error)
+    return (
+        "API request to" in text
+        or error.error_code == "TEMPORARILY_UNAVAILABLE"
+        or ("OperationalError" in text)
+    )

@@ -1,0 +1,28 @@
+"""Keeping credentials out of everything that is logged or printed."""
+
+import os
+import re
+
+_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/@\s'\"]+@")
+_QUERY = re.compile(
+    r"(?P<name>[?&](?:[\w-]*(?:token|secret|password|signature|credential|key)[\w-]*)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+_SECRET_NAMES = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE
+)
+_MIN_LENGTH = 6
+
+
+def without_secrets(text: str) -> str:
+    """`text` without user names and passwords of addresses, and without secrets of the environment.
+
+    Values of environment variables whose names say that they are secret (MLFLOW_TRACKING_PASSWORD,
+    AWS_SECRET_ACCESS_KEY, …) are replaced wherever they occur.
+    """
+    text = _USERINFO.sub(r"\g<scheme>", text)
+    text = _QUERY.sub(r"\g<name>***", text)
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name) and len(value) >= _MIN_LENGTH:
+            text = text.replace(value, "***")
+    return text

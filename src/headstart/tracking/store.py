@@ -1,0 +1,105 @@
+"""Where runs go: the tracking store, the experiment, and whether they can be reached.
+
+Whatever MLflow's own environment variables say stands. With none set, runs go to the main
+checkout's `mlflow.db`, found also from queued and temporary experiments and from git worktrees.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from headstart.errors import TrackingError, one_line
+from headstart.paths import main_checkout, state_folder
+from headstart.tracking.secrets import without_secrets
+
+DEFAULT_EXPERIMENT = "headstart"
+
+
+@dataclass(frozen=True)
+class TrackingStore:
+    """A reachable tracking store and the experiment that new runs go to."""
+
+    uri: str
+    client: MlflowClient
+    experiment_id: str
+    experiment_name: str
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI if set, else the SQLite file of the main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_checkout(root)}/mlflow.db"
+
+
+def open_store(root: Path) -> TrackingStore:
+    """Connect, and create what is missing: once, though many processes may ask.
+
+    Raises:
+        TrackingError: if the store cannot be reached, with its address (without credentials).
+    """
+    import mlflow
+
+    uri = tracking_uri(root)
+    _fail_soon()
+    mlflow.set_tracking_uri(uri)
+    if not os.environ.get("MLFLOW_REGISTRY_URI"):
+        mlflow.set_registry_uri(uri)
+    try:
+        # Two processes that first touch an empty SQLite database would both create its tables.
+        with _creation_lock(root):
+            client = MlflowClient(uri)
+            experiment = _experiment(client, root)
+    except (MlflowException, OSError) as error:
+        raise unreachable(uri, error) from None
+    return TrackingStore(uri, client, experiment.experiment_id, experiment.name)
+
+
+def unreachable(uri: str, error: BaseException) -> TrackingError:
+    """The error for a store that does not answer."""
+    return TrackingError(
+        f"the tracking store must answer, but {without_secrets(uri)} did not: "
+        f"{without_secrets(one_line(error))}: start the server, correct MLFLOW_TRACKING_URI, or "
+        "unset it to use this project's mlflow.db"
+    )
+
+
+def _fail_soon() -> None:
+    # MLflow's default is seven retries with exponential waits: two minutes until a stage learns
+    # that the server is away.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+def _creation_lock(root: Path) -> FileLock:
+    folder = state_folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "mlflow.lock", timeout=120)
+
+
+def _experiment(client: MlflowClient, root: Path) -> Any:
+    chosen_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if chosen_id and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return client.get_experiment(chosen_id)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = _artifact_location(root)
+        found = client.get_experiment(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"runs need an active experiment, but {name!r} is deleted: restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}` or set "
+            "MLFLOW_EXPERIMENT_NAME to another"
+        )
+    return found
+
+
+def _artifact_location(root: Path) -> str | None:
+    """For this project's own database an absolute folder; else what the store decides."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    return (main_checkout(root) / "mlruns").as_uri()
