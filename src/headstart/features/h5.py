@@ -1,0 +1,81 @@
+"""What the HDF5 files of this room share: opening with clear errors, strings, mapping into memory."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import FormatError, one_line
+
+
+@contextlib.contextmanager
+def open_h5(path: Path, remedy: str) -> Iterator[Any]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        FormatError: the file is missing, truncated or no HDF5 file; says `remedy`.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except FileNotFoundError:
+        raise FormatError(f"{path} must exist, but does not: {remedy}") from None
+    except OSError as error:
+        raise FormatError(
+            f"{path} must be a whole HDF5 file, but it is truncated or damaged "
+            f"({one_line(error, 120)}): {remedy}"
+        ) from None
+    with file:
+        yield file
+
+
+def check_format(file: Any, path: Path, name: str, version: int, remedy: str) -> None:
+    """Refuse a file of another format or version.
+
+    Raises:
+        FormatError: naming the path, what it is, and `remedy`.
+    """
+    found = file.attrs.get("format")
+    if found != name:
+        raise FormatError(
+            f"{path} must be of the format {name}, but is {found or 'another'}: {remedy}"
+        )
+    found_version = int(file.attrs.get("format_version", 0))
+    if found_version != version:
+        raise FormatError(
+            f"{path} must be of version {version} of {name}, but is of version {found_version}: "
+            f"{remedy}"
+        )
+
+
+def write_strings(file: Any, name: str, values: Sequence[str]) -> None:
+    """A dataset of UTF-8 strings of fixed length: deterministic, and read in one go."""
+    encoded = [value.encode() for value in values]
+    length = max((len(value) for value in encoded), default=1) or 1
+    dtype = h5py.string_dtype("utf-8", length)
+    file.create_dataset(name, data=np.asarray(encoded, dtype=f"S{length}"), dtype=dtype)
+
+
+def strings(values: NDArray[np.bytes_]) -> list[str]:
+    """Decode fixed-length UTF-8 strings."""
+    return [value.decode() for value in values.tolist()]
+
+
+def map_dataset(dataset: Any, path: Path) -> NDArray[Any]:
+    """A contiguous dataset as a read-only array over the mapped file.
+
+    Raises:
+        FormatError: the dataset is chunked or compressed, or the file ends before it.
+    """
+    if dataset.size == 0:
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise FormatError(f"{path} must hold {dataset.name} contiguously: make it again")
+    try:
+        return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    except ValueError:
+        raise FormatError(f"{path} is truncated: make it again") from None

@@ -1,0 +1,98 @@
+"""A backbone's weights as numpy arrays by layer name: read from files, made up, put into a model.
+
+Knows which file formats there are, not where files come from.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import WeightsError, one_line
+from headstart.features.pth import read_pth
+
+Tensors = dict[str, list[NDArray[np.float32]]]
+FromPytorch = Callable[[Mapping[str, NDArray[np.float32]]], Tensors]
+
+
+def read_tensors(
+    path: Path, *, bare: Callable[[], Any], from_pytorch: FromPytorch | None = None
+) -> Tensors:
+    """Weights by layer name from a `.pth`, legacy `.h5`, `.weights.h5` or `.keras` file.
+
+    `bare` builds the network without preprocessing, whose structure the Keras files must match.
+
+    Raises:
+        WeightsError: the format is unknown, or the file holds weights of another network.
+    """
+    if path.suffix == ".pth" and from_pytorch is not None:
+        return from_pytorch(read_pth(path))
+    if path.suffix in (".h5", ".hdf5", ".keras"):
+        return _read_keras(path, bare())
+    raise WeightsError(
+        "a weights file must be a legacy .h5, .weights.h5 or .keras file of Keras, but got "
+        f"{path}: save it in one of these formats"
+    )
+
+
+def _read_keras(path: Path, network: Any) -> Tensors:
+    import keras
+
+    try:
+        if path.suffix == ".keras":
+            # A whole model holds its layers' weights by name, whatever comes after them.
+            return _tensors_of(keras.models.load_model(path, compile=False))
+        network.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsError(
+            f"the weights file must fit {network.name} without its classifier, but {path} does "
+            f"not: {one_line(error, 200)}"
+        ) from None
+    return _tensors_of(network)
+
+
+def _tensors_of(model: Any) -> Tensors:
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+def assign(model: Any, tensors: Tensors) -> None:
+    """Put `tensors` into the layers of `model`; preprocessing layers keep theirs.
+
+    Raises:
+        WeightsError: a layer's weights are missing or have other shapes.
+    """
+    for layer in model.layers:
+        if not layer.weights or layer.name.startswith("preprocess_"):
+            continue
+        given = [np.shape(tensor) for tensor in tensors.get(layer.name, [])]
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if given != wanted:
+            raise WeightsError(
+                f"weights of {model.name} must have the shapes {wanted} in layer {layer.name}, "
+                f"but got {given or 'none'}: these are weights of another network"
+            )
+        layer.set_weights(tensors[layer.name])
+
+
+def random_tensors(model: Any) -> Tensors:
+    """He-uniform kernels and neutral statistics, the same on every machine and in every process."""
+    return {
+        layer.name: [_random(layer.name, weight) for weight in layer.weights]
+        for layer in model.layers
+        if layer.weights and not layer.name.startswith("preprocess_")
+    }
+
+
+def _random(layer: str, weight: Any) -> NDArray[np.float32]:
+    shape = tuple(weight.shape)
+    kind = weight.name.split("/")[-1]
+    if len(shape) < 2:
+        fill = 1.0 if kind in ("gamma", "moving_variance", "variance") else 0.0
+        return np.full(shape, fill, np.asarray(weight).dtype)
+    fan_in = int(np.prod(shape[:-2])) * (1 if "depthwise" in kind else shape[-2])
+    generator = np.random.default_rng(zlib.crc32(f"{layer}/{kind}".encode()))
+    limit = np.sqrt(6 / fan_in)
+    return (generator.random(shape, np.float32) * 2 - 1).astype(np.float32) * np.float32(limit)
