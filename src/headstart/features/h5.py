@@ -1,4 +1,4 @@
-"""What the HDF5 files of this room share: opening with clear errors, strings, mapping into memory."""
+"""What the HDF5 files of this room share: clear errors, strings, mapping into memory."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -45,13 +45,13 @@ def _caffe(pixels: Any) -> Any:
 
 PREPROCESSING: MappingProxyType[str, Preprocess] = MappingProxyType(
     {
-        # (x - 127) / 128
+        # less 127, over 128
         "lite": _rescaled(1 / 128, -127 / 128),
-        # x / 127.5 - 1
+        # from -1 to 1
         "tf": _rescaled(1 / 127.5, -1.0),
         # BGR minus ImageNet's means
         "caffe": _caffe,
-        # (x / 255 - mean) / standard deviation
+        # ImageNet's mean 0 and standard deviation 1
         "torch": _rescaled(
             [1 / (255 * std) for std in IMAGENET_STD],
             [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -98,9 +99,9 @@ def _sources(imagenet: Imagenet | None) -> Iterator[Callable[[], Path]]:
     if imagenet is None:
         return
     if imagenet.package is not None:
-        yield lambda: _from_package(imagenet.package)
+        yield partial(_from_package, imagenet.package)
     if imagenet.keras is not None:
-        yield lambda: _from_keras(imagenet.keras)
+        yield partial(_from_keras, imagenet.keras)
 
 
 def _nowhere(backbone: str, tried: list[str]) -> WeightsError:
