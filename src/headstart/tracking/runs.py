@@ -198,6 +198,12 @@ def recorded_run_is_there(project: Project) -> bool:
     return True
 
 
+def is_trained_run(project: Project, run_id: str) -> bool:
+    """Whether train has written a model into the run."""
+    store = open_store(project.root)
+    return outbox.MODEL_TAG in _existing(store, run_id).data.tags
+
+
 def _existing(store: TrackingStore, run_id: str) -> Any:
     try:
         run = store.client.get_run(run_id)

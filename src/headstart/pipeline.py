@@ -1,0 +1,149 @@
+"""The entry points of MLproject: DVC builds what is missing, params count for this run only.
+
+`mlflow run` opens a run and exports its id; the train stage writes into it. So a pipeline that
+DVC would skip because nothing changed has to train once more, or that run would stay empty.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from headstart import files
+from headstart.errors import ParamsError, TrackingError
+from headstart.params import Params, load_params
+from headstart.paths import Project, project
+
+# Which stage an entry point ends with; None is the whole pipeline.
+ENTRY_POINTS: dict[str, str | None] = {
+    "main": None,
+    "extract": "extract",
+    "search": "search",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+_TRAINS = ("main", "train", "evaluate")
+
+
+def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
+    """Run the pipeline up to the entry point's stage, with `section.field=value` assignments.
+
+    Values equal to params.yaml's change nothing and the workspace is brought up to date; any
+    other makes a temporary DVC experiment, so that params.yaml and the workspace stay as they are.
+
+    Raises:
+        ParamsError: an unknown entry point or a malformed assignment.
+        TrackingError: DVC failed; its own output says why.
+    """
+    if entry_point not in ENTRY_POINTS:
+        raise ParamsError(
+            f"an entry point must be one of {', '.join(ENTRY_POINTS)}, but got {entry_point!r}"
+        )
+    here = project()
+    changed = _changes(load_params(here.params), _parse(assignments))
+    target = ENTRY_POINTS[entry_point]
+    targets = [target] if target else []
+    needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
+    if changed:
+        options = [f"-S{path}={_hydra(value)}" for path, value in changed.items()]
+        _dvc(here, "exp", "run", "--temp", *options, *targets)
+        if needs_run and not _run_is_used(here):
+            _dvc(here, "exp", "run", "--temp", "--force", *options, *targets)
+    else:
+        _dvc(here, "repro", *targets)
+        if needs_run and not _run_is_used(here):
+            _dvc(here, "repro", "--force", "--single-item", "train")
+            _dvc(here, "repro", *targets)
+    if needs_run and not _run_is_used(here):
+        raise TrackingError(
+            "the run that MLflow opened must be the trained model's, but no stage wrote to it: "
+            "run `dvc repro --force train` and look at its output"
+        )
+
+
+def _parse(assignments: Sequence[str]) -> dict[str, Any]:
+    parsed = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ParamsError(f"an assignment must be section.field=value, but got {assignment!r}")
+        value = yaml.safe_load(text) if text else ""
+        if text.lower() == "none":
+            value = None
+        elif isinstance(value, str):
+            value = _number(value)
+        if isinstance(value, float) and value.is_integer():
+            # MLproject knows no integers, only floats.
+            value = int(value)
+        parsed[path] = value
+    return parsed
+
+
+def _number(text: str) -> str | float:
+    # YAML 1.1 reads 1e-4 as text.
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _changes(params: Params, assigned: Mapping[str, Any]) -> dict[str, Any]:
+    current = params.model_dump(by_alias=True)
+    return {path: value for path, value in assigned.items() if _at(current, path) != value}
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        if not isinstance(values, dict) or part not in values:
+            raise ParamsError(
+                f"an assignment must name a field of params.yaml, but it has no {path}"
+            )
+        values = values[part]
+    return values
+
+
+def _hydra(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _run_is_used(here: Project) -> bool:
+    """Whether the run that MLflow opened has been written by train."""
+    from headstart.tracking.runs import is_trained_run
+
+    return is_trained_run(here, os.environ["MLFLOW_RUN_ID"])
+
+
+def _dvc(here: Project, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    if subprocess.run(command, cwd=here.root, check=False).returncode != 0:
+        raise TrackingError(
+            f"`dvc {' '.join(arguments)}` must succeed, but it failed: its output above says why"
+        )
+
+
+def seconds_per_stage(here: Project) -> dict[str, float]:
+    """Seconds each stage took when it last ran in this checkout, in the order of dvc.yaml."""
+    import json
+
+    from headstart.paths import state_folder
+
+    path = state_folder(here.root) / "seconds.jsonl"
+    latest: dict[str, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            latest[entry["stage"]] = float(entry["seconds"])
+    stages = yaml.safe_load(here.dvc_yaml.read_text(encoding="utf-8"))["stages"]
+    return {name: latest[name] for name in stages if name in latest}
+
+
+def read_report(here: Project, name: str) -> dict[str, Any]:
+    """A JSON report of the pipeline, by its file name under reports/."""
+    path = here.root / "reports" / name
+    if not path.is_file():
+        raise TrackingError(f"{path} must exist, but it does not: run `dvc repro`")
+    content: dict[str, Any] = files.read_json(path)
+    return content

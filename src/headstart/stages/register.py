@@ -1,0 +1,40 @@
+"""Stage register: the trained model becomes a version, and champion or challenger.
+
+Reads the validation and test predictions, models/run.json and models/model.h5; writes
+reports/registration.json and reports/comparison.json. Knows nothing of how the model was made.
+"""
+
+from pydantic import Field
+
+from headstart import files
+from headstart.models.model_file import read_metadata
+from headstart.params import RegisterParams
+from headstart.params.base import Section
+from headstart.paths import Project
+from headstart.stages.common import run_stage
+from headstart.tracking.registration import register_model
+
+
+class Sections(Section):
+    """What this stage reads of params.yaml."""
+
+    seed: int
+    register_: RegisterParams = Field(alias="register")
+
+
+def run(project: Project, params: Sections) -> str:
+    """Register the model of the workspace."""
+    registration = register_model(
+        project,
+        params.register_,
+        metadata=read_metadata(project.model),
+        test_metrics=files.read_json(project.metrics),
+        seed=params.seed,
+    )
+    files.write_json(project.comparison, registration.comparison)
+    files.write_json(project.registration, registration.as_json())
+    return registration.line
+
+
+if __name__ == "__main__":
+    run_stage("register", Sections, run)

@@ -1,0 +1,122 @@
+"""Does a model earn the champion alias? Decided on validation images, never on the test split."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from numpy.typing import NDArray
+
+from headstart.models.comparison import Comparison, compare_models
+from headstart.params import RegisterParams
+from headstart.tracking.registry import CHAMPION, Registry
+
+PREDICTIONS = "predictions.csv"
+_MIN_COMMON_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which alias a version gets, the comparison behind it, and a sentence that says why."""
+
+    alias: Literal["champion", "challenger"]
+    why: str
+    validation: Comparison | None = None
+    test: Comparison | None = None
+
+
+def decide(
+    registry: Registry, predictions: Path, model_bytes: int, params: RegisterParams, *, seed: int
+) -> Decision:
+    """Compare a new model with the champion, on the images that both were validated with.
+
+    Args:
+        predictions: the new model's predictions.csv, with rows of the validation and test split.
+        model_bytes: size of the new model file.
+    """
+    champion = registry.holder(CHAMPION)
+    if champion is None:
+        return _unless_experiment(Decision("champion", "there was no champion"))
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = registry.artifact(champion, PREDICTIONS, Path(folder))
+        if theirs is None:
+            return Decision(
+                "challenger",
+                f"the champion, version {champion.version}, has no {PREDICTIONS} to be compared "
+                "with: `headstart promote` decides by hand",
+            )
+        old, new = pd.read_csv(theirs), pd.read_csv(predictions)
+    validation = _compare(old, new, "validation", seed)
+    if validation is None:
+        return Decision(
+            "challenger",
+            f"the champion, version {champion.version}, shares too few validation images or other "
+            "classes with this model, so the two cannot be compared: `headstart promote` decides",
+        )
+    decision = _judge(validation, _is_smaller(champion, model_bytes), params)
+    return _unless_experiment(
+        Decision(decision[0], decision[1], validation, _compare(old, new, "test", seed))
+    )
+
+
+def _judge(
+    validation: Comparison, is_smaller: bool, params: RegisterParams
+) -> tuple[Literal["champion", "challenger"], str]:
+    if params.gate == "always":
+        return "champion", f"register.gate is always; {validation.sentence}"
+    if validation.verdict == "better":
+        return "champion", validation.sentence
+    if params.gate == "not_worse_and_smaller" and validation.not_worse and is_smaller:
+        return "champion", f"smaller and not worse: {validation.sentence}"
+    return "challenger", validation.sentence
+
+
+def _unless_experiment(decision: Decision) -> Decision:
+    name = os.environ.get("DVC_EXP_NAME")
+    if decision.alias == "champion" and name:
+        why = f"{decision.why}; made in the DVC experiment {name}, where only a challenger is named"
+        return Decision("challenger", why, decision.validation, decision.test)
+    return decision
+
+
+def _is_smaller(champion: ModelVersion, model_bytes: int) -> bool:
+    theirs = champion.tags.get("model.bytes")
+    return theirs is not None and model_bytes < int(theirs)
+
+
+def _compare(old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int) -> Comparison | None:
+    """Compare on the images of a split that both have, with the same label; None if too few."""
+    classes = [column for column in new.columns if column.startswith("p(")]
+    if classes != [column for column in old.columns if column.startswith("p(")]:
+        return None
+    both = _rows(new, split).join(_rows(old, split), rsuffix="_old", how="inner")
+    both = both[both["label"] == both["label_old"]]
+    if len(both) < _MIN_COMMON_IMAGES:
+        return None
+    ids = {name[2:-1]: index for index, name in enumerate(classes)}
+    labels = np.asarray(both["label"].map(ids), dtype=np.int64)
+    theirs = [f"{name}_old" for name in classes]
+    return compare_models(_matrix(both, theirs), _matrix(both, classes), labels, seed=seed)
+
+
+def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    rows = table[table["split"] == split].drop_duplicates("sha256")
+    return rows.assign(label=rows["label"].astype(str)).set_index("sha256")
+
+
+def _matrix(table: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
+    return table[columns].to_numpy(dtype=np.float64)
+
+
+def as_json(decision: Decision) -> dict[str, Any]:
+    """reports/comparison.json."""
+    return {
+        "alias": decision.alias,
+        "why": decision.why,
+        "validation": decision.validation.as_json() if decision.validation else None,
+        "test": decision.test.as_json() if decision.test else None,
+    }
