@@ -1,0 +1,147 @@
+"""Every metric once: what the search optimises, training reports and evaluation writes.
+
+Each takes labels of shape (n,) and probabilities of shape (..., n, n_classes), and answers with
+shape (...): many heads are scored in one call.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+Metric = Callable[[Labels, Floats], NDArray[np.float64]]
+
+N_CONFIDENCE_BINS = 15
+_SMALLEST_PROBABILITY = 1e-7
+
+
+def accuracy(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Fraction of rows whose largest probability is the label's."""
+    return np.asarray(_hits(label_ids, probabilities).mean(axis=-1))
+
+
+def balanced_accuracy(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Mean recall of the classes that occur."""
+    rows = _one_hot(label_ids, probabilities.shape[-1])
+    counts = rows.sum(axis=0)
+    recalled = _hits(label_ids, probabilities) @ rows
+    present = counts > 0
+    return np.asarray((recalled[..., present] / counts[present]).mean(axis=-1))
+
+
+def macro_f1(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Mean F1 of the classes that occur or are predicted."""
+    n_classes = probabilities.shape[-1]
+    actual = _one_hot(label_ids, n_classes)
+    predicted = np.eye(n_classes)[probabilities.argmax(axis=-1)]
+    both = (predicted * actual).sum(axis=-2)
+    either = predicted.sum(axis=-2) + actual.sum(axis=0)
+    f1 = 2 * both / np.maximum(either, 1)
+    return np.asarray(f1.sum(axis=-1) / (either > 0).sum(axis=-1))
+
+
+def top_3_accuracy(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Fraction of rows whose label is among the three most probable; ties go to the lower id."""
+    own = _of_label(label_ids, probabilities)[..., None]
+    ids = np.arange(probabilities.shape[-1])
+    before = (probabilities > own) | ((probabilities == own) & (ids < label_ids[:, None]))
+    return np.asarray((before.sum(axis=-1) < 3).mean(axis=-1))
+
+
+def log_loss(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Mean negative log probability of the label (natural logarithm)."""
+    own = _of_label(label_ids, probabilities).astype(np.float64)
+    return np.asarray(-np.log(np.clip(own, _SMALLEST_PROBABILITY, 1.0)).mean(axis=-1))
+
+
+def brier(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Mean squared distance of the probabilities from the label's one-hot row; 0 to 2."""
+    distance = probabilities - _one_hot(label_ids, probabilities.shape[-1])
+    return np.asarray(np.square(distance).sum(axis=-1).mean(axis=-1))
+
+
+def ece(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Expected calibration error of the top class, in 15 bins of equal width (Guo et al., 2017)."""
+    confidence = probabilities.max(axis=-1).astype(np.float64)
+    gap = confidence - _hits(label_ids, probabilities)
+    bins = np.clip(np.ceil(confidence * N_CONFIDENCE_BINS) - 1, 0, N_CONFIDENCE_BINS - 1)
+    total = sum(
+        np.abs(np.where(bins == index, gap, 0.0).sum(axis=-1)) for index in range(N_CONFIDENCE_BINS)
+    )
+    return np.asarray(total / len(label_ids))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "top_3_accuracy": top_3_accuracy,
+    "log_loss": log_loss,
+    "brier": brier,
+    "ece": ece,
+}
+DIRECTION: dict[str, Literal["maximize", "minimize"]] = {
+    "accuracy": "maximize",
+    "balanced_accuracy": "maximize",
+    "macro_f1": "maximize",
+    "top_3_accuracy": "maximize",
+    "log_loss": "minimize",
+    "brier": "minimize",
+    "ece": "minimize",
+}
+_MIN_CLASSES_FOR_TOP_3 = 4
+
+
+def scores(label_ids: Labels, probabilities: Floats) -> dict[str, float]:
+    """Every metric of one head.
+
+    Args:
+        label_ids: shape (n,), at least one row.
+        probabilities: shape (n, n_classes); rows sum to 1.
+
+    Returns:
+        Metrics by name; `top_3_accuracy` only where there are at least four classes.
+    """
+    names = metric_names(probabilities.shape[-1])
+    return {name: float(METRICS[name](label_ids, probabilities)) for name in names}
+
+
+def metric_names(n_classes: int) -> tuple[str, ...]:
+    """The metrics that mean something with so many classes."""
+    enough = n_classes >= _MIN_CLASSES_FOR_TOP_3
+    return tuple(name for name in METRICS if enough or name != "top_3_accuracy")
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether `value` is strictly better; any number is better than NaN."""
+    if np.isnan(than):
+        return not np.isnan(value)
+    return value > than if DIRECTION[metric] == "maximize" else value < than
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Probabilities along the last axis, in float64."""
+    shifted: NDArray[np.float64] = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(axis=-1, keepdims=True)
+    return shifted
+
+
+def _hits(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    return np.asarray(probabilities.argmax(axis=-1) == label_ids, np.float64)
+
+
+def _of_label(label_ids: Labels, probabilities: Floats) -> Floats:
+    return np.take_along_axis(probabilities, _spread(label_ids, probabilities), axis=-1)[..., 0]
+
+
+def _spread(label_ids: Labels, probabilities: Floats) -> Labels:
+    return np.broadcast_to(label_ids[:, None], (*probabilities.shape[:-1], 1))
+
+
+def _one_hot(label_ids: Labels, n_classes: int) -> NDArray[np.float64]:
+    return np.eye(n_classes)[label_ids]
