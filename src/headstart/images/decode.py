@@ -1,0 +1,209 @@
+"""The one decode: encoded bytes → RGB uint8 pixels → the square that a backbone sees.
+
+Every part of the project that reads pictures calls these functions, so that an image means the
+same numbers in training and in serving. Knows nothing of files, labels or data sets. Safe to call
+from several threads.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from headstart.errors import DataError, one_line
+from headstart.images.colour import to_rgb
+from headstart.params.images import ImageParams
+
+DECODE_VERSION = 1
+"""Part of every cache key; rises when the same bytes come to mean other pixels."""
+
+MAX_PIXELS = 100_000_000
+
+# All are recognised by their first bytes. Formats that run other programs (EPS), are read by
+# guessing (TGA, PCD) or hold no picture (stubs) are not among them.
+FORMATS = (
+    "JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000",
+    "ICO", "PPM", "PSD", "PCX", "SGI", "QOI",
+)  # fmt: skip
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MOST_JPEG_SCANS = 100
+
+# Pillow warns about odd metadata, on which the pixels do not depend, and about sizes, which are
+# checked here. `warnings.catch_warnings` is not safe in threads, so this holds for the process.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class RejectedImage(DataError):  # noqa: N818 (it is the image that is at fault)
+    """Bytes that are not taken as an image: a short `code`, and a sentence as text."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["RejectedImage"], tuple[str, str]]:
+        return RejectedImage, (self.code, str(self))
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image to RGB uint8, shape (height, width, 3), read-only.
+
+    The format is sniffed from the bytes; EXIF or XMP orientation is applied, colours are converted
+    to 8-bit sRGB, transparency is laid over white, of an animation the first frame is taken.
+
+    Raises:
+        RejectedImage: the bytes are not an image, are damaged, or have more than `max_pixels`
+            pixels (checked by the header, before pixels are allocated).
+    """
+    return np.asarray(decode_image(data, max_pixels=max_pixels))
+
+
+def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
+    """Make RGB uint8 pixels of any size a square, shape (size, size, 3), read-only."""
+    return np.asarray(_resize_image(Image.fromarray(pixels), image))
+
+
+def decode_square(
+    data: bytes, image: ImageParams, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """`resize(decode(data))`, without the copies between the two; raises as `decode` does."""
+    return np.asarray(_resize_image(decode_image(data, max_pixels=max_pixels), image))
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `decode`, but returns Pillow's RGB image, for what goes on with Pillow."""
+    if not data:
+        raise RejectedImage("empty", "The file is empty.")
+    try:
+        return _decode(data, max_pixels)
+    except RejectedImage:
+        raise
+    except (Image.DecompressionBombError, MemoryError):
+        raise RejectedImage(
+            "too_large", "Its header claims a size that no decoder here may allocate."
+        ) from None
+    # Pillow's readers raise nearly anything on hostile bytes: ValueError, KeyError, zlib.error…
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    with _open(data, max_pixels) as image:
+        image.load()
+        _check_size(image.size, max_pixels)
+        method = _TRANSPOSE.get(_orientation(image))
+        rgb = to_rgb(image)
+        return rgb.transpose(method) if method is not None else rgb
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    _check_webp_canvas(data, max_pixels)
+    _check_jpeg_scans(data)
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        # Pillow has one limit for the process; it gives way only to a higher one that was asked.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    _check_size(image.size, max_pixels)
+    return image
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise RejectedImage(
+            "too_large",
+            f"Its header claims {width} × {height} pixels; at most {max_pixels:,} are allowed.",
+        )
+
+
+def _check_webp_canvas(data: bytes, max_pixels: int) -> None:
+    # Pillow's WebP reader allocates the canvas when it opens a file.
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
+        width = int.from_bytes(data[24:27], "little") + 1
+        height = int.from_bytes(data[27:30], "little") + 1
+        _check_size((width, height), max_pixels)
+
+
+def _check_jpeg_scans(data: bytes) -> None:
+    # Each scan of a progressive JPEG goes over all pixels, and costs an attacker a few bytes.
+    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_JPEG_SCANS:
+        raise RejectedImage(
+            "decompression_bomb",
+            f"A JPEG with more than {_MOST_JPEG_SCANS} scans takes too long to decode.",
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    # Broken EXIF raises nearly anything, and does not make the pixels worse.
+    except Exception:
+        return 1
+
+
+def _unidentified(data: bytes) -> RejectedImage:
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
+        if accepts is not None and accepts(data[:16]) is True:
+            return RejectedImage("damaged", f"It begins like {name}, but its header is damaged.")
+    return RejectedImage("not_an_image", f"It is not an image that can be read{_hint(data)}.")
+
+
+def _hint(data: bytes) -> str:
+    head = data[:1024].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html")):
+        return ": it is a web page"
+    if b"<svg" in head:
+        return ": it is an SVG drawing; convert it to PNG"
+    if head.startswith(b"%pdf"):
+        return ": it is a PDF document"
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        return ": it is HEIC; convert it to JPEG"
+    return ""
+
+
+def _damaged(error: Exception) -> RejectedImage:
+    text = one_line(error, 120)
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return RejectedImage("truncated", f"It ends too early ({text}).")
+    if "decompress" in text.lower() and "too large" in text.lower():
+        return RejectedImage("decompression_bomb", f"Its metadata unpack to too much ({text}).")
+    return RejectedImage("damaged", f"It cannot be decoded ({text}).")
+
+
+def _resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:
+    size, resampling = image.size, _RESAMPLING[image.resampling]
+    width, height = picture.size
+    if image.fit == "stretch":
+        return picture.resize((size, size), resampling)
+    if image.fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return picture.resize((size, size), resampling, (left, top, left + side, top + side))
+    scale = size / max(width, height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    square = Image.new("RGB", (size, size))
+    square.paste(
+        picture.resize(inner, resampling), ((size - inner[0]) // 2, (size - inner[1]) // 2)
+    )
+    return square

@@ -1,0 +1,200 @@
+"""data/images.h5: decoded squares of chosen splits, for training from pixels.
+
+Without compression the pixels lie in one piece in the file and are read through a memory map,
+which is as fast as a bare array on disk; with compression each image is a chunk of its own.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import DataError, FormatError
+from headstart.files import replacing
+from headstart.images.decode import DECODE_VERSION, decode_square
+from headstart.images.manifest import Manifest
+from headstart.params.images import ImageParams, PackParams
+from headstart.progress import progress
+
+_FORMAT = "headstart-images"
+_FORMAT_VERSION = 1
+_IMAGES_AHEAD = 64
+
+Index = int | slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+class ImageStore:
+    """An array-like reader of images.h5: uint8, shape (n, size, size, 3).
+
+    `store[3]`, `store[10:20]`, `store[[5, 1, 9]]` and `store[mask]` give pixels. It can be pickled
+    and used after a fork: every process opens the file for itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the store.
+
+        Raises:
+            DataError: there is no such file.
+            FormatError: it is no store of this version.
+        """
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(
+                f"the image store must exist, but {path} does not: run `dvc repro pack`"
+            )
+        with _open(self.path) as file:
+            images = file["images"]
+            self.shape: tuple[int, ...] = images.shape
+            self.dtype: np.dtype[Any] = images.dtype
+            self.classes: tuple[str, ...] = tuple(json.loads(file.attrs["classes"]))
+            self.labels: NDArray[np.int64] = file["label_ids"][:]
+            self.sha256: list[str] = [value.decode() for value in file["sha256"][:]]
+            self.splits: list[str] = [value.decode() for value in file["split"][:]]
+            self._offset: int | None = images.id.get_offset()
+        self._pixels: Any = None
+        self._owner = -1
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> NDArray[np.uint8]:
+        if isinstance(index, int | np.integer | slice):
+            return np.asarray(self._source()[index])
+        chosen = np.asarray(index)
+        if chosen.dtype == bool:
+            chosen = np.flatnonzero(chosen)
+        return self._gather(chosen.astype(np.int64))
+
+    def batches(self, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+        """All images in order, `batch_size` at a time."""
+        for start in range(0, len(self), batch_size):
+            yield self[start : start + batch_size]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": None, "_owner": -1}
+
+    def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        source = self._source()
+        if chosen.size == 0 or isinstance(source, np.ndarray):
+            return np.asarray(source[chosen]) if chosen.size else self._empty()
+        pixels = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        # HDF5 reads one index at a time, in rising order, fastest.
+        for place in np.argsort(chosen, kind="stable"):
+            pixels[place] = source[int(chosen[place])]
+        return pixels
+
+    def _empty(self) -> NDArray[np.uint8]:
+        return np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _source(self) -> Any:
+        if self._owner != os.getpid():
+            self._pixels = self._map()
+            self._owner = os.getpid()
+        return self._pixels
+
+    def _map(self) -> Any:
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        if self._offset is None:
+            return _open(self.path)["images"]
+        return np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
+
+
+def pack(
+    path: Path, manifest: Manifest, folder: Path, image: ImageParams, params: PackParams
+) -> int:
+    """Decode the images of `pack.splits` to squares and write the store; returns how many.
+
+    Raises:
+        DataError: a file is not the one that the manifest lists.
+    """
+    chosen = manifest.select(*params.splits)
+    pixels = _squares(chosen, folder, image)
+    with replacing(path) as temporary:
+        write_store(
+            temporary,
+            progress(pixels, total=len(chosen), unit="images", title="pack"),
+            shape=(len(chosen), image.size, image.size, 3),
+            label_ids=chosen.label_ids,
+            sha256=chosen.sha256,
+            splits=chosen.splits,
+            attributes={
+                "classes": list(chosen.classes),
+                "decode_version": DECODE_VERSION,
+                "image": image.model_dump(),
+            },
+            compression=params.compression,
+        )
+    return len(chosen)
+
+
+def write_store(
+    path: Path,
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    shape: tuple[int, ...],
+    label_ids: NDArray[np.int64],
+    sha256: Sequence[str],
+    splits: Sequence[str],
+    attributes: dict[str, Any],
+    compression: str = "none",
+) -> None:
+    """Write `images`, one after another; the same rows give the same bytes."""
+    layout: dict[str, Any] = {}
+    if compression != "none" and shape[0] > 0:
+        layout = {"chunks": (1, *shape[1:]), "compression": compression, "shuffle": True}
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = _FORMAT
+        file.attrs["format_version"] = _FORMAT_VERSION
+        for name, value in attributes.items():
+            file.attrs[name] = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        pixels = file.create_dataset("images", shape, np.uint8, track_times=False, **layout)
+        for row, picture in enumerate(images):
+            pixels[row] = picture
+        for name, values in (
+            ("label_ids", label_ids),
+            ("sha256", np.array(sha256, dtype="S64")),
+            ("split", np.array(splits, dtype="S10")),
+        ):
+            file.create_dataset(name, data=values, track_times=False)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FormatError(f"{path} is damaged ({error}): run `dvc repro pack`") from None
+    found = (file.attrs.get("format"), file.attrs.get("format_version"))
+    if found != (_FORMAT, _FORMAT_VERSION):
+        file.close()
+        raise FormatError(
+            f"{path} must be {_FORMAT} version {_FORMAT_VERSION}, but is {found[0]} version "
+            f"{found[1]}: run `dvc repro pack`"
+        )
+    return file
+
+
+def _squares(manifest: Manifest, folder: Path, image: ImageParams) -> Iterator[NDArray[np.uint8]]:
+    """Decoded squares in the manifest's order, a bounded number of them ahead."""
+    limit = manifest.max_pixels
+
+    def square(row: tuple[str, str]) -> NDArray[np.uint8]:
+        path, sha256 = row
+        data = (folder / path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DataError(
+                f"{folder / path} is not the file that the manifest lists: run `dvc repro ingest`"
+            )
+        return decode_square(data, image, max_pixels=limit)
+
+    rows = list(zip(manifest.paths, manifest.sha256, strict=True))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(rows), _IMAGES_AHEAD):
+            yield from pool.map(square, rows[start : start + _IMAGES_AHEAD])

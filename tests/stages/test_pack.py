@@ -1,0 +1,49 @@
+"""The three data stages on the default data, and the store at their end."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from headstart.images.manifest import read_manifest
+from headstart.images.pack import ImageStore
+from headstart.params.load import load_sections
+from headstart.paths import Project
+from headstart.stages import fetch, ingest, pack
+
+
+@pytest.fixture
+def workspace(repository: Path, tmp_path: Path) -> Project:
+    shutil.copytree(repository / "data" / "sources", tmp_path / "data" / "sources")
+    (tmp_path / "params.yaml").write_text("image: {size: 32}\n")
+    return Project(tmp_path)
+
+
+def run_all(files: Project) -> None:
+    for stage in (fetch, ingest, pack):
+        stage.run(files, load_sections(files.params, stage.Sections))
+
+
+def test_default_data_from_the_package_to_the_store(workspace: Project) -> None:
+    run_all(workspace)
+    manifest = read_manifest(workspace.manifest)
+    store = ImageStore(workspace.images)
+    chosen = manifest.select("train", "validation")
+    assert len(manifest) == 1500
+    assert store.shape == (len(chosen), 32, 32, 3)
+    assert store.sha256 == chosen.sha256
+    assert store.labels.tolist() == chosen.label_ids.tolist()
+    assert store.classes[0] == "bear"
+    first = {path: path.read_bytes() for path in (workspace.manifest, workspace.images)}
+    run_all(workspace)
+    assert all(path.read_bytes() == data for path, data in first.items())
+
+
+def test_no_splits_give_a_valid_empty_store(workspace: Project) -> None:
+    run_all(workspace)
+    workspace.params.write_text("image: {size: 32}\npack: {splits: []}\n")
+    pack.run(workspace, load_sections(workspace.params, pack.Sections))
+    store = ImageStore(workspace.images)
+    assert store.shape == (0, 32, 32, 3)
+    assert store[[]].shape == (0, 32, 32, 3)
+    assert list(store.batches(8)) == []
