@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.heads.metrics import softmax
+
 # The likelihood of a head that makes no mistake on a small validation split grows without end as
 # T falls. A gamma prior on 1/T with mode 1, worth this many images, keeps such a fit where the
 # images support it and weighs nothing on a large split.
@@ -43,19 +45,11 @@ def fit_temperature(logits: Floats, label_ids: NDArray[np.int64]) -> float:
     return float(np.exp(-(low + high) / 2))
 
 
-def softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities of `logits` / `temperature`: shape (n_images, n_classes), rows sum to 1."""
-    scaled = logits.astype(np.float64) / temperature
-    powers: NDArray[np.float64] = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    total: NDArray[np.float64] = powers.sum(axis=1, keepdims=True)
-    return powers / total
-
-
 def _slope(above_true: NDArray[np.float64], inverse: np.float64) -> float:
     """Derivative of the negative log posterior by 1/T; it is convex in 1/T, so it has one zero.
 
     Args:
         above_true: logits minus the true class's logit, shape (n_images, n_classes).
     """
-    expected = (softmax(above_true, 1 / float(inverse)) * above_true).sum()
+    expected = (softmax(above_true * inverse) * above_true).sum()
     return float(expected + PRIOR_IMAGES * (1 - 1 / inverse))

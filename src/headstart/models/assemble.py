@@ -1,0 +1,160 @@
+"""One flat Keras graph out of a frozen backbone, trained heads and a temperature.
+
+Plain Keras layers alone, every one named, so that any Keras loads the file. Knows nothing of files
+and of training.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import TrainingError
+from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
+
+if TYPE_CHECKING:
+    import keras
+
+FEATURES = "features"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+# No layer of a backbone begins so.
+HEAD_PREFIX = "classifier"
+
+
+def assemble(
+    backbone: "keras.Model", heads: Sequence[FittedHead], temperature: float
+) -> "keras.Model":
+    """The model that leaves: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
+
+    The layers of `backbone` are wired anew, not nested. The logits of several heads are averaged.
+
+    Raises:
+        TrainingError: the backbone's output is not named `features`, or does not fit the heads.
+    """
+    import keras
+
+    _check(backbone, heads)
+    logits = head_tensors(backbone.output, heads)
+    cooled = keras.layers.Rescaling(1 / temperature, name="temperature", dtype="float32")(logits)
+    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(cooled)
+    return keras.Model(backbone.input, probabilities, name="headstart")
+
+
+def head_model(model: "keras.Model") -> "keras.Model":
+    """The part of an assembled model from features to probabilities, sharing its weights."""
+    import keras
+
+    return keras.Model(model.get_layer(FEATURES).output, model.output, name="head")
+
+
+def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
+    """An assembled model up to its logits, from pixels or from features, sharing its weights."""
+    import keras
+
+    start = model.get_layer(FEATURES).output if from_features else model.input
+    return keras.Model(start, model.get_layer("temperature").input, name="logits_model")
+
+
+def head_tensors(features: Any, heads: Sequence[FittedHead]) -> Any:
+    """Logits (n, n_classes), a Keras tensor, of features (n, feature_dim), a Keras tensor."""
+    import keras
+
+    if len(heads) == 1:
+        return _one_head(features, heads[0], HEAD_PREFIX, LOGITS)
+    branches = [
+        _one_head(features, head, f"{HEAD_PREFIX}_{i}", f"{LOGITS}_{i}")
+        for i, head in enumerate(heads, start=1)
+    ]
+    return keras.layers.Average(name=LOGITS, dtype="float32")(branches)
+
+
+def average_linear(heads: Sequence[FittedHead]) -> FittedHead | None:
+    """The one head whose logits are the mean of these heads' logits, where such a one exists.
+
+    That is so for linear heads that normalise features alike. Weights are averaged in float64.
+    """
+    first = heads[0]
+    alike = all(
+        len(head.layers) == 1
+        and head.config.normalisation == first.config.normalisation
+        and _same(head.mean, first.mean)
+        and _same(head.variance, first.variance)
+        for head in heads
+    )
+    if not alike:
+        return None
+    mean = DenseWeights(
+        kernel=_mean([head.layers[0].kernel for head in heads]),
+        bias=_mean([head.layers[0].bias for head in heads]),
+    )
+    return FittedHead(
+        config=first.config,
+        n_classes=first.n_classes,
+        layers=(mean,),
+        mean=first.mean,
+        variance=first.variance,
+        epochs=max(head.epochs for head in heads),
+        curve=first.curve,
+    )
+
+
+def _one_head(features: Any, head: FittedHead, prefix: str, logits_name: str) -> Any:
+    import keras
+
+    values = _normalise(features, head, prefix)
+    for number, weights in enumerate(head.layers, start=1):
+        is_last = number == len(head.layers)
+        layer = keras.layers.Dense(
+            weights.kernel.shape[1],
+            activation="linear" if is_last else head.config.activation,
+            name=logits_name if is_last else f"{prefix}_dense_{number}",
+        )
+        values = layer(values)
+        layer.set_weights([weights.kernel, weights.bias])
+    return values
+
+
+def _normalise(features: Any, head: FittedHead, prefix: str) -> Any:
+    import keras
+
+    if head.mean is not None and head.variance is not None:
+        layer = keras.layers.Normalization(name=f"{prefix}_normalisation")
+        layer.build(features.shape)
+        # Its weights: mean, variance, number of rows adapted on.
+        layer.set_weights([head.mean, head.variance, np.int32(0)])
+        layer.finalize_state()
+        return layer(features)
+    if head.config.normalisation == "layer_norm":
+        return keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, center=False, scale=False, name=f"{prefix}_normalisation"
+        )(features)
+    return features
+
+
+def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
+
+
+def _same(first: Any, second: Any) -> bool:
+    if first is None or second is None:
+        return first is second
+    return bool(np.array_equal(first, second))
+
+
+def _check(backbone: "keras.Model", heads: Sequence[FittedHead]) -> None:
+    name = backbone.layers[-1].name
+    if name != FEATURES:
+        raise TrainingError(
+            f"a backbone must end in a layer named {FEATURES}, but got {name}: "
+            "make models/backbone.h5 again with `dvc repro --force extract`"
+        )
+    feature_dim = backbone.output.shape[-1]
+    for head in heads:
+        expected = head.layers[0].kernel.shape[0]
+        if expected != feature_dim:
+            raise TrainingError(
+                f"the head must be trained on the backbone's {feature_dim} features, but was "
+                f"trained on {expected}: run `dvc repro extract search train`"
+            )

@@ -1,0 +1,60 @@
+"""Image files through a whole model, in bounded memory.
+
+Knows files and a Keras model; not splits, labels or features.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.images.decode import decode_square
+from headstart.params import ImageParams
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH_SIZE = 32
+
+
+def predict_files(
+    model: "keras.Model", paths: Sequence[Path], image: ImageParams, *, batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """Outputs of `model` for image files: float32, shape (n_files, n_outputs)."""
+    batches = decoded_batches(paths, image, batch_size=batch_size)
+    return np.concatenate([predict_batch(model, pixels, batch_size) for pixels in batches])
+
+
+def predict_batch(
+    model: "keras.Model", pixels: NDArray[np.uint8], batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """Outputs of `model` for at most `batch_size` images, padded to exactly that many.
+
+    A row then does not depend on what shares its batch (TensorFlow computes a batch of one in
+    another order), and no second batch size is compiled.
+    """
+    missing = batch_size - len(pixels)
+    padded = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return np.asarray(model.predict_on_batch(padded), dtype=np.float32)[: len(pixels)]
+
+
+def decoded_batches(
+    paths: Sequence[Path], image: ImageParams, *, batch_size: int = BATCH_SIZE
+) -> Iterator[NDArray[np.uint8]]:
+    """Decoded squares, uint8 (n, size, size, 3); one batch is decoded ahead."""
+    with ThreadPoolExecutor() as pool:
+
+        def start(first: int) -> list[Future[NDArray[np.uint8]]]:
+            return [pool.submit(_decode, path, image) for path in paths[first : first + batch_size]]
+
+        ahead = start(0)
+        for first in range(0, len(paths), batch_size):
+            current, ahead = ahead, start(first + batch_size)
+            yield np.stack([future.result() for future in current])
+
+
+def _decode(path: Path, image: ImageParams) -> NDArray[np.uint8]:
+    return decode_square(path.read_bytes(), image)

@@ -1,0 +1,77 @@
+"""Predicting image files with a model file, in bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import DataError
+from headstart.images.decode import decode_square
+from headstart.models.model_file import LoadedModel
+from headstart.params import ImageParams
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one file: probabilities, shape (n_classes,), or why there is none."""
+
+    path: Path
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float32] | None
+    reason: str = ""
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The k most probable classes with their probabilities, best first."""
+        if self.probabilities is None:
+            return []
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+
+def predict_files(loaded: LoadedModel, paths: Iterable[Path]) -> Iterator[Prediction]:
+    """Predict files in their order; one that is no image gets a reason instead."""
+    image = ImageParams.model_validate(loaded.metadata["image"])
+    waiting = iter(paths)
+    while batch := list(islice(waiting, _BATCH)):
+        yield from _predict_batch(loaded, batch, image)
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as given; folders as the files in them, sorted, hidden ones left out.
+
+    Raises:
+        DataError: a path does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in sorted(path.rglob("*")) if p.is_file())
+            yield from (p for p in inside if not p.name.startswith("."))
+        elif path.is_file():
+            yield path
+        else:
+            raise DataError(f"an image must be a file or a folder, but {path} does not exist")
+
+
+def _predict_batch(
+    loaded: LoadedModel, paths: list[Path], image: ImageParams
+) -> Iterator[Prediction]:
+    squares: list[NDArray[np.uint8]] = []
+    reasons: dict[Path, str] = {}
+    for path in paths:
+        try:
+            squares.append(decode_square(path.read_bytes(), image))
+        except (DataError, OSError) as error:
+            reasons[path] = str(error)
+    answers = iter(())
+    if squares:
+        answers = iter(loaded.model.predict(np.stack(squares), verbose=0))
+    for path in paths:
+        if path in reasons:
+            yield Prediction(path, loaded.classes, None, reasons[path])
+        else:
+            yield Prediction(path, loaded.classes, next(answers))

@@ -1,0 +1,105 @@
+"""reports/predictions.csv: what the model says of each validation and test image.
+
+The same bytes for the same predictions; nine digits give back every float32. Knows nothing of how
+predictions are made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from headstart import files
+from headstart.errors import FormatError
+
+_COLUMNS = ("path", "label", "predicted_label", "split", "sha256")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of the images of one split.
+
+    Attributes:
+        probabilities: float64, shape (n_images, n_classes), in the order of `classes`.
+        label_ids: int64, shape (n_images,); the true class.
+    """
+
+    classes: tuple[str, ...]
+    split: str
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+    label_ids: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.label_ids)
+
+    @property
+    def predicted_ids(self) -> NDArray[np.int64]:
+        """The most probable class of each image, int64, shape (n_images,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+
+def write_predictions(path: Path, parts: Sequence[Predictions]) -> None:
+    """Write the images of one or more splits, in the order given."""
+    header = [*_COLUMNS, *(probability_column(name) for name in parts[0].classes)]
+    files.write_csv(path, header, (row for part in parts for row in _rows(part)))
+
+
+def read_predictions(path: Path, split: str) -> Predictions:
+    """Read back the images of one split.
+
+    Raises:
+        FormatError: the file is missing or is not one of `write_predictions`.
+    """
+    try:
+        table = pd.read_csv(
+            path, dtype=dict.fromkeys(_COLUMNS, str), keep_default_na=False, na_filter=False
+        )
+    except FileNotFoundError:
+        raise FormatError(f"{path} must exist, but it does not: run `dvc repro`") from None
+    classes = tuple(name[2:-1] for name in table.columns if name.startswith("p("))
+    if tuple(table.columns[: len(_COLUMNS)]) != _COLUMNS or not classes:
+        raise FormatError(
+            f"{path} must have the columns {', '.join(_COLUMNS)} and p(<class>), but got "
+            f"{', '.join(table.columns)}: make it again with `dvc repro --force evaluate`"
+        )
+    rows = table[table["split"] == split]
+    index = {name: i for i, name in enumerate(classes)}
+    return Predictions(
+        classes=classes,
+        split=split,
+        paths=tuple(rows["path"]),
+        sha256=tuple(rows["sha256"]),
+        label_ids=np.array([index[name] for name in rows["label"]], dtype=np.int64),
+        probabilities=rows[[probability_column(name) for name in classes]].to_numpy(np.float64),
+    )
+
+
+def probability_column(class_name: str) -> str:
+    """The column that holds the probability of a class, here as in served answers."""
+    return f"p({class_name})"
+
+
+def _rows(part: Predictions) -> list[list[str]]:
+    return [
+        [
+            path,
+            part.classes[label_id],
+            part.classes[predicted_id],
+            part.split,
+            sha256,
+            *(f"{value:.9g}" for value in row),
+        ]
+        for path, sha256, label_id, predicted_id, row in zip(
+            part.paths,
+            part.sha256,
+            part.label_ids,
+            part.predicted_ids,
+            part.probabilities,
+            strict=True,
+        )
+    ]
