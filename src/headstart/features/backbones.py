@@ -182,7 +182,7 @@ def _graph(backbone: Backbone, extract: ExtractParams, size_px: int) -> Any:
             "extract.layer must give one map (height, width, channels) or one vector an image, "
             f"but {extract.layer} gives {output}: choose another layer"
         )
-    return keras.Model(whole.input, _pooled(output, extract.pooling), name=backbone.name)
+    return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=backbone.name)
 
 
 def _pooled(output: Any, pooling: str) -> Any:

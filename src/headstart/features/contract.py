@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.backbones import Backbone, backbone_named, check_size
+from headstart.features.views import AUGMENTATION_VERSION
 from headstart.features.weights import weights_identity
 from headstart.files import sha256_of_json
 from headstart.images.decode import DECODE_VERSION
@@ -16,9 +17,6 @@ from headstart.params import ExtractParams, ImageParams
 
 # Raised when the network or the preprocessing that this code builds gives other numbers.
 NETWORK_VERSION = 1
-# Raised when the augmented views that this code draws change.
-AUGMENTATION_VERSION = 1
-
 # Fields of the extract section that leave the fingerprint alone.
 WITHOUT_EFFECT = frozenset({"batch_size", "weights_sha256"})
 

@@ -56,7 +56,7 @@ def write_strings(file: Any, name: str, values: Sequence[str]) -> None:
     encoded = [value.encode() for value in values]
     length = max((len(value) for value in encoded), default=1) or 1
     dtype = h5py.string_dtype("utf-8", length)
-    file.create_dataset(name, data=np.asarray(encoded, dtype=f"S{length}"), dtype=dtype)
+    file.create_dataset(name, data=np.asarray(encoded, dtype=dtype))
 
 
 def strings(values: NDArray[np.bytes_]) -> list[str]:

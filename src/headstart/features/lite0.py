@@ -63,7 +63,7 @@ def network(inputs: Any) -> Any:
     for block in _blocks():
         x = _apply(block, x)
     x = _relu6(_conv(x, "head", _HEAD_FILTERS), "head")
-    return keras.Model(keras.utils.get_source_inputs(x), x, name="efficientnet-lite0")
+    return keras.Model(keras.utils.get_source_inputs(x)[0], x, name="efficientnet-lite0")
 
 
 def _apply(block: _Block, inputs: Any) -> Any:

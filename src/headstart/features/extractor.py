@@ -1,0 +1,262 @@
+"""Extraction from a manifest to features.h5: only what the cache lacks is decoded and run forward.
+
+TensorFlow is not imported unless a backbone must be built or Keras itself is the runtime.
+"""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.features.backbones import build
+from headstart.features.cache import FeatureCache
+from headstart.features.claims import Claims
+from headstart.features.contract import contract, fingerprint, model_key, rows_contract
+from headstart.features.frozen import FrozenModel
+from headstart.features.pipeline import Decoder, ShardWriter, Task, run_pipeline
+from headstart.features.runtimes import open_forward
+from headstart.features.shards import Keys, row_keys
+from headstart.features.store import FeatureRows, write_features
+from headstart.features.views import ViewPlan
+from headstart.images.manifest import Manifest
+from headstart.params import ExtractParams, ImageParams
+from headstart.progress import progress_bar
+
+_UNIT_IMAGES = 64
+_WAIT_S = 0.2
+_BLOCK_ROWS = 1024
+_DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction did: images asked for, rows extracted and rows found in the cache."""
+
+    n_images: int
+    n_extracted: int
+    n_cached: int
+    fingerprint: str
+    seconds_forward: float
+
+    def line(self) -> str:
+        """One line for a person."""
+        rate = f", {self.n_extracted / self.seconds_forward:.0f} rows/s" if self.n_extracted else ""
+        return (
+            f"{self.n_images:,} images: {self.n_extracted:,} rows extracted, "
+            f"{self.n_cached:,} from the cache{rate}"
+        )
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Everything an extraction depends on, with `auto` already resolved."""
+
+    extract: ExtractParams
+    image: ImageParams
+    seed: int
+    root: Path
+    cache_root: Path
+
+    @property
+    def plan(self) -> ViewPlan:
+        return ViewPlan(self.extract.views, self.seed)
+
+    def contract(self) -> dict[str, Any]:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        return contract(self.extract, self.image, seed=self.seed, backend=backend, root=self.root)
+
+    def cache(self) -> FeatureCache:
+        rows = rows_contract(self.contract())
+        return FeatureCache(self.cache_root / "features" / fingerprint(rows)[:32], rows)
+
+    def frozen(self) -> FrozenModel:
+        folder = self.cache_root / "backbones" / model_key(self.contract())[:32]
+        return FrozenModel(folder, partial(build, self.extract, self.image, self.root))
+
+    def batch_size(self) -> int:
+        return _DEFAULT_BATCH if self.extract.batch_size == "auto" else self.extract.batch_size
+
+
+def extract_features(
+    extractor: Extractor, manifest: Manifest, images: Path, features: Path, backbone: Path
+) -> Extraction:
+    """Write `features` (features.h5) and `backbone` (backbone.h5) for the manifest's images.
+
+    `images` is the folder that the manifest's paths are relative to. Only rows that the cache
+    lacks are extracted; processes that do the same at once share the work.
+
+    Raises:
+        BackboneError, WeightsError: the backbone cannot be had as asked.
+        DataError: an image is gone or is no longer what the manifest says.
+    """
+    cache = extractor.cache()
+    keys = _keys(extractor.plan, manifest.sha256)
+    started = time.monotonic()
+    n_missing = int(np.count_nonzero(cache.missing(_unique(keys))))
+    n_extracted = fill(extractor, cache, manifest, images) if n_missing else 0
+    seconds = time.monotonic() - started
+    write_features(
+        features,
+        rows=_rows(manifest),
+        blocks=_blocks(cache, keys),
+        n_views=extractor.plan.n_views,
+        feature_dim=cache.feature_dim,
+        classes=manifest.classes,
+        contract=extractor.contract(),
+        fingerprint=fingerprint(extractor.contract()),
+    )
+    extractor.frozen().copy_h5(backbone)
+    cache.merge()
+    return Extraction(
+        n_images=len(manifest),
+        n_extracted=n_extracted,
+        n_cached=len(_unique(keys)) - n_extracted,
+        fingerprint=fingerprint(extractor.contract()),
+        seconds_forward=seconds,
+    )
+
+
+def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: Path) -> int:
+    """Extract what the cache lacks of the manifest; returns how many rows this process did.
+
+    Returns when the cache lacks nothing, be it by this process or by others.
+    """
+    threads = os.cpu_count() or 1
+    extract = extractor.extract
+    forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, threads)
+    decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
+    queue = _Queue(cache, extractor.plan, manifest, images)
+    n_rows = 0
+    with (
+        Claims(cache.folder / "claims") as claims,
+        progress_bar(total=queue.n_missing, unit="images", title="extract") as bar,
+    ):
+        while not queue.is_done():
+            with ShardWriter(
+                cache, extractor.plan, provenance(extract), bar.update, claims.done
+            ) as sink:
+                run_pipeline(
+                    queue.tasks(claims),
+                    decoder=decoder,
+                    forward=forward,
+                    sink=sink,
+                    batch_size=extractor.batch_size(),
+                    threads=threads,
+                )
+            n_rows += sink.n_rows
+            if sink.n_rows == 0:
+                time.sleep(_WAIT_S)
+    return n_rows
+
+
+class _Queue:
+    """The images that the cache lacks, handed out in units that no other process has claimed."""
+
+    def __init__(
+        self, cache: FeatureCache, plan: ViewPlan, manifest: Manifest, images: Path
+    ) -> None:
+        self._cache, self._plan = cache, plan
+        self._paths = {
+            sha256: images / path
+            for sha256, path in zip(manifest.sha256, manifest.paths, strict=True)
+        }
+        self._pending = list(self._paths)
+        self._refresh()
+        self.n_missing = len(self._pending)
+
+    def is_done(self) -> bool:
+        self._cache.refresh()
+        self._refresh()
+        return not self._pending
+
+    def _refresh(self) -> None:
+        lacking = np.flatnonzero(self._missing_views(self._pending).any(axis=1))
+        self._pending = [self._pending[index] for index in lacking]
+
+    def _missing_views(self, sha256: list[str]) -> NDArray[np.bool_]:
+        """bool, shape (n_images, n_views)."""
+        columns = [
+            self._cache.missing(row_keys(sha256, self._plan.key(view)))
+            for view in range(self._plan.n_views)
+        ]
+        return np.stack(columns, axis=1)
+
+    def tasks(self, claims: Claims) -> Iterator[Task]:
+        """Tasks not done or claimed by others, claimed unit by unit as they are asked for."""
+        position = 0
+        while position < len(self._pending):
+            with claims.taking:
+                self._cache.refresh()
+                others = claims.others()
+                unit: list[Task] = []
+                while position < len(self._pending) and len(unit) < _UNIT_IMAGES:
+                    window = self._pending[position : position + _UNIT_IMAGES]
+                    unit.extend(t for t in self._lacking(window) if t.sha256 not in others)
+                    position += len(window)
+                claims.claim(task.sha256 for task in unit)
+            yield from unit
+
+    def _lacking(self, sha256: list[str]) -> Iterator[Task]:
+        for digest, lacks in zip(sha256, self._missing_views(sha256), strict=True):
+            if lacks.any():
+                views = tuple(int(view) for view in np.flatnonzero(lacks))
+                yield Task(self._paths[digest], digest, views)
+
+
+def _keys(plan: ViewPlan, sha256: list[str]) -> Keys:
+    """Keys of all rows, shape (n_images, n_views)."""
+    return np.stack([row_keys(sha256, plan.key(view)) for view in range(plan.n_views)], axis=1)
+
+
+def _unique(keys: Keys) -> Keys:
+    return np.unique(keys)
+
+
+def _blocks(cache: FeatureCache, keys: Keys) -> Iterator[NDArray[np.float32]]:
+    n_images, n_views = keys.shape
+    step = max(1, _BLOCK_ROWS // n_views)
+    for start in range(0, n_images, step):
+        block = keys[start : start + step]
+        yield cache.read(block.reshape(-1)).reshape(*block.shape, -1)
+
+
+def _rows(manifest: Manifest) -> FeatureRows:
+    return FeatureRows(
+        label_ids=manifest.label_ids,
+        sha256=manifest.sha256,
+        paths=manifest.paths,
+        splits=manifest.splits,
+        groups=manifest.groups,
+    )
+
+
+def provenance(extract: ExtractParams) -> dict[str, Any]:
+    """What may differ between machines: libraries that compute, and the processor."""
+    libraries = {"keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
+    names = libraries.get(extract.runtime, (extract.runtime,))
+    return {
+        "versions": {name: _version(name) for name in (*names, "pillow") if _version(name)},
+        "processor": _processor(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
