@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import headstart
 from headstart.serving.requests import IMAGE_COLUMN
@@ -43,7 +43,7 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
 
 def signature(classes: Sequence[str]) -> ModelSignature:
     """One string column in; label, label id and a probability a class out."""
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "predicted_label"),
         ColSpec(DataType.long, "predicted_label_id"),
         *(ColSpec(DataType.double, f"p({name})") for name in classes),

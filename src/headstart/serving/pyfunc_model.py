@@ -6,7 +6,7 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from headstart.errors import ServingError
 from headstart.models.model_file import LoadedModel, load_model
@@ -16,7 +16,7 @@ from headstart.serving.requests import IMAGE_COLUMN, answer, decode_request
 _BATCH = 32
 
 
-class ImageClassifier(PythonModel):  # type: ignore[misc]  # MLflow's class has no types
+class ImageClassifier(PythonModel):
     """Images as base64 in, the predicted class and every class's probability out."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from headstart.errors import HeadstartError
 from headstart.params.base import Section
 from headstart.params.load import load_sections
 from headstart.paths import Project, project, state_folder
+from headstart.quiet import quiet_libraries
 
 S = TypeVar("S", bound=Section)
 
@@ -39,14 +40,6 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     seconds = time.perf_counter() - started
     note_seconds(workspace, name, seconds)
     print(f"{name:<9} {line} ({seconds:.1f} s)", flush=True)
-
-
-def quiet_libraries() -> None:
-    """Silence the start-up logs of libraries; must run before they are imported."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
 def note_seconds(workspace: Project, stage: str, seconds: float) -> None:

@@ -4,6 +4,7 @@ Whatever MLflow's own environment variables say stands. With none set, runs go t
 checkout's `mlflow.db`, found also from queued and temporary experiments and from git worktrees.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class TrackingStore:
 
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI if set, else the SQLite file of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_checkout(root)}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database(root)
 
 
 def open_store(root: Path) -> TrackingStore:
@@ -41,18 +42,14 @@ def open_store(root: Path) -> TrackingStore:
     Raises:
         TrackingError: if the store cannot be reached, with its address (without credentials).
     """
-    import mlflow
-
+    _prepare_mlflow()
     uri = tracking_uri(root)
-    _fail_soon()
-    mlflow.set_tracking_uri(uri)
-    if not os.environ.get("MLFLOW_REGISTRY_URI"):
-        mlflow.set_registry_uri(uri)
     try:
         # Two processes that first touch an empty SQLite database would both create its tables.
         with _creation_lock(root):
-            client = MlflowClient(uri)
-            experiment = _experiment(client, root)
+            # Not mlflow.set_tracking_uri: it writes the environment variable that we honour.
+            client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+            experiment = _experiment(client, root, uri)
     except (MlflowException, OSError) as error:
         raise unreachable(uri, error) from None
     return TrackingStore(uri, client, experiment.experiment_id, experiment.name)
@@ -67,11 +64,14 @@ def unreachable(uri: str, error: BaseException) -> TrackingError:
     )
 
 
-def _fail_soon() -> None:
+def _prepare_mlflow() -> None:
     # MLflow's default is seven retries with exponential waits: two minutes until a stage learns
     # that the server is away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # It tells of every table it creates.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _creation_lock(root: Path) -> FileLock:
@@ -80,14 +80,14 @@ def _creation_lock(root: Path) -> FileLock:
     return FileLock(folder / "mlflow.lock", timeout=120)
 
 
-def _experiment(client: MlflowClient, root: Path) -> Any:
+def _experiment(client: MlflowClient, root: Path, uri: str) -> Any:
     chosen_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if chosen_id and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         return client.get_experiment(chosen_id)
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     found = client.get_experiment_by_name(name)
     if found is None:
-        location = _artifact_location(root)
+        location = _artifact_location(root, uri)
         found = client.get_experiment(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
@@ -98,8 +98,10 @@ def _experiment(client: MlflowClient, root: Path) -> Any:
     return found
 
 
-def _artifact_location(root: Path) -> str | None:
+def _artifact_location(root: Path, uri: str) -> str | None:
     """For this project's own database an absolute folder; else what the store decides."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        return None
-    return (main_checkout(root) / "mlruns").as_uri()
+    return (main_checkout(root) / "mlruns").as_uri() if uri == _own_database(root) else None
+
+
+def _own_database(root: Path) -> str:
+    return f"sqlite:///{main_checkout(root)}/mlflow.db"

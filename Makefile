@@ -1,0 +1,59 @@
+# Two commands do everything: `make demo` and `make test`.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# The CUDA build of TensorFlow where there is an NVIDIA GPU, else the CPU one. Override: make TF=cpu
+TF ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+
+.PHONY: help setup setup-dev demo test test-slow lint types imports check serve ui lock bench performance clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## make .venv from the locked requirements (nothing happens when it is up to date)
+	@tools/environment $(TF)
+
+setup-dev: ## the same with the test tools
+	@tools/environment $(TF) dev
+
+demo: setup ## the whole pipeline on the default data, then a summary
+	@dvc repro
+	@headstart doctor
+	@headstart summary
+
+test: setup-dev ## the whole test suite, under ten minutes on two cores
+	@pytest
+
+test-slow: setup-dev ## what takes longer: kill tests in full, every backbone, fuzzing at full count
+	@pytest -m slow --timeout 3600
+
+lint: setup-dev ## ruff: lint and format
+	@ruff check .
+	@ruff format --check .
+
+types: setup-dev ## mypy, strict
+	@mypy
+
+imports: setup-dev ## import rules of the rooms, and deps of dvc.yaml
+	@pytest tests/test_architecture.py
+	@python tools/stage_deps.py --check
+
+check: lint types imports test ## everything that must pass before a commit lands
+
+serve: setup ## serve models/serving on 127.0.0.1:5001, with limits on requests
+	@headstart serve
+
+ui: setup ## MLflow's pages on 127.0.0.1:5000
+	@mlflow ui -w 1
+
+lock: setup-dev ## renew the lock files from pyproject.toml
+	@tools/lock
+
+bench: setup-dev ## all measurements (long; on a quiet machine), then docs/performance.md
+	@for bench in accuracy ingest extract search fine_tune; do python -m bench.$$bench || exit 1; done
+	@python -m bench.performance
+
+performance: setup-dev ## docs/performance.md from bench/results
+	@python -m bench.performance

@@ -1,0 +1,154 @@
+"""The `headstart` command: what DVC, MLflow and Optuna do not do themselves.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headstart.errors import HeadstartError
+
+app = typer.Typer(
+    name="headstart",
+    help="Transfer learning on image folders, as an experiment one can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[Path, typer.Option("--model", help="a model file of this project")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+) -> None:
+    """Transfer learning on image folders, as an experiment one can trust."""
+    if debug:
+        os.environ["HEADSTART_DEBUG"] = "1"
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    model: ModelOption = Path("models/model.h5"),
+    top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 3,
+) -> None:
+    """Predict the class of images."""
+    from headstart.models.model_file import load_model
+    from headstart.models.predict import find_images, predict_files
+
+    failed = False
+    for prediction in predict_files(load_model(model), find_images(images)):
+        if prediction.probabilities is None:
+            failed = True
+            print(f"{prediction.path}: {prediction.reason}", file=sys.stderr)
+        else:
+            best = ", ".join(f"{name} {value:.3f}" for name, value in prediction.top(top))
+            print(f"{prediction.path}: {best}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="a pyfunc folder or a model URI")] = "models/serving",
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
+) -> None:
+    """Serve the model over HTTP, with limits on what a request may be."""
+    from headstart.paths import project
+    from headstart.serving.app import serve as run_server
+    from headstart.tracking.store import tracking_uri
+
+    run_server(model, host, port, tracking_uri(project().root))
+
+
+@app.command()
+def summary() -> None:
+    """What the last `dvc repro` made: accuracy, champion, reports, seconds, and what to try."""
+    from headstart.paths import project
+    from headstart.summary import summarise
+
+    print(summarise(project()))
+
+
+@app.command()
+def doctor() -> None:
+    """Check what nothing else notices: that the tracking store has the run of the model here."""
+    from headstart.paths import project
+    from headstart.tracking.doctor import examine
+
+    findings = examine(project())
+    for finding in findings:
+        print(finding)
+    if any(not finding.is_well for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
+    """Make a registered version the champion."""
+    from headstart.params import load_params
+    from headstart.paths import project
+    from headstart.tracking.registration import open_registry
+
+    here = project()
+    registry = open_registry(here, load_params(here.params).register_)
+    registry.crown(version, "promoted by hand")
+    print(f"version {version} of {registry.name} is champion")
+
+
+@app.command()
+def rollback() -> None:
+    """Give the champion alias back to the previous champion."""
+    from headstart.params import load_params
+    from headstart.paths import project
+    from headstart.tracking.registration import open_registry
+
+    here = project()
+    registry = open_registry(here, load_params(here.params).register_)
+    before, after = registry.rollback()
+    print(f"version {after} of {registry.name} is champion again, in place of {before}")
+
+
+@app.command()
+def sync() -> None:
+    """Send what was kept while the tracking store was away."""
+    from headstart.paths import project
+    from headstart.tracking.sync import sync as send
+
+    sent = send(project())
+    for box in sent:
+        print(f"run {box.run_id}: {box.operations} operations sent")
+    if not sent:
+        print("nothing is waiting to be sent")
+
+
+@app.command(hidden=True)
+def mlproject(
+    entry_point: Annotated[str, typer.Argument()],
+    assignments: Annotated[list[str], typer.Argument(help="section.field=value")],
+) -> None:
+    """Run an entry point of MLproject (called by `mlflow run`)."""
+    from headstart.pipeline import run_entry_point
+
+    run_entry_point(entry_point, assignments)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is printed without a traceback."""
+    from headstart.quiet import quiet_libraries
+
+    quiet_libraries()
+    try:
+        app()
+    except HeadstartError as error:
+        if os.environ.get("HEADSTART_DEBUG") == "1":
+            raise
+        print(f"headstart: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

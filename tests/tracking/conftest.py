@@ -1,0 +1,84 @@
+"""A small workspace with git, dvc.yaml and dvc.lock, as DVC leaves it."""
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from headstart.paths import Project
+
+STAGES = {
+    "fetch": {"cmd": "x", "deps": ["data/own"], "outs": ["data/fetched"]},
+    "extract": {
+        "cmd": "x",
+        "deps": ["data/fetched", "src/headstart/a.py"],
+        "outs": ["data/features.h5"],
+    },
+    "train": {
+        "cmd": "x",
+        "deps": ["data/features.h5"],
+        "outs": ["models/model.h5", "models/run.json"],
+    },
+    "evaluate": {
+        "cmd": "x",
+        "deps": ["models/model.h5", "models/run.json", "data/features.h5"],
+        "metrics": [{"reports/metrics.json": {"cache": False}}],
+    },
+}
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Run git in `root`, with an identity of its own."""
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    command = ["git", "-C", str(root), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, made once: making them takes a second."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A committed workspace; nothing of the environment points to another tracking store."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "project"
+    (root / "src").mkdir(parents=True)
+    (root / "data").mkdir()
+    (root / "models").mkdir()
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    (root / "params.yaml").write_text("seed: 1\n")
+    (root / "src" / "code.py").write_text("x = 1\n")
+    (root / "data" / "features.h5").write_bytes(b"features")
+    (root / ".gitignore").write_text("/data/\n/models/\n/.headstart/\nmlflow.db\nmlruns/\n")
+    lock = {
+        "fetch": {
+            "deps": [{"path": "data/own", "md5": "aa.dir"}],
+            "outs": [{"path": "data/fetched", "md5": "bb.dir"}],
+        },
+        "extract": {
+            "outs": [
+                {
+                    "path": "data/features.h5",
+                    "md5": hashlib.md5(b"features", usedforsecurity=False).hexdigest(),
+                    "size": 8,
+                }
+            ]
+        },
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", ".")
+    git(root, "commit", "-q", "-m", "first")
+    shutil.copy(empty_database, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    return Project(root)

@@ -1,0 +1,77 @@
+"""Versions, champions and the way back, in a real registry."""
+
+from pathlib import Path
+
+import pytest
+
+from headstart.errors import TrackingError
+from headstart.paths import Project
+from headstart.tracking.lineage import gather
+from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry
+from headstart.tracking.runs import training_run
+
+
+def _registry_with(project: Project, tmp_path: Path, *hashes: str) -> Registry:
+    folder = tmp_path / "serving"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
+    registry = None
+    for model_sha256 in hashes:
+        lineage = gather(project, "train", {})
+        with training_run(project, "n", lineage) as run:
+            run.log_model(folder, "model", lineage, {"head.width": "8"})
+        registry = Registry(run.store, "animals")
+        registry.add(run.run_id, model_sha256, "a description", {"git.commit": "c0"})
+    assert registry is not None
+    return registry
+
+
+def test_a_version_knows_its_model_and_run(workspace: Project, tmp_path: Path) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa")
+    version = registry.version_of("aa")
+    assert version is not None
+    assert version.source is not None
+    assert version.source.startswith("models:/m-")
+    assert version.description == "a description"
+    assert registry.tags_of(version)["git.commit"] == "c0"
+    assert registry.version_of("bb") is None
+
+
+def test_crown_and_rollback_keep_a_history(workspace: Project, tmp_path: Path) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa", "bb")
+    assert registry.holder(CHAMPION) is None
+    registry.crown("1", "first")
+    registry.challenge("2")
+    registry.crown("2", "better")
+    assert registry.holder(CHALLENGER) is None
+    assert registry.rollback() == ("2", "1")
+    champion = registry.holder(CHAMPION)
+    assert champion is not None
+    assert str(champion.version) == "1"
+    assert [(r.version, r.why) for r in registry.history()] == [
+        ("1", "first"),
+        ("2", "better"),
+        ("1", "rolled back from version 2"),
+    ]
+
+
+def test_a_rollback_without_an_earlier_champion(workspace: Project, tmp_path: Path) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa")
+    with pytest.raises(TrackingError, match="needs a champion"):
+        registry.rollback()
+    registry.crown("1", "first")
+    with pytest.raises(TrackingError, match="version 1 of 'animals' is the first"):
+        registry.rollback()
+
+
+def test_an_unknown_version_lists_those_there_are(workspace: Project, tmp_path: Path) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa", "bb")
+    with pytest.raises(TrackingError, match="got '7'; there are: 1, 2"):
+        registry.crown("7", "by hand")
+
+
+def test_a_run_without_a_model_cannot_be_registered(workspace: Project) -> None:
+    with training_run(workspace, "n", gather(workspace, "train", {})) as run:
+        pass
+    with pytest.raises(TrackingError, match="has none: run `headstart sync`"):
+        Registry(run.store, "animals").add(run.run_id, "aa", "d", {})
