@@ -79,6 +79,10 @@ class Project:
         return self.root / "models" / "serving"
 
     @property
+    def training_report(self) -> Path:
+        return self.root / "reports" / "train"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "reports" / "metrics.json"
 

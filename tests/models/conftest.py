@@ -1,14 +1,22 @@
-"""A small real backbone, and heads of every kind upon it."""
+"""A small real backbone, heads of every kind upon it, and a workspace up to the train stage."""
 
+import hashlib
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from headstart.heads.config import HeadConfig
+from headstart.features.store import FeatureRows, write_features
+from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
+from headstart.images.manifest import FLAGS, make_manifest, write_manifest
+from headstart.models.model_file import quiet_keras
+from headstart.params import ImageParams
+from headstart.paths import Project
 
 FEATURE_DIM = 12
 SIZE = 16
@@ -52,6 +60,83 @@ def make_head(seed: int = 0, n_classes: int = 3, **fields: Any) -> FittedHead:
         mean=np.linspace(-1, 1, FEATURE_DIM, dtype=np.float32) if standardised else None,
         variance=np.linspace(0.1, 2, FEATURE_DIM, dtype=np.float32) if standardised else None,
     )
+
+
+CLASSES = ("blue", "green", "red", "yellow")
+COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
+IMAGE = ImageParams(size=SIZE)
+N_PER_CLASS = 60
+
+
+def make_workspace(root: Path) -> Project:
+    """A workspace as it is before train: images, manifest, features, backbone and best head.
+
+    240 noisy coloured squares; yellow and red overlap, so that there are mistakes to look at.
+    """
+    project = Project(root)
+    generator = np.random.default_rng(7)
+    rows = [(name, number) for name in CLASSES for number in range(N_PER_CLASS)]
+    pixels = np.stack([_picture(name, generator) for name, _ in rows])
+    paths = [f"{name}/{number:03d}.png" for name, number in rows]
+    for path, picture in zip(paths, pixels, strict=True):
+        file = project.fetched / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    sha256 = [hashlib.sha256((project.fetched / path).read_bytes()).hexdigest() for path in paths]
+    splits = [("train", "train", "validation", "test")[number % 4] for _, number in rows]
+    manifest = make_manifest(
+        {
+            "path": paths,
+            "label": [name for name, _ in rows],
+            "sha256": sha256,
+            "size_bytes": [(project.fetched / path).stat().st_size for path in paths],
+            "width": [SIZE] * len(rows),
+            "height": [SIZE] * len(rows),
+            "split": splits,
+            "group": sha256,
+            **{flag: [number % 5 == 0 for _, number in rows] for flag in FLAGS},
+        }
+    )
+    write_manifest(project.manifest, manifest)
+    backbone = make_backbone()
+    project.backbone.parent.mkdir(parents=True)
+    with quiet_keras():
+        backbone.save(project.backbone, include_optimizer=False)
+    features = backbone.predict(pixels, verbose=0)
+    write_features(
+        project.features,
+        rows=FeatureRows(
+            label_ids=manifest.label_ids,
+            sha256=sha256,
+            paths=paths,
+            splits=splits,
+            groups=manifest.groups,
+        ),
+        blocks=[features[:, None]],
+        n_views=1,
+        feature_dim=FEATURE_DIM,
+        classes=CLASSES,
+        contract={"backbone": "small", "precision": "float32", "runtime": "keras-tensorflow"},
+        fingerprint="f" * 64,
+    )
+    best = BestHead(
+        config=HeadConfig(width=16, epochs=12, learning_rate=1e-2),
+        epochs=8,
+        metric="log_loss",
+        value=0.5,
+        study="study",
+        trial=0,
+    )
+    write_head(project.best_head, best)
+    return project
+
+
+def _picture(name: str, generator: np.random.Generator) -> np.ndarray:
+    mixed = generator.random()
+    yellow = 0.5 * np.array(COLOURS["red"]) + 0.5 * np.array((230, 210, 40)) * (0.6 + 0.4 * mixed)
+    colour = np.asarray(COLOURS.get(name, yellow))
+    noisy = colour * generator.uniform(0.5, 1.2) + generator.normal(0, 45, (SIZE, SIZE, 3))
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

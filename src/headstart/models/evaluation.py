@@ -8,7 +8,6 @@ nothing of reports.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from headstart.models.assemble import logits_model
 from headstart.models.bootstrap import Interval, intervals
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_files
-from headstart.models.predictions import Predictions
+from headstart.models.predictions import Predictions, as_predictions
 from headstart.params import ImageParams
 
 N_CHECKED = 32
@@ -127,23 +126,6 @@ def evaluate_model(
         temperature=temperature,
         n_checked=len(checked),
         largest_difference=difference,
-    )
-
-
-def as_predictions(
-    batch: FeatureBatch,
-    split: str,
-    classes: Sequence[str],
-    probabilities: NDArray[np.floating[Any]],
-) -> Predictions:
-    """Probabilities of a batch of rows, with what identifies them."""
-    return Predictions(
-        classes=tuple(classes),
-        split=split,
-        paths=tuple(batch.paths),
-        sha256=tuple(batch.sha256),
-        label_ids=batch.label_ids,
-        probabilities=probabilities.astype(np.float64),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from headstart import files
-from headstart.errors import FormatError
+from headstart.errors import FormatError, one_line
 
 if TYPE_CHECKING:
     import keras
@@ -75,6 +75,26 @@ def load_model(path: Path) -> LoadedModel:
     metadata = read_metadata(path)
     with quiet_keras():
         return LoadedModel(keras.models.load_model(path, compile=False), metadata)
+
+
+def load_backbone(path: Path) -> "keras.Model":
+    """Load models/backbone.h5.
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    import keras
+
+    if not path.is_file():
+        raise FormatError(f"{path} must exist, but it does not: run `dvc repro extract`")
+    try:
+        with quiet_keras():
+            return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"{path} must be a Keras model, but it cannot be read ({one_line(error, 120)}): "
+            "run `dvc repro --force extract`"
+        ) from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ predictions are made.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from headstart import files
 from headstart.errors import FormatError
+from headstart.features.store import FeatureBatch
 
 _COLUMNS = ("path", "label", "predicted_label", "split", "sha256")
 
@@ -41,6 +43,23 @@ class Predictions:
     def predicted_ids(self) -> NDArray[np.int64]:
         """The most probable class of each image, int64, shape (n_images,)."""
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+
+def as_predictions(
+    batch: FeatureBatch,
+    split: str,
+    classes: Sequence[str],
+    probabilities: NDArray[np.floating[Any]],
+) -> Predictions:
+    """Probabilities of a batch of rows, with what identifies them."""
+    return Predictions(
+        classes=tuple(classes),
+        split=split,
+        paths=tuple(batch.paths),
+        sha256=tuple(batch.sha256),
+        label_ids=batch.label_ids,
+        probabilities=probabilities.astype(np.float64),
+    )
 
 
 def write_predictions(path: Path, parts: Sequence[Predictions]) -> None:

@@ -34,7 +34,9 @@ class FineTuneParams(Section):
 class TrainParams(Section):
     """How the best head becomes models/model.h5. What is null is as the search found it."""
 
-    on: Literal["train", "train+validation"] = Field("train")
+    splits: Literal["train", "train+validation"] = Field(
+        "train", description="train+validation: for the epochs found, without early stopping"
+    )
     seeds: int = Field(1, ge=1, le=32, description="heads trained from so many seeds")
     combine: Literal["ensemble", "best"] = Field(
         "ensemble", description="of several seeds; linear heads are always averaged into one"

@@ -1,0 +1,58 @@
+"""Stage evaluate: the test split, read here alone.
+
+Reads features.h5, model.h5, run.json and the images themselves; writes metrics.json,
+predictions.csv (validation and test) and reports/evaluation/.
+"""
+
+from headstart import files
+from headstart.features.store import FeatureStore
+from headstart.models.evaluation import Evaluation, evaluate_model
+from headstart.models.model_file import load_model
+from headstart.models.predictions import read_predictions, write_predictions
+from headstart.params import EvaluateParams
+from headstart.params.base import Section
+from headstart.paths import Project
+from headstart.stages.common import run_stage
+
+
+class Sections(Section):
+    """What this stage reads of params.yaml; the seed draws the bootstrap."""
+
+    seed: int
+    evaluate: EvaluateParams
+
+
+def run(project: Project, params: Sections) -> str:
+    """Evaluate the model and write what it says of each image."""
+    loaded = load_model(project.model)
+    with FeatureStore(project.features) as store:
+        evaluation = evaluate_model(
+            store,
+            loaded,
+            project.fetched,
+            n_bootstrap=params.evaluate.n_bootstrap,
+            seed=params.seed,
+        )
+    validation = read_predictions(project.training_report / "validation.csv", "validation")
+    write_predictions(project.predictions, [validation, evaluation.test])
+    files.write_json(project.metrics, {**evaluation.flat_metrics(), "run_id": run_id(project)})
+    return line(evaluation)
+
+
+def run_id(project: Project) -> str:
+    """The run that train opened."""
+    return str(files.read_json(project.run)["run_id"])
+
+
+def line(evaluation: Evaluation) -> str:
+    """What the user is told."""
+    metrics = evaluation.flat_metrics()
+    return (
+        f"test accuracy {metrics['accuracy']:.3f} (95 % interval "
+        f"{metrics['accuracy_ci95_low']:.3f} to {metrics['accuracy_ci95_high']:.3f}) on "
+        f"{metrics['n_test']} images"
+    )
+
+
+if __name__ == "__main__":
+    run_stage("evaluate", Sections, run)
