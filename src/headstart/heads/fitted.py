@@ -43,7 +43,7 @@ class FittedHead:
 
     def logits(self, features: Float32s) -> Float32s:
         """Logits, float32 (n, n_classes), of features, float32 (n, feature_dim)."""
-        values = self._normalised(np.asarray(features, np.float32))
+        values = self.normalised(np.asarray(features, np.float32))
         for position, layer in enumerate(self.layers):
             values = values @ layer.kernel + layer.bias
             if position < len(self.layers) - 1:
@@ -54,7 +54,8 @@ class FittedHead:
         """Class probabilities, float64 (n, n_classes)."""
         return softmax(self.logits(features))
 
-    def _normalised(self, features: Float32s) -> Float32s:
+    def normalised(self, features: Float32s) -> Float32s:
+        """Features as the first dense layer sees them, float32 (n, feature_dim)."""
         if self.mean is not None and self.variance is not None:
             return np.asarray((features - self.mean) / np.sqrt(self.variance), np.float32)
         if self.config.normalisation == "layer_norm":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from keras import ops
+from keras import activations, ops
 
 from headstart.heads.backend import Tensor, Tensors, compiled, gradients
 from headstart.heads.fitted import LAYER_NORM_EPSILON
@@ -179,7 +179,7 @@ def _activated(shape: Shape, values: Tensor, which: Tensor) -> Tensor:
     result = values
     for index, name in enumerate(shape.activations):
         if index > 0:
-            result = ops.where(which == index, getattr(ops, name)(values), result)
+            result = ops.where(which == index, activations.get(name)(values), result)
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MASK32 = 0xFFFFFFFF
+_MASK64 = (1 << 64) - 1
 _ROW = 0x9E3779B1
 _UNIT = 0x85EBCA77
 
@@ -34,14 +34,19 @@ def first_kernel(seed: int, layer: int, n_in: int, n_out: int) -> NDArray[np.flo
     return (chance.random((n_in, n_out), np.float32) * 2 - 1) * limit
 
 
-def dropout_key(seed: int, step: int, layer: int) -> int:
-    """The 32-bit key of one dropout layer's mask in one step of one row order."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + layer * 0x165667B19E3779F9) & (
-        (1 << 64) - 1
-    )
-    mixed ^= mixed >> 29
-    mixed = (mixed * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-    return (mixed ^ (mixed >> 32)) & _MASK32
+def dropout_key(seed: int, epoch: int, step: int, layer: int) -> int:
+    """The 32-bit key of one dropout layer's mask in one step of one epoch.
+
+    Layer 0 drops inputs, 1 and 2 drop units of the hidden layers.
+    """
+    mixed = 0
+    for part in (seed, epoch, step, layer):
+        # the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)
+        mixed = (mixed + part + 0x9E3779B97F4A7C15) & _MASK64
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK64
+        mixed ^= mixed >> 31
+    return mixed >> 32
 
 
 def dropout_uniform(key: Any, rows: Any, units: Any, ops: Any) -> Any:

@@ -3,7 +3,7 @@
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -75,7 +75,8 @@ def load_sections(path: Path, sections: type[S]) -> S:
 
 
 def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
-    path = [str(part) for part in detail["loc"]]
+    # tags of unions that choose by form are written <tag>
+    path = [str(part) for part in detail["loc"] if not str(part).startswith("<")]
     while len(path) > 1 and not _is_container(raw, path[:-1]):
         # pydantic names the branch of a union as if it were a key
         path.pop()
@@ -124,6 +125,6 @@ def _siblings(path: list[str]) -> list[str]:
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType):
+    elif get_origin(annotation) in (Union, types.UnionType, Annotated):
         for part in get_args(annotation):
             yield from _models(part)

@@ -5,24 +5,31 @@ from typing import Literal
 from pydantic import Field
 
 from headstart.params.base import Section
+from headstart.params.head import HeadConfig
+from headstart.params.search_space import SearchSpace
 
-Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "ece"]
+Metric = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "top_3_accuracy", "log_loss", "brier", "ece"
+]
 
 
 class SearchParams(Section):
     """The study over heads."""
 
-    n_trials: int = Field(32, ge=1)
-    metric: Metric = Field("log_loss")
+    n_trials: int = Field(32, ge=1, description="finished ones: completed or pruned")
+    timeout_s: float | None = Field(None, gt=0, description="begin no trial after so long")
+    metric: Metric = Field("log_loss", description="of the validation split or the folds")
     sampler: Literal["tpe", "random", "grid", "cmaes"] = Field("tpe")
     pruner: Literal["hyperband", "median", "none"] = Field("none")
-    epochs: int = Field(40, ge=1)
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
-    batch_size: int = Field(64, ge=1)
-    population: int = Field(16, ge=1, description="heads trained together")
-    folds: int = Field(1, ge=1, le=20)
-    repeats: int = Field(1, ge=1, le=20)
-    workers: int = Field(1, ge=1, le=256)
-    timeout_s: float | None = Field(None, gt=0)
+    batch_size: int = Field(64, ge=1, le=65536)
+    population: int = Field(16, ge=1, le=1024, description="heads trained together")
+    folds: int = Field(1, ge=1, le=20, description="of the train split; 1: use validation")
+    repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
+    workers: int = Field(1, ge=1, le=256, description="processes on this machine")
     storage: str | None = Field(None, description="an Optuna URL; none: a journal file")
     reuse_trials: bool = Field(False, description="begin a new study with fitting old trials")
+    default_head: HeadConfig = Field(
+        default_factory=HeadConfig, description="trial 0: what every other head must beat"
+    )
+    space: SearchSpace = Field(default_factory=SearchSpace)

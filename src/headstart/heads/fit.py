@@ -1,0 +1,195 @@
+"""Training given heads: with early stopping and best-epoch weights, or for so many epochs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import TrainingError
+from headstart.features.store import FeatureBatch
+from headstart.heads.config import HeadConfig
+from headstart.heads.curve import Curve, curve_metrics, epoch_scores
+from headstart.heads.fitted import FittedHead
+from headstart.heads.lanes import columns_needed, shape_for
+from headstart.heads.probe import fit_probe
+from headstart.heads.stack import HeadStack, RowGroup, StackData
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long heads are trained.
+
+    Attributes:
+        epochs: end after so many epochs, with the weights of then; None: at the best epoch.
+        patience: without `epochs`, stop after so many epochs that were no better; None: never.
+        metric: what decides the best epoch, on validation.
+        first_epoch: where in the seed's row orders to begin (see `BestHead.first_epoch`).
+    """
+
+    batch_size: int = 64
+    epochs: int | None = None
+    patience: int | None = None
+    metric: str = "log_loss"
+    first_epoch: int = 0
+
+
+def fit_head(
+    config: HeadConfig,
+    train: FeatureBatch,
+    validation: FeatureBatch | None,
+    *,
+    n_classes: int,
+    seed: int,
+    options: FitOptions = FitOptions(),
+) -> FittedHead:
+    """Train one head; see `fit_heads`."""
+    return fit_heads(
+        [config], train, validation, n_classes=n_classes, seeds=[seed], options=options
+    )[0]
+
+
+def fit_heads(
+    configs: Sequence[HeadConfig],
+    train: FeatureBatch,
+    validation: FeatureBatch | None,
+    *,
+    n_classes: int,
+    seeds: Sequence[int],
+    options: FitOptions = FitOptions(),
+) -> list[FittedHead]:
+    """Train every config from every seed, all in one stack.
+
+    With `validation` each head carries its curve there, and ends with the weights of its best
+    epoch, unless `options.epochs` says when to end.
+
+    Returns:
+        Heads in the order of configs, then seeds.
+
+    Raises:
+        TrainingError: the loss is no longer a number, or nothing says when to end.
+    """
+    if validation is None and options.epochs is None:
+        raise TrainingError("training without validation rows needs a number of epochs: give one")
+    features, label_ids, held_out = _joined(train, validation)
+    weights = np.ones(len(label_ids), np.float32)
+    weights[held_out] = 0
+    data = StackData(features, label_ids, n_classes)
+    groups = [RowGroup(weights, held_out, seed) for seed in seeds]
+    heads: dict[int, list[FittedHead]] = {}
+    for index, config in enumerate(configs):
+        if config.kind == "linear_probe":
+            probe = fit_probe(config, features, label_ids, weights, n_classes)
+            heads[index] = [_with_curve(probe, data, held_out, options.metric)] * len(seeds)
+    networks = {i: config for i, config in enumerate(configs) if config.kind == "network"}
+    if networks:
+        heads |= _fit_networks(networks, data, groups, options)
+    return [head for index in range(len(configs)) for head in heads[index]]
+
+
+def _joined(
+    train: FeatureBatch, validation: FeatureBatch | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Features and labels of both, and the row numbers of the validation rows."""
+    if validation is None:
+        return train.features, train.label_ids, np.arange(0)
+    features = np.concatenate([train.features, validation.features])
+    label_ids = np.concatenate([train.label_ids, validation.label_ids])
+    return features, label_ids, np.arange(len(train.label_ids), len(label_ids))
+
+
+def _with_curve(
+    head: FittedHead, data: StackData, held_out: NDArray[np.int64], metric: str
+) -> FittedHead:
+    if not len(held_out):
+        return head
+    logits = head.logits(data.features[held_out, 0])[None]
+    found = epoch_scores(curve_metrics(metric), [data.label_ids[held_out]], [logits])
+    return replace(head, curve={name: [float(v[0, 0])] for name, v in found.items()})
+
+
+def _fit_networks(
+    configs: dict[int, HeadConfig],
+    data: StackData,
+    groups: Sequence[RowGroup],
+    options: FitOptions,
+) -> dict[int, list[FittedHead]]:
+    shape = shape_for(
+        list(configs.values()),
+        groups=len(groups),
+        feature_dim=data.features.shape[2],
+        n_classes=data.n_classes,
+        batch_size=options.batch_size,
+    )
+    stack = HeadStack(data, groups, shape, first_epoch=options.first_epoch)
+    stack.add(sorted(configs.items(), key=lambda item: -columns_needed(item[1], data.n_classes)))
+    results = _Results(stack, groups, data, options)
+    while len(stack):
+        stack.run_epoch()
+        results.note()
+    return results.heads
+
+
+class _Results:
+    """What each head in each group has come to; removes heads from the stack that have ended."""
+
+    def __init__(
+        self,
+        stack: HeadStack,
+        groups: Sequence[RowGroup],
+        data: StackData,
+        options: FitOptions,
+    ) -> None:
+        self.heads: dict[int, list[FittedHead]] = {}
+        self._stack, self._data, self._options = stack, data, options
+        self._held_out = [group.validation for group in groups]
+        self._labels = [data.label_ids[rows] for rows in self._held_out]
+        self._curves: dict[int, list[Curve]] = {}
+        self._best: dict[tuple[int, int], FittedHead] = {}
+
+    def note(self) -> None:
+        """Note the epoch just run."""
+        scored = self._scores()
+        for number, epochs in self._stack.epochs().items():
+            curves = self._curves.setdefault(
+                number, [Curve(self._options.metric) for _ in self._held_out]
+            )
+            for group, curve in enumerate(curves):
+                if number in scored and curve.add(scored[number][group]):
+                    self._best[number, group] = self._stack.fitted(number, group)
+            self._check(number, curves)
+            if self._ended(number, epochs, curves):
+                self.heads[number] = [self._final(number, g, c) for g, c in enumerate(curves)]
+                self._stack.remove([number])
+
+    def _scores(self) -> dict[int, list[dict[str, float]]]:
+        if not len(self._held_out[0]):
+            return {}
+        numbers, logits = self._stack.validation_logits()
+        found = epoch_scores(curve_metrics(self._options.metric), self._labels, logits)
+        return {
+            number: [
+                {name: float(values[group, place]) for name, values in found.items()}
+                for group in range(len(logits))
+            ]
+            for place, number in enumerate(numbers)
+        }
+
+    def _check(self, number: int, curves: Sequence[Curve]) -> None:
+        for curve in curves:
+            if curve.epochs and np.isnan(curve.values[curve.metric][-1]):
+                raise TrainingError(
+                    f"a head's loss must stay a number, but it did not after {curve.epochs} "
+                    f"epochs (head {number}): lower learning_rate"
+                )
+
+    def _ended(self, number: int, epochs: int, curves: Sequence[Curve]) -> bool:
+        options, config = self._options, self._stack.config(number)
+        if options.epochs is not None:
+            return epochs >= options.epochs
+        return epochs >= config.epochs or all(curve.stalled(options.patience) for curve in curves)
+
+    def _final(self, number: int, group: int, curve: Curve) -> FittedHead:
+        if self._options.epochs is not None:
+            return replace(self._stack.fitted(number, group), curve=curve.values)
+        return replace(self._best[number, group], curve=curve.values)

@@ -1,0 +1,348 @@
+"""The head stack: many heads trained as one model.
+
+A head is a `HeadConfig`; it is trained once in every row group (a fold, a repeat). Heads come and
+go between epochs. Every group has its own row orders, drawn from its seed and the number of the
+epoch, shared by all heads: a head that begins in epoch 7 of the stack sees the orders 7, 8, ...
+
+Knows nothing of metrics and of when to stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from headstart.heads.config import HeadConfig
+from headstart.heads.fitted import DenseWeights, FittedHead, feature_statistics
+from headstart.heads.lanes import Lanes, Place
+from headstart.heads.program import Shape, State, epoch_program, predict_program
+from headstart.heads.randomness import dropout_key, first_kernel, row_order
+from headstart.heads.table import HeadTable, adam_step_sizes, learning_rates
+
+_PREDICT_ROWS = 256
+_PARTS = ("weights", "momentum", "second")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows on which every head is trained once, and those on which it is then scored.
+
+    Attributes:
+        row_weights: float32 (n,); rows of weight 0 are left out, and cost nothing.
+        validation: int64, row numbers.
+        seed: of first weights, row orders and dropout.
+    """
+
+    row_weights: NDArray[np.float32]
+    validation: NDArray[np.int64]
+    seed: int
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row numbers of the rows that count, ascending."""
+        return np.flatnonzero(self.row_weights > 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class StackData:
+    """Features and labels, held once on the device that trains.
+
+    Attributes:
+        features: float32 (n, n_views, feature_dim), on the host.
+        label_ids: int64 (n,).
+    """
+
+    features: NDArray[np.float32]
+    label_ids: NDArray[np.int64]
+    n_classes: int
+    tensors: dict[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        flat = self.features.reshape(-1, self.features.shape[-1])
+        labels = np.repeat(self.label_ids, self.n_views).astype(np.int32)
+        tensors = {"features": ops.convert_to_tensor(flat), "labels": ops.convert_to_tensor(labels)}
+        object.__setattr__(self, "tensors", tensors)
+
+    @property
+    def n_views(self) -> int:
+        return int(self.features.shape[1])
+
+
+@dataclass
+class _Head:
+    config: HeadConfig
+    place: Place
+    epochs: int = 0
+
+
+class HeadStack:
+    """Heads in training. Add some, run epochs, look at their logits, remove them."""
+
+    def __init__(
+        self,
+        data: StackData,
+        groups: Sequence[RowGroup],
+        shape: Shape,
+        *,
+        first_epoch: int = 0,
+    ) -> None:
+        self.shape = shape
+        self.epoch = first_epoch
+        self._data = data
+        self._groups = tuple(groups)
+        self._rows = [group.rows for group in groups]
+        self._steps = [-(-len(rows) // shape.batch_size) for rows in self._rows]
+        self._lanes = Lanes(shape)
+        self._table = HeadTable(shape)
+        self._heads: dict[int, _Head] = {}
+        self._state: State = _tensors(
+            {
+                part: {n: np.zeros(s, np.float32) for n, s in shape.weights().items()}
+                for part in _PARTS
+            }
+        )
+        self._table_tensors: dict[str, Any] | None = None
+        self._statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def add(self, heads: Sequence[tuple[int, HeadConfig]]) -> list[int]:
+        """Add as many of `(number, config)` as find a place, in order; return their numbers.
+
+        Stops at the first that finds none, so that heads are never overtaken.
+        """
+        added: list[int] = []
+        for number, config in heads:
+            place = self._lanes.take(config)
+            if place is None:
+                break
+            self._heads[number] = _Head(config, place)
+            self._enter(config, place)
+            added.append(number)
+        if added:
+            self._fill([self._heads[number] for number in added])
+        return added
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Drop heads and free their places."""
+        for number in numbers:
+            place = self._heads.pop(number).place
+            self._table.clear(place)
+            self._lanes.release(place)
+            self._table_tensors = None
+
+    def run_epoch(self) -> None:
+        """Train every head for one epoch."""
+        plan = ops.convert_to_tensor
+        tensors = {name: plan(value) for name, value in self._plan().items()}
+        train = epoch_program(self.shape)
+        self._state = train(self._state, self._heads_tensors(), self._data.tensors, tensors)
+        self.epoch += 1
+        for head in self._heads.values():
+            head.epochs += 1
+
+    def epochs(self) -> dict[int, int]:
+        """Epochs that each head has been trained for, by number, in order of arrival."""
+        return {number: head.epochs for number, head in self._heads.items()}
+
+    def config(self, number: int) -> HeadConfig:
+        """A head's config."""
+        return self._heads[number].config
+
+    def validation_logits(self) -> tuple[list[int], list[NDArray[np.float32]]]:
+        """The heads' numbers, and a group their logits on its validation rows, (k, n, c)."""
+        per_group = self._predict([group.validation for group in self._groups])
+        lanes = [head.place.lane for head in self._heads.values()]
+        slots = [head.place.slot for head in self._heads.values()]
+        return list(self._heads), [logits[lanes, :, slots] for logits in per_group]
+
+    def fitted(self, number: int, group: int = 0) -> FittedHead:
+        """A head as it is now, as trained in one group."""
+        head = self._heads[number]
+        place = head.place
+        weights = {
+            name: np.asarray(ops.convert_to_numpy(tensor[group, place.lane]))
+            for name, tensor in self._state["weights"].items()
+        }
+        mean, variance = None, None
+        if head.config.normalisation == "standardise":
+            mean, variance = (values[group] for values in self._feature_statistics())
+        return FittedHead(
+            config=head.config,
+            n_classes=self.shape.n_classes,
+            layers=_layers(weights, head, self._table.outputs(place.slot)),
+            mean=mean,
+            variance=variance,
+            epochs=head.epochs,
+        )
+
+    def _enter(self, config: HeadConfig, place: Place) -> None:
+        self._table.put(place, config, self._class_weights(config))
+        mean = np.zeros((self.shape.groups, self.shape.feature_dim), np.float32)
+        scale = np.ones_like(mean)
+        if config.normalisation == "standardise":
+            mean, variance = self._feature_statistics()
+            scale = np.asarray(1 / np.sqrt(variance), np.float32)
+        self._table.standardise(place.lane, mean, scale)
+        self._table_tensors = None
+
+    def _class_weights(self, config: HeadConfig) -> NDArray[np.float32]:
+        n_classes = self.shape.n_classes
+        weights = np.ones((len(self._groups), n_classes), np.float32)
+        if config.class_weights == "balanced":
+            for index, rows in enumerate(self._rows):
+                weights[index] = balanced_weights(self._data.label_ids[rows], n_classes)
+        return weights
+
+    def _fill(self, heads: Sequence[_Head]) -> None:
+        """Give the heads their first weights, and optimizers without a past."""
+        host = {
+            part: {name: np.array(ops.convert_to_numpy(t)) for name, t in tensors.items()}
+            for part, tensors in self._state.items()
+        }
+        for head in heads:
+            place, outputs = head.place, self._table.outputs(head.place.slot)
+            for part in _PARTS:
+                _clear(host[part], place, outputs)
+            for index, group in enumerate(self._groups):
+                _begin(host["weights"], index, head, group.seed, outputs)
+        self._state = _tensors(host)
+
+    def _feature_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self._statistics is None:
+            dim = self.shape.feature_dim
+            found = [
+                feature_statistics(self._data.features[rows].reshape(-1, dim))
+                for rows in self._rows
+            ]
+            self._statistics = np.stack([f[0] for f in found]), np.stack([f[1] for f in found])
+        return self._statistics
+
+    def _heads_tensors(self) -> dict[str, Any]:
+        if self._table_tensors is None:
+            arrays = self._table.arrays
+            self._table_tensors = {n: ops.convert_to_tensor(v) for n, v in arrays.items()}
+        return self._table_tensors
+
+    def _predict(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Logits of view 0 of each group's rows: (l, n, m, c) a group."""
+        longest = max(len(numbers) for numbers in rows)
+        batch = min(_PREDICT_ROWS, longest)
+        padded = np.zeros((len(rows), -(-longest // batch) * batch), np.int32)
+        for index, numbers in enumerate(rows):
+            padded[index, : len(numbers)] = numbers * self._data.n_views
+        predict = predict_program(replace(self.shape, batch_size=batch))
+        arguments = self._state["weights"], self._heads_tensors(), self._data.tensors["features"]
+        chunks = [
+            ops.convert_to_numpy(predict(*arguments, ops.convert_to_tensor(chunk)))
+            for chunk in np.split(padded, padded.shape[1] // batch, axis=1)
+        ]
+        logits = np.concatenate(chunks, axis=2)
+        return [logits[index, :, : len(numbers)] for index, numbers in enumerate(rows)]
+
+    def _plan(self) -> dict[str, NDArray[Any]]:
+        """The steps of this epoch, as `epoch_program` takes them."""
+        shape, n_steps, views = self.shape, max(self._steps), self._data.n_views
+        rows = np.zeros((n_steps, shape.groups, shape.batch_size), np.int32)
+        row_weights = np.zeros(rows.shape, np.float32)
+        keys = np.zeros((n_steps, shape.groups, 3), np.uint32)
+        for index, group in enumerate(self._groups):
+            order = row_order(group.seed, self.epoch, self._rows[index], views)
+            padded = np.zeros(n_steps * shape.batch_size, np.int64)
+            weights = np.zeros(padded.shape, np.float32)
+            padded[: len(order)] = order
+            weights[: len(order)] = group.row_weights[order // views]
+            rows[:, index] = padded.reshape(n_steps, -1)
+            row_weights[:, index] = weights.reshape(n_steps, -1)
+            keys[:, index] = _dropout_keys(group.seed, self.epoch, n_steps)
+        return {
+            "rows": rows,
+            "row_weights": row_weights,
+            "dropout_keys": keys,
+            **self._step_tables(n_steps),
+        }
+
+    def _step_tables(self, n_steps: int) -> dict[str, NDArray[np.float32]]:
+        full = (n_steps, self.shape.groups, self.shape.lanes, self.shape.slots)
+        rate, size, moving = (np.zeros(full, np.float32) for _ in range(3))
+        for head in self._heads.values():
+            for group, steps in enumerate(self._steps):
+                at = (slice(0, steps), group, head.place.lane, head.place.slot)
+                first = head.epochs * steps
+                rates = learning_rates(head.config, first, steps, head.config.epochs * steps)
+                rate[at], moving[at] = rates, 1
+                size[at] = adam_step_sizes(rates, first)
+        return {"rate": rate, "step_size": size, "moving": moving}
+
+
+def balanced_weights(label_ids: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
+    """Weights inverse to the classes' counts, of mean 1 over the rows; absent classes get 0."""
+    counts = np.bincount(label_ids, minlength=n_classes)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(label_ids) / (present * np.maximum(counts, 1)), 0).astype(
+        np.float32
+    )
+
+
+def _dropout_keys(seed: int, epoch: int, n_steps: int) -> NDArray[np.uint32]:
+    keys = [
+        [dropout_key(seed, epoch, step, layer) for layer in range(3)] for step in range(n_steps)
+    ]
+    return np.array(keys, np.uint32)
+
+
+def _tensors(arrays: dict[str, dict[str, NDArray[np.float32]]]) -> State:
+    return {
+        part: {name: ops.convert_to_tensor(value) for name, value in named.items()}
+        for part, named in arrays.items()
+    }
+
+
+def _clear(arrays: dict[str, NDArray[np.float32]], place: Place, outputs: slice) -> None:
+    lane, columns = place.lane, place.columns
+    arrays["kernel_1"][:, lane, :, columns] = 0
+    arrays["bias_1"][:, lane, :, columns] = 0
+    arrays["kernel_out"][:, lane, columns] = 0
+    arrays["kernel_out"][:, lane, :, outputs] = 0
+    arrays["bias_out"][:, lane, :, outputs] = 0
+    if "kernel_2" in arrays:
+        arrays["kernel_2"][:, lane, :, columns] = 0
+        arrays["kernel_2"][:, lane, columns] = 0
+        arrays["bias_2"][:, lane, :, columns] = 0
+
+
+def _begin(
+    arrays: dict[str, NDArray[np.float32]], group: int, head: _Head, seed: int, outputs: slice
+) -> None:
+    """First weights of one head in one group; layers it does not have pass values on."""
+    lane, columns = head.place.lane, head.place.columns
+    kernel = arrays["kernel_1"][group, lane]
+    kernel[:, columns] = first_kernel(seed, 1, len(kernel), len(columns))
+    n_classes = outputs.stop - outputs.start
+    if "kernel_2" in arrays:
+        square = np.eye(len(columns), dtype=np.float32)
+        if head.config.hidden_layers > 1:
+            square = first_kernel(seed, 2, len(columns), len(columns))
+        arrays["kernel_2"][group, lane][np.ix_(columns, columns)] = square
+    last = np.eye(n_classes, dtype=np.float32)
+    if head.config.hidden_layers:
+        last = first_kernel(seed, 3, len(columns), n_classes)
+    arrays["kernel_out"][group, lane][columns, outputs] = last
+
+
+def _layers(
+    weights: dict[str, NDArray[np.float32]], head: _Head, outputs: slice
+) -> tuple[DenseWeights, ...]:
+    columns = head.place.columns
+    layers = [DenseWeights(weights["kernel_1"][:, columns], weights["bias_1"][0, columns])]
+    if head.config.hidden_layers > 1:
+        square = weights["kernel_2"][np.ix_(columns, columns)]
+        layers.append(DenseWeights(square, weights["bias_2"][0, columns]))
+    if head.config.hidden_layers:
+        last = weights["kernel_out"][columns, outputs]
+        layers.append(DenseWeights(last, weights["bias_out"][0, outputs]))
+    return tuple(layers)

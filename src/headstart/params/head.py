@@ -1,0 +1,49 @@
+"""What a head is, as data: every choice that makes one, with what is allowed for it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from headstart.params.base import Section
+
+Kind = Literal["network", "linear_probe"]
+Activation = Literal["relu", "gelu", "silu", "tanh"]
+Normalisation = Literal["none", "standardise", "layer_norm"]
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["constant", "cosine"]
+ClassWeights = Literal["none", "balanced"]
+HiddenLayers = Annotated[int, Field(ge=0, le=2)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+Rate = Annotated[float, Field(ge=0, le=0.95)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Decay = Annotated[float, Field(ge=0, le=10)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Penalty = Annotated[float, Field(gt=0, le=1000)]
+
+
+class HeadConfig(Section):
+    """One head and its training. Every field has a value, whatever the kind of head.
+
+    A `network` is trained by gradient steps; a `linear_probe` is multinomial logistic regression
+    with an L2 penalty, solved to convergence: it uses only `normalisation`, `class_weights` and
+    `l2`.
+    """
+
+    kind: Kind = "network"
+    hidden_layers: HiddenLayers = 1
+    width: Width = Field(128, description="units of each hidden layer")
+    activation: Activation = "relu"
+    normalisation: Normalisation = "standardise"
+    input_dropout: Rate = 0.0
+    dropout: Rate = Field(0.3, description="after each hidden layer")
+    optimizer: Optimizer = "adamw"
+    learning_rate: LearningRate = 1e-3
+    weight_decay: Decay = Field(1e-3, description="decoupled; of kernels only")
+    momentum: Fraction = Field(0.9, description="of sgd")
+    schedule: Schedule = "cosine"
+    warmup: Fraction = Field(0.1, description="fraction of the steps, of cosine")
+    label_smoothing: Fraction = 0.0
+    class_weights: ClassWeights = "none"
+    epochs: Epochs = Field(40, description="length of the schedule, and the limit")
+    l2: Penalty = Field(1e-3, description="of linear_probe, beside the mean loss")

@@ -1,0 +1,135 @@
+"""The space of heads: each field of a head fixed, or a set of choices, or a range."""
+
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from headstart.params.base import Section
+from headstart.params.head import (
+    Activation,
+    ClassWeights,
+    Decay,
+    Epochs,
+    Fraction,
+    HiddenLayers,
+    Kind,
+    LearningRate,
+    Normalisation,
+    Optimizer,
+    Penalty,
+    Rate,
+    Schedule,
+    Width,
+)
+
+T = TypeVar("T")
+
+
+class Choices(Section, Generic[T]):
+    """One of these values."""
+
+    choices: tuple[T, ...] = Field(strict=False, min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices must differ, but got {list(self.choices)}: name each once")
+        return self
+
+
+class Range(Section, Generic[T]):
+    """One of some values, or a number between two bounds, both included."""
+
+    choices: tuple[T, ...] | None = Field(None, strict=False, min_length=1)
+    low: T | None = None
+    high: T | None = None
+    step: Annotated[T, Field(gt=0)] | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        low: Any = self.low
+        high: Any = self.high
+        if self.choices is not None:
+            if (low, high, self.step, self.log) != (None, None, None, False):
+                raise ValueError("choices stand alone: remove low, high, step and log, or choices")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError(
+                    f"choices must differ, but got {list(self.choices)}: name each once"
+                )
+            return self
+        if low is None or high is None:
+            raise ValueError("give either choices, or low and high")
+        if low > high:
+            raise ValueError(f"low must not be above high, but got low {low} and high {high}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other: remove one")
+        if self.log and low <= 0:
+            raise ValueError(f"a log range needs low above 0, but got {low}")
+        return self
+
+
+def _form(value: object) -> str:
+    return "<domain>" if isinstance(value, dict | Section) else "<value>"
+
+
+# The tags appear in pydantic's error locations, where they must not be taken for keys.
+_ByForm = Discriminator(_form)
+_Value, _Domain = Tag("<value>"), Tag("<domain>")
+SomeKind = Annotated[Annotated[Kind, _Value] | Annotated[Choices[Kind], _Domain], _ByForm]
+SomeActivation = Annotated[
+    Annotated[Activation, _Value] | Annotated[Choices[Activation], _Domain], _ByForm
+]
+SomeNormalisation = Annotated[
+    Annotated[Normalisation, _Value] | Annotated[Choices[Normalisation], _Domain], _ByForm
+]
+SomeOptimizer = Annotated[
+    Annotated[Optimizer, _Value] | Annotated[Choices[Optimizer], _Domain], _ByForm
+]
+SomeSchedule = Annotated[
+    Annotated[Schedule, _Value] | Annotated[Choices[Schedule], _Domain], _ByForm
+]
+SomeClassWeights = Annotated[
+    Annotated[ClassWeights, _Value] | Annotated[Choices[ClassWeights], _Domain], _ByForm
+]
+SomeHiddenLayers = Annotated[
+    Annotated[HiddenLayers, _Value] | Annotated[Range[HiddenLayers], _Domain], _ByForm
+]
+SomeWidth = Annotated[Annotated[Width, _Value] | Annotated[Range[Width], _Domain], _ByForm]
+SomeRate = Annotated[Annotated[Rate, _Value] | Annotated[Range[Rate], _Domain], _ByForm]
+SomeLearningRate = Annotated[
+    Annotated[LearningRate, _Value] | Annotated[Range[LearningRate], _Domain], _ByForm
+]
+SomeDecay = Annotated[Annotated[Decay, _Value] | Annotated[Range[Decay], _Domain], _ByForm]
+SomeFraction = Annotated[Annotated[Fraction, _Value] | Annotated[Range[Fraction], _Domain], _ByForm]
+SomeEpochs = Annotated[Annotated[Epochs, _Value] | Annotated[Range[Epochs], _Domain], _ByForm]
+SomePenalty = Annotated[Annotated[Penalty, _Value] | Annotated[Range[Penalty], _Domain], _ByForm]
+
+
+class SearchSpace(Section):
+    """The space of heads. A field that is left out keeps what stands here.
+
+    A field counts only for heads that use it: `width`, `activation` and `dropout` for those with
+    hidden layers, `momentum` for sgd, `warmup` for cosine, `l2` for the linear probe, which in
+    turn uses nothing else but `normalisation` and `class_weights`.
+    """
+
+    kind: SomeKind = Choices[Kind](choices=("network", "linear_probe"))
+    hidden_layers: SomeHiddenLayers = Range[HiddenLayers](choices=(0, 1))
+    width: SomeWidth = Range[Width](choices=(64, 128, 256))
+    activation: SomeActivation = Choices[Activation](choices=("relu", "gelu"))
+    normalisation: SomeNormalisation = Choices[Normalisation](
+        choices=("none", "standardise", "layer_norm")
+    )
+    input_dropout: SomeRate = Range[Rate](choices=(0.0, 0.3))
+    dropout: SomeRate = Range[Rate](low=0.0, high=0.6, step=0.1)
+    optimizer: SomeOptimizer = "adamw"
+    learning_rate: SomeLearningRate = Range[LearningRate](low=3e-4, high=1e-2, log=True)
+    weight_decay: SomeDecay = Range[Decay](low=1e-5, high=1e-1, log=True)
+    momentum: SomeFraction = 0.9
+    schedule: SomeSchedule = "cosine"
+    warmup: SomeFraction = 0.1
+    label_smoothing: SomeFraction = Range[Fraction](low=0.0, high=0.2, step=0.05)
+    class_weights: SomeClassWeights = "none"
+    epochs: SomeEpochs = 40
+    l2: SomePenalty = Range[Penalty](low=1e-4, high=1.0, log=True)
