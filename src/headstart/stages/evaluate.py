@@ -13,6 +13,7 @@ from headstart.params import EvaluateParams
 from headstart.params.base import Section
 from headstart.paths import Project
 from headstart.stages.common import run_stage
+from headstart.tracking.evaluating import open_evaluation
 
 
 class Sections(Section):
@@ -25,7 +26,7 @@ class Sections(Section):
 def run(project: Project, params: Sections) -> str:
     """Evaluate the model and write what it says of each image."""
     loaded = load_model(project.model)
-    with FeatureStore(project.features) as store:
+    with FeatureStore(project.features) as store, open_evaluation(project) as log:
         evaluation = evaluate_model(
             store,
             loaded,
@@ -33,15 +34,12 @@ def run(project: Project, params: Sections) -> str:
             n_bootstrap=params.evaluate.n_bootstrap,
             seed=params.seed,
         )
-    validation = read_predictions(project.training_report / "validation.csv", "validation")
-    write_predictions(project.predictions, [validation, evaluation.test])
-    files.write_json(project.metrics, {**evaluation.flat_metrics(), "run_id": run_id(project)})
+        validation = read_predictions(project.training_report / "validation.csv", "validation")
+        write_predictions(project.predictions, [validation, evaluation.test])
+        metrics = evaluation.flat_metrics()
+        files.write_json(project.metrics, {**metrics, "run_id": log.run.run_id})
+        log.evaluation(metrics, store.classes, [project.predictions, project.metrics])
     return line(evaluation)
-
-
-def run_id(project: Project) -> str:
-    """The run that train opened."""
-    return str(files.read_json(project.run)["run_id"])
 
 
 def line(evaluation: Evaluation) -> str:

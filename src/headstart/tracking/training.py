@@ -1,0 +1,120 @@
+"""What the run of a trained model says: who it is, from what it came, what it holds.
+
+The same names in every run, so that MLflow's pages compare runs well.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.heads.config import BestHead, HeadConfig
+from headstart.params import load_params
+from headstart.paths import Project
+from headstart.tracking.lineage import Lineage, flatten, gather
+from headstart.tracking.runs import Run, training_run, write_record
+
+# Sections that do not change the model; evaluate and register say theirs by tags.
+_NOT_OF_THE_MODEL = ("evaluate", "register")
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The open run of a model in training."""
+
+    run: Run
+    lineage: Lineage
+    params: dict[str, str]
+
+    def model(
+        self,
+        project: Project,
+        *,
+        curve: Sequence[Mapping[str, float]],
+        metrics: Mapping[str, float],
+        reports: Sequence[Path],
+    ) -> None:
+        """Log everything about the trained model, and write models/run.json.
+
+        Args:
+            curve: metrics of each epoch.
+            metrics: of the validation split, without prefix.
+            reports: folders that become artifacts under their own names.
+        """
+        self.run.log_epochs([_named(epoch) for epoch in curve])
+        self.run.log_metrics({f"val_{name}": value for name, value in metrics.items()})
+        self.run.log_artifact(project.model)
+        for report in reports:
+            self.run.log_artifact(report, report.name)
+        self.run.log_model(project.serving, "model", self.lineage, self.params)
+        write_record(project.run, self.run.record)
+
+
+@contextlib.contextmanager
+def open_training(
+    project: Project, best: BestHead, contract: Mapping[str, Any], fingerprint: str, seed: int
+) -> Iterator[TrainingLog]:
+    """Open the run before the work starts, with its lineage, params and inputs.
+
+    Args:
+        contract: what the feature fingerprint covers.
+    """
+    facts = {
+        "headstart.kind": "model",
+        "fingerprint": fingerprint,
+        "seed": str(seed),
+        "study": best.study,
+        "trial": str(best.trial),
+    }
+    lineage = gather(project, "train", facts)
+    name = f"{contract['backbone']} · {head_in_words(best.config)} · seed {seed}"
+    with training_run(project, name, lineage) as run:
+        params = model_params(project, best.config)
+        run.log_params(params)
+        features = [o for o in lineage.inputs if o.path == "data/features.h5"]
+        others = [o for o in lineage.inputs if o not in features]
+        contexts = [(o, "training") for o in [*features, *others]]
+        contexts += [(o, "validation") for o in features]
+        if lineage.source is not None and lineage.source.md5:
+            contexts.append((lineage.source, "training"))
+        run.log_inputs(contexts, lineage)
+        log_provenance(run, project, lineage)
+        yield TrainingLog(run, lineage, params)
+
+
+def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:
+    """What the run can be made again from: params, lock, and the diff if there is one."""
+    run.log_text(project.params.read_text(encoding="utf-8"), "params.yaml", "provenance")
+    if project.dvc_lock.is_file():
+        run.log_text(project.dvc_lock.read_text(encoding="utf-8"), "dvc.lock", "provenance")
+    if lineage.git.diff:
+        run.log_text(lineage.git.diff, "uncommitted.patch", "provenance")
+
+
+def model_params(project: Project, head: HeadConfig) -> dict[str, str]:
+    """All resolved params of the stages up to train, and those of the head, as `section.field`."""
+    everything = load_params(project.params).model_dump(mode="json", by_alias=True)
+    for section in _NOT_OF_THE_MODEL:
+        del everything[section]
+    # The space is the study's, and recorded on its parent run.
+    everything["search"].pop("space", None)
+    return flatten({**everything, "head": head.model_dump(mode="json")})
+
+
+def head_in_words(head: HeadConfig) -> str:
+    """A head as a person would name it."""
+    if head.kind == "linear_probe":
+        return "linear probe"
+    if head.hidden_layers == 0:
+        return "linear"
+    return f"{head.hidden_layers}×{head.width} {head.activation}"
+
+
+def _named(epoch: Mapping[str, float]) -> dict[str, float]:
+    """Metric names of an epoch: the training loss is `train_loss`, the rest are validation's."""
+    names = {"loss": "train_loss"}
+    return {
+        names.get(name, name if name.startswith(("val_", "train_")) else f"val_{name}"): value
+        for name, value in epoch.items()
+    }
