@@ -18,7 +18,7 @@ MAX_BODY_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 # Our own messages name the row or the rule, and never what was sent.
-_OURS = re.compile(r"^(row \d+: |a request must |`image` must |MlflowException\()")
+_OURS = re.compile(r"^(row \d+: |a request must |`image` must )")
 _GENERAL = (
     'the body must be JSON like {"dataframe_records": [{"image": "<base64>"}]}, with the header '
     "Content-Type: application/json"
@@ -118,6 +118,8 @@ def _harmless(body: bytes) -> str:
         text = str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return _GENERAL
+    # MLflow puts what was sent before what our model said.
+    text = text.rpartition("\nError: ")[2]
     return text if _OURS.match(text) else _GENERAL
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.metadata
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         classes: class names in the order of the probabilities.
         example: bytes of one image file, the input example.
     """
+    # It says that it validates the input example; a stage prints one line.
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     mlflow.pyfunc.save_model(

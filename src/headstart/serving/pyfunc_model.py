@@ -31,7 +31,7 @@ class ImageClassifier(PythonModel):
     def predict(
         self,
         context: PythonModelContext,  # noqa: ARG002 (MLflow's signature)
-        model_input: Any,
+        model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Answer one request; what is wrong with it becomes a 400 that says which row and why."""
@@ -46,7 +46,7 @@ class ImageClassifier(PythonModel):
         return answer(probabilities, loaded.metadata["classes"])
 
 
-def _column(model_input: Any) -> list[object]:
+def _column(model_input: object) -> list[object]:
     if isinstance(model_input, pd.DataFrame) and IMAGE_COLUMN in model_input.columns:
         return list(model_input[IMAGE_COLUMN])
     raise ServingError(

@@ -12,7 +12,6 @@ from headstart.errors import HeadstartError
 from headstart.params.base import Section
 from headstart.params.load import load_sections
 from headstart.paths import Project, project, state_folder
-from headstart.quiet import quiet_libraries
 
 S = TypeVar("S", bound=Section)
 
@@ -27,7 +26,6 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     parser = argparse.ArgumentParser(prog=f"python -m headstart.stages.{name}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     debug = parser.parse_args().debug or os.environ.get("HEADSTART_DEBUG") == "1"
-    quiet_libraries()
     started = time.perf_counter()
     workspace = project()
     try:

@@ -1,0 +1,168 @@
+"""The rules that keep the rooms apart, and dvc.yaml, params.yaml and MLproject true."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.stage_deps import first_party_files
+
+from headstart.params import Params
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "headstart"
+
+# A room may import those before it, never those after it.
+ROOMS = (
+    "params", "images", "features", "heads", "models", "tracking", "serving", "reports", "stages",
+)  # fmt: skip
+ORDER = {room: index for index, room in enumerate(ROOMS)}
+# Modules beside the rooms that any room may import: they import no room themselves.
+COMMON = ("errors", "files", "paths", "progress", "quiet")
+# Which libraries only some places may import: (library, module path prefixes).
+ONLY_IN = {
+    "mlflow": ("tracking/", "serving/"),
+    "optuna": ("heads/search", "reports/search"),
+    "typer": ("cli",),
+}
+# What must never be loaded by `headstart --help`.
+HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "h5py", "matplotlib", "sklearn")
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for name, tree in _modules():
+        room = name.split("/")[0].removesuffix(".py")
+        for imported in _imports(tree):
+            parts = imported.split(".")
+            if parts[0] != "headstart" or len(parts) < 2:
+                continue
+            target = parts[1]
+            if (room in COMMON and target in ORDER) or (
+                room in ORDER and ORDER.get(target, -1) > ORDER[room]
+            ):
+                wrong.append(f"{name} imports {imported}")
+            elif target == "stages" and room != "stages":
+                wrong.append(f"{name} imports a stage: {imported}")
+            elif target == "reports" and room not in ("reports", "stages", "cli"):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_no_stage_is_imported_by_another() -> None:
+    for name, tree in _modules():
+        stages = {i for i in _imports(tree) if i.startswith("headstart.stages.")}
+        others = {i for i in stages if not i.startswith("headstart.stages.common")}
+        assert others == set(), name
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_stay_in_their_rooms(library: str) -> None:
+    wrong = [
+        name
+        for name, tree in _modules()
+        if any(i.split(".")[0] == library for i in _imports(tree))
+        and not name.startswith(ONLY_IN[library])
+    ]
+    assert wrong == []
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = "import sys, headstart.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert set(loaded.stdout.split()).isdisjoint(HEAVY)
+
+
+def _stages() -> dict[str, dict[str, Any]]:
+    stages: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return stages
+
+
+@pytest.mark.parametrize("stage", _stages())
+def test_a_stage_names_exactly_the_sections_it_reads(stage: str) -> None:
+    sections = importlib.import_module(f"headstart.stages.{stage}").Sections
+    read = {field.alias or name for name, field in sections.model_fields.items()}
+    assert set(_stages()[stage]["params"]) == read
+
+
+@pytest.mark.parametrize("stage", _stages())
+def test_a_stage_depends_on_every_file_it_imports(stage: str) -> None:
+    listed = [dep for dep in _stages()[stage]["deps"] if dep.startswith("src/")]
+    assert listed == first_party_files(stage), "run `python tools/stage_deps.py`"
+
+
+def test_library_upgrades_run_extract_and_train_again() -> None:
+    for stage in ("extract", "train"):
+        assert {"requirements/cpu.txt", "requirements/gpu.txt"} <= set(_stages()[stage]["deps"])
+
+
+def test_params_yaml_holds_every_default() -> None:
+    written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert written == Params().model_dump(mode="json", by_alias=True)
+
+
+def test_mlproject_defaults_are_those_of_params_yaml() -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
+    for name, entry in project["entry_points"].items():
+        assigned = dict(re.findall(r"([\w.]+)=\{(\w+)\}", entry["command"]))
+        assert set(assigned.values()) == set(entry["parameters"]), f"{name}: a parameter is lost"
+        for path, parameter in assigned.items():
+            value: Any = params
+            for part in path.split("."):
+                value = value[part]
+            default = entry["parameters"][parameter]["default"]
+            assert default == ("none" if value is None else value), f"{name}: {parameter}"
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long = []
+    for name, tree in _modules():
+        lines = (PACKAGE / name).read_text(encoding="utf-8").count("\n")
+        if lines > 400:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+                if length > 60:
+                    long.append(f"{name}: {node.name} has {length} lines")
+    assert long == []
+
+
+def test_no_download_address_is_tracked() -> None:
+    hosts = re.compile("|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org", "npmjs" + r"\."]))
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    found = []
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.is_file() and path.stat().st_size < 2_000_000:
+            text = path.read_bytes().decode(errors="ignore")
+            found += [name] if hosts.search(text) else []
+    assert found == []
