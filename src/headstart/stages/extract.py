@@ -1,6 +1,7 @@
 """Stage extract: the manifest's images become data/features.h5, through models/backbone.h5."""
 
 from headstart.features.extractor import Extractor, extract_features
+from headstart.features.runtimes import resolve
 from headstart.images.manifest import read_manifest
 from headstart.params import ExtractParams, ImageParams
 from headstart.params.base import Section
@@ -18,7 +19,9 @@ class Sections(Section):
 
 def run(files: Project, params: Sections) -> str:
     """Extract what the cache lacks, and assemble features.h5."""
-    extractor = Extractor(params.extract, params.image, params.seed, files.root, cache_folder())
+    extractor = Extractor(
+        resolve(params.extract), params.image, params.seed, files.root, cache_folder()
+    )
     manifest = read_manifest(files.manifest)
     return extract_features(
         extractor, manifest, files.fetched, files.features, files.backbone
