@@ -20,7 +20,7 @@ def _ask(
     sent: list[Message] = []
     parts = list(body)
 
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
+    async def app(_scope: Message, receive: Receive, send: Send) -> None:
         message = await receive()
         received.append(message["body"])
         await send({"type": "http.response.start", "status": status, "headers": []})

@@ -1,0 +1,55 @@
+"""Stage search: the best head over the cached features, data/best_head.json.
+
+Also writes reports/search/: trials.csv, one row a trial. The study itself lives outside of DVC's
+outputs, so that a search that was killed goes on where it was.
+"""
+
+from headstart.features.store import FeatureStore
+from headstart.files import write_text
+from headstart.heads.config import write_head
+from headstart.heads.search import StudyResult, run_study
+from headstart.params import SearchParams
+from headstart.params.base import Section
+from headstart.paths import Project, state_folder
+from headstart.stages.common import run_stage
+from headstart.tracking.searching import check_store, log_search
+
+
+class Sections(Section):
+    """What this stage reads of params.yaml."""
+
+    seed: int
+    search: SearchParams
+
+
+def run(files: Project, params: Sections) -> str:
+    """Search for the best head and write what was found."""
+    check_store(files)
+    with FeatureStore(files.features) as store:
+        fingerprint = store.fingerprint
+        result = run_study(
+            store,
+            params.search,
+            seed=params.seed,
+            storage_folder=state_folder(files.root) / "studies",
+        )
+    write_head(files.best_head, result.best_head())
+    write_text(files.search_report / "trials.csv", result.table().to_csv(index=False))
+    log_search(
+        files, result, params.search, fingerprint=fingerprint, artifacts=[files.search_report]
+    )
+    return describe(result)
+
+
+def describe(result: StudyResult) -> str:
+    """The stage's line."""
+    best = result.best
+    kind = "linear probe" if best.config and best.config.kind == "linear_probe" else "network"
+    return (
+        f"{len(result.trials)} trials, best {result.metric} {best.value:.4f} "
+        f"(trial {best.number}, a {kind})"
+    )
+
+
+if __name__ == "__main__":
+    run_stage("search", Sections, run)

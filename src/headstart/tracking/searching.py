@@ -1,0 +1,89 @@
+"""A finished search as MLflow runs: what each trial is called and what is said of the study."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from headstart.heads.search import StudyResult, TrialResult
+from headstart.params import SearchParams
+from headstart.paths import Project
+from headstart.tracking.lineage import flatten, gather
+from headstart.tracking.secrets import without_secrets
+from headstart.tracking.store import open_store, unreachable
+from headstart.tracking.study_runs import StudyRecord, TrialRecord, log_study
+
+
+def check_store(project: Project) -> None:
+    """Find out before the search whether its result can be logged.
+
+    Raises:
+        TrackingError: the tracking store does not answer.
+    """
+    open_store(project.root)
+
+
+def log_search(
+    project: Project,
+    result: StudyResult,
+    search: SearchParams,
+    *,
+    fingerprint: str,
+    artifacts: Sequence[Path],
+) -> None:
+    """Log the study and its trials; those logged before are left as they are.
+
+    Raises:
+        TrackingError: the store went away; the study itself is kept, and a new run of the stage
+            logs it without searching again.
+    """
+    facts = {"headstart.kind": "study", "fingerprint": fingerprint}
+    lineage = gather(project, "search", facts)
+    best = result.best
+    assert best.value is not None
+    params = flatten({"search": search.model_dump(mode="json")})
+    study = StudyRecord(
+        name=result.study_name,
+        params={name: value for name, value in params.items() if len(value) < 6000},
+        metrics={f"best_{result.metric}": best.value, "n_trials": float(len(result.trials))},
+        tags={
+            "study": result.study_name,
+            "best.trial": str(best.number),
+            "optuna.storage": without_secrets(result.storage),
+            "mlflow.note.content": _note(result),
+        },
+        trials=_records(result),
+        artifacts=artifacts,
+    )
+    try:
+        log_study(project, study, lineage)
+    except (MlflowException, OSError) as error:
+        raise unreachable(open_store(project.root).uri, error) from None
+
+
+def _records(result: StudyResult) -> Iterator[TrialRecord]:
+    for trial in result.trials:
+        value = {} if trial.value is None else {"value": trial.value}
+        metrics = {f"val_{name}": number for name, number in trial.at_best().items()}
+        yield TrialRecord(
+            number=trial.number,
+            state=trial.state,
+            params={name: str(number) for name, number in trial.params.items()},
+            metrics={**value, **{f"best_{name}": v for name, v in metrics.items()}},
+            epochs=_epochs(trial),
+            reason=without_secrets(trial.reason),
+        )
+
+
+def _epochs(trial: TrialResult) -> list[dict[str, float]]:
+    names = [f"val_{name}" for name in trial.curve]
+    return [dict(zip(names, row, strict=True)) for row in zip(*trial.curve.values(), strict=True)]
+
+
+def _note(result: StudyResult) -> str:
+    best = result.best
+    return (
+        f"Best {result.metric} **{best.value:.4f}** by trial {best.number} of "
+        f"{len(result.trials)}. The trials are nested below; select them all and press Compare for "
+        "parallel coordinates. `search/index.html` among the artifacts explains the search."
+    )
