@@ -5,6 +5,7 @@ add shards and merge small ones at once. Knows nothing of images or of how rows 
 """
 
 import contextlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,10 @@ class FeatureCache:
         self.contract = dict(contract)
         self.shards_folder = folder / "shards"
         self.shards_folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "contract.json").exists():
+        if (folder / "contract.json").exists():
+            # The time of last use, for those who make room.
+            os.utime(folder / "contract.json")
+        else:
             write_json(folder / "contract.json", self.contract)
         self._shards: dict[str, Shard] = {}
         self._sound: set[str] = set()

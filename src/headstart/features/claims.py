@@ -49,7 +49,7 @@ class Claims:
         for lock in self.folder.glob("*.lock"):
             if lock.stem in (self._name, "taking"):
                 continue
-            if self._is_alive(lock.stem):
+            if _is_held(lock):
                 claimed.update(_read(lock.with_suffix(".keys")))
             else:
                 self._remove(lock.stem)
@@ -71,14 +71,6 @@ class Claims:
     def _lock_path(self, name: str) -> Path:
         return self.folder / f"{name}.lock"
 
-    def _is_alive(self, name: str) -> bool:
-        lock = FileLock(self._lock_path(name), thread_local=False)
-        try:
-            with lock.acquire(blocking=False):
-                return False
-        except Timeout:
-            return True
-
     def _remove(self, name: str) -> None:
         for path in (self.folder / f"{name}.keys", self._lock_path(name)):
             with contextlib.suppress(FileNotFoundError):
@@ -89,3 +81,17 @@ def _read(path: Path) -> list[str]:
     data = path.read_bytes() if path.exists() else b""
     starts = range(0, len(data), _DIGEST_BYTES)
     return [data[start : start + _DIGEST_BYTES].hex() for start in starts]
+
+
+def anybody_claims(folder: Path) -> bool:
+    """Whether a living process holds claims in `folder`."""
+    locks = [path for path in folder.glob("*.lock") if path.stem != "taking"]
+    return any(_is_held(path) for path in locks)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with FileLock(path, thread_local=False).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True

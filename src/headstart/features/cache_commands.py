@@ -1,0 +1,232 @@
+"""The feature cache as a whole: what is in it, whether it is sound, and making room.
+
+What `headstart cache ls | verify | gc` do. Knows nothing of extraction.
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.errors import FormatError
+from headstart.features.claims import anybody_claims
+from headstart.features.contract import model_key
+from headstart.features.shards import read_shard
+from headstart.files import read_json
+
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One fingerprint's rows in the cache."""
+
+    folder: Path
+    contract: dict[str, Any]
+    n_rows: int
+    n_shards: int
+    size_bytes: int
+    last_used: float
+
+    def meaning(self) -> str:
+        """What the rows are, for a person."""
+        c = self.contract
+        weights = "random weights, " if str(c["weights"]).startswith("random") else ""
+        return (
+            f"{c['backbone']} {c['layer']} {c['pooling']}, {weights}{c['image_size']} px "
+            f"{c['resampling']} {c['fit']}, {c['runtime']} {c['precision']}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of all checksums found; damaged shards were set aside."""
+
+    n_shards: int
+    n_rows: int
+    damaged: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was removed to make room, or would be."""
+
+    removed: tuple[CacheEntry, ...]
+    freed_bytes: int
+    kept_bytes: int
+    dry_run: bool
+
+
+def entries(cache_root: Path) -> list[CacheEntry]:
+    """All fingerprints in the cache, the one used last first."""
+    found = [_entry(path.parent) for path in (cache_root / "features").glob("*/contract.json")]
+    return sorted(found, key=lambda entry: (-entry.last_used, entry.folder.name))
+
+
+def _entry(folder: Path) -> CacheEntry:
+    n_rows, shards = 0, list(_shard_paths(folder))
+    for path in shards:
+        with contextlib.suppress(FormatError, FileNotFoundError):
+            n_rows += len(read_shard(path).keys)
+    return CacheEntry(
+        folder=folder,
+        contract=read_json(folder / "contract.json"),
+        n_rows=n_rows,
+        n_shards=len(shards),
+        size_bytes=_size(folder),
+        last_used=(folder / "contract.json").stat().st_mtime,
+    )
+
+
+def verify(cache_root: Path) -> Verification:
+    """Check every shard against its checksum; a damaged one is set aside."""
+    n_shards = n_rows = 0
+    damaged: list[Path] = []
+    for entry in entries(cache_root):
+        for path in _shard_paths(entry.folder):
+            n_shards += 1
+            rows = _sound_rows(path)
+            n_rows += rows
+            if rows == 0 and path.exists():
+                aside = entry.folder / "damaged" / path.name
+                aside.parent.mkdir(exist_ok=True)
+                path.replace(aside)
+                damaged.append(aside)
+    return Verification(n_shards, n_rows, tuple(damaged))
+
+
+def _sound_rows(path: Path) -> int:
+    try:
+        shard = read_shard(path)
+        return len(shard.keys) if shard.is_sound() else 0
+    except (FormatError, OSError):
+        return 0
+
+
+def collect(
+    cache_root: Path,
+    *,
+    older_than_days: float | None = None,
+    max_bytes: int | None = None,
+    dry_run: bool = False,
+) -> Collection:
+    """Remove fingerprints that were not used for so long, then the longest unused down to a size.
+
+    Whatever a running extraction works on stays. Damaged shards go, and so do exported models that
+    no remaining fingerprint needs.
+    """
+    kept, removed = entries(cache_root), []
+    now = time.time()
+    total = _size(cache_root)
+    for entry in reversed(list(kept)):
+        too_old = older_than_days is not None and now - entry.last_used > older_than_days * _DAY_S
+        too_big = max_bytes is not None and total > max_bytes
+        if (too_old or too_big) and not anybody_claims(entry.folder / "claims"):
+            kept.remove(entry)
+            removed.append(entry)
+            total -= entry.size_bytes
+    doomed = [entry.folder for entry in removed] + _leftovers(cache_root, kept)
+    freed = sum(_size(folder) for folder in doomed)
+    kept_bytes = _size(cache_root) - freed
+    if not dry_run:
+        for folder in doomed:
+            _remove(folder)
+    return Collection(tuple(removed), freed, kept_bytes, dry_run)
+
+
+def _leftovers(cache_root: Path, kept: Sequence[CacheEntry]) -> list[Path]:
+    needed = {model_key(entry.contract)[:32] for entry in kept}
+    models = [path for path in (cache_root / "backbones").glob("*") if path.name not in needed]
+    return models + [entry.folder / "damaged" for entry in kept]
+
+
+def _remove(folder: Path) -> None:
+    if not folder.exists():
+        return
+    # Renamed first, so that nobody opens a folder that is half gone.
+    doomed = folder.with_name(f".removed-{folder.name}")
+    folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def ls_text(cache_root: Path) -> str:
+    """The cache as a table for a person."""
+    rows = [
+        [
+            entry.folder.name[:12],
+            f"{entry.n_rows:,}",
+            f"{entry.n_shards:,}",
+            size_text(entry.size_bytes),
+            time.strftime("%Y-%m-%d", time.localtime(entry.last_used)),
+            entry.meaning(),
+        ]
+        for entry in entries(cache_root)
+    ]
+    if not rows:
+        return f"the feature cache {cache_root} is empty"
+    header = ["fingerprint", "rows", "shards", "size", "last used", "what"]
+    total = size_text(_size(cache_root))
+    return "\n".join([*table(header, rows), f"{total} in {cache_root}"])
+
+
+def verify_text(cache_root: Path) -> str:
+    """The outcome of `verify`, for a person."""
+    found = verify(cache_root)
+    lines = [f"{path.name} was damaged and moved to {path.parent}" for path in found.damaged]
+    sound = found.n_shards - len(found.damaged)
+    lines.append(f"{sound:,} of {found.n_shards:,} shards are sound, with {found.n_rows:,} rows")
+    return "\n".join(lines)
+
+
+def gc_text(
+    cache_root: Path,
+    *,
+    older_than_days: float | None = None,
+    max_gb: float | None = None,
+    dry_run: bool = False,
+) -> str:
+    """The outcome of `collect`, for a person."""
+    done = collect(
+        cache_root,
+        older_than_days=older_than_days,
+        max_bytes=None if max_gb is None else int(max_gb * 1e9),
+        dry_run=dry_run,
+    )
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"{verb} {entry.folder.name[:12]}: {entry.meaning()}" for entry in done.removed]
+    freed, kept = size_text(done.freed_bytes), size_text(done.kept_bytes)
+    lines.append(f"{'would free' if dry_run else 'freed'} {freed}; {kept} stay in {cache_root}")
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are aligned."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes in the largest decimal unit that leaves a whole number before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    return sorted((folder / "shards").glob("[!.]*.h5"))
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
