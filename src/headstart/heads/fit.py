@@ -122,7 +122,9 @@ def _fit_networks(
         batch_size=options.batch_size,
     )
     stack = HeadStack(data, groups, shape, first_epoch=options.first_epoch)
-    stack.add(sorted(configs.items(), key=lambda item: -columns_needed(item[1], data.n_classes)))
+    widest_first = sorted(configs, key=lambda n: -columns_needed(configs[n], data.n_classes))
+    for number in widest_first:
+        stack.add(number, configs[number])
     results = _Results(stack, groups, data, options)
     while len(stack):
         stack.run_epoch()

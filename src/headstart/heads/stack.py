@@ -98,6 +98,7 @@ class HeadStack:
         self._lanes = Lanes(shape)
         self._table = HeadTable(shape)
         self._heads: dict[int, _Head] = {}
+        self._new: list[int] = []
         self._state: State = _tensors(
             {
                 part: {n: np.zeros(s, np.float32) for n, s in shape.weights().items()}
@@ -110,22 +111,15 @@ class HeadStack:
     def __len__(self) -> int:
         return len(self._heads)
 
-    def add(self, heads: Sequence[tuple[int, HeadConfig]]) -> list[int]:
-        """Add as many of `(number, config)` as find a place, in order; return their numbers.
-
-        Stops at the first that finds none, so that heads are never overtaken.
-        """
-        added: list[int] = []
-        for number, config in heads:
-            place = self._lanes.take(config)
-            if place is None:
-                break
-            self._heads[number] = _Head(config, place)
-            self._enter(config, place)
-            added.append(number)
-        if added:
-            self._fill([self._heads[number] for number in added])
-        return added
+    def add(self, number: int, config: HeadConfig) -> bool:
+        """Add a head under a number of its own, or return False where it finds no place now."""
+        place = self._lanes.take(config)
+        if place is None:
+            return False
+        self._heads[number] = _Head(config, place)
+        self._enter(config, place)
+        self._new.append(number)
+        return True
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Drop heads and free their places."""
@@ -137,6 +131,8 @@ class HeadStack:
 
     def run_epoch(self) -> None:
         """Train every head for one epoch."""
+        self._fill([self._heads[number] for number in self._new if number in self._heads])
+        self._new.clear()
         plan = ops.convert_to_tensor
         tensors = {name: plan(value) for name, value in self._plan().items()}
         train = epoch_program(self.shape)
@@ -200,6 +196,8 @@ class HeadStack:
 
     def _fill(self, heads: Sequence[_Head]) -> None:
         """Give the heads their first weights, and optimizers without a past."""
+        if not heads:
+            return
         host = {
             part: {name: np.array(ops.convert_to_numpy(t)) for name, t in tensors.items()}
             for part, tensors in self._state.items()

@@ -64,6 +64,8 @@ class Range(Section, Generic[T]):
             raise ValueError(f"low must not be above high, but got low {low} and high {high}")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other: remove one")
+        if self.step is not None and abs((high - low) / self.step % 1 - 0.5) < 0.5 - 1e-6:
+            raise ValueError(f"step must lead from low to high, but {self.step} does not")
         if self.log and low <= 0:
             raise ValueError(f"a log range needs low above 0, but got {low}")
         return self

@@ -1,0 +1,179 @@
+"""The search for the best head over cached features: an Optuna study whose trials share a stack.
+
+Knows nothing of DVC, MLflow and params.yaml's file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from headstart.errors import SearchError
+from headstart.features.store import FeatureStore
+from headstart.heads.config import BestHead, HeadConfig
+from headstart.heads.curve import curve_metrics
+from headstart.heads.metrics import DIRECTION
+from headstart.heads.search_plan import StudyPlan, plan_study
+from headstart.heads.search_storage import journal_path
+from headstart.heads.search_trials import REASON, RESULT, Trials
+from headstart.heads.search_worker import Worker
+from headstart.params.search import SearchParams
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial that has ended.
+
+    Attributes:
+        number: in the order in which trials were asked for, from 0.
+        state: COMPLETE, PRUNED or FAIL.
+        config: the head; None where a trial failed before it had one.
+        value: the metric at the best epoch, mean over folds and repeats; None unless COMPLETE.
+        value_std: sample standard deviation over folds and repeats; 0 where there is one.
+        best_epoch: from 1.
+        first_epoch: where in the study's row orders it began.
+        curve: by metric, one value an epoch; the same metrics in every trial.
+        reason: why it failed.
+    """
+
+    number: int
+    state: str
+    config: HeadConfig | None
+    value: float | None
+    value_std: float | None
+    best_epoch: int | None
+    first_epoch: int | None
+    curve: dict[str, list[float]]
+    reason: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Every field of the head, the same names for every trial."""
+        config = self.config
+        names = HeadConfig.model_fields
+        return {name: None if config is None else getattr(config, name) for name in names}
+
+    def at_best(self) -> dict[str, float]:
+        """The curve's metrics at the best epoch."""
+        if not self.best_epoch:
+            return {}
+        return {name: values[self.best_epoch - 1] for name, values in self.curve.items()}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study so far: every trial that has ended, by number.
+
+    Attributes:
+        storage: what Optuna and its dashboard open: a path of a journal file, or a URL.
+        topic: what the study's name covers.
+    """
+
+    study_name: str
+    storage: str
+    metric: str
+    direction: str
+    batch_size: int
+    topic: dict[str, Any]
+    trials: tuple[TrialResult, ...]
+
+    @property
+    def best(self) -> TrialResult:
+        """The completed trial with the best value; of equal ones the first."""
+        done = [trial for trial in self.trials if trial.value is not None]
+        sign = -1 if self.direction == "maximize" else 1
+        return min(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+    def best_head(self) -> BestHead:
+        """The winner, as data/best_head.json holds it."""
+        best = self.best
+        assert best.config is not None
+        assert best.value is not None
+        return BestHead(
+            config=best.config,
+            epochs=best.best_epoch or 1,
+            metric=self.metric,
+            value=best.value,
+            study=self.study_name,
+            trial=best.number,
+            batch_size=self.batch_size,
+            first_epoch=best.first_epoch or 0,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a trial: outcome, metrics at the best epoch, every field of the head."""
+        metrics = curve_metrics(self.metric)
+        rows = [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "value": trial.value,
+                "value_std": trial.value_std,
+                "best_epoch": trial.best_epoch,
+                "epochs": len(trial.curve.get(self.metric, [])),
+                "first_epoch": trial.first_epoch,
+                **{f"validation_{name}": trial.at_best().get(name) for name in metrics},
+                **trial.params,
+                "reason": trial.reason,
+            }
+            for trial in self.trials
+        ]
+        whole = ("best_epoch", "first_epoch", "hidden_layers", "width")
+        return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
+
+
+def run_study(
+    store: FeatureStore, search: SearchParams, *, seed: int, storage_folder: Path
+) -> StudyResult:
+    """Search until the study has `search.n_trials` finished trials; go on with an old one.
+
+    Raises:
+        SearchError: the search cannot start or go on, or no trial completed.
+    """
+    plan = plan_study(store, search, seed=seed)
+    trials = Trials(plan, search, storage_folder, seed)
+    try:
+        Worker(plan, search, trials).run()
+        return study_result(trials, plan, search, storage_folder)
+    finally:
+        trials.close()
+
+
+def study_result(
+    trials: Trials, plan: StudyPlan, search: SearchParams, folder: Path
+) -> StudyResult:
+    """What a study has found so far."""
+    ended = [t for t in trials.study.get_trials(deepcopy=False) if t.state.is_finished()]
+    result = StudyResult(
+        study_name=plan.name,
+        storage=search.storage or str(journal_path(folder, plan.name)),
+        metric=search.metric,
+        direction=DIRECTION[search.metric],
+        batch_size=search.batch_size,
+        topic=plan.topic,
+        trials=tuple(_trial_result(trial) for trial in sorted(ended, key=lambda t: t.number)),
+    )
+    if all(trial.value is None for trial in result.trials):
+        raise SearchError(
+            "a search needs a completed trial to choose from, but none completed: "
+            "raise search.timeout_s or search.n_trials, or look at the reasons in the study"
+        )
+    return result
+
+
+def _trial_result(trial: FrozenTrial) -> TrialResult:
+    result = trial.user_attrs.get(RESULT, {})
+    completed = trial.state is TrialState.COMPLETE
+    return TrialResult(
+        number=trial.number,
+        state=trial.state.name,
+        config=HeadConfig.model_validate(result["config"]) if "config" in result else None,
+        value=trial.value if completed else None,
+        value_std=result.get("value_std"),
+        best_epoch=result.get("best_epoch"),
+        first_epoch=result.get("first_epoch"),
+        curve=result.get("curve", {}),
+        reason=trial.user_attrs.get(REASON, ""),
+    )

@@ -1,0 +1,96 @@
+"""What a study trains on, and what it is called: fixed by the features, the params and the seed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import SearchError
+from headstart.features.store import FeatureStore
+from headstart.files import sha256_of_json
+from headstart.heads.folds import fold_groups, split_groups
+from headstart.heads.metrics import metric_names
+from headstart.heads.stack import RowGroup
+from headstart.params.search import SearchParams
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Rows, groups of them, and the study's name.
+
+    Attributes:
+        features: float32 (n, n_views, feature_dim): of the train split, then of validation where
+            it decides (with folds it does not, and is left out).
+        label_ids: int64 (n,).
+        topic: all that the name covers; a study with the same topic may be gone on with.
+    """
+
+    features: NDArray[np.float32]
+    label_ids: NDArray[np.int64]
+    groups: tuple[RowGroup, ...]
+    n_classes: int
+    name: str
+    topic: dict[str, Any]
+
+
+def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> StudyPlan:
+    """Choose the rows and name the study.
+
+    Raises:
+        SearchError: a split is empty, or the metric needs more classes.
+    """
+    _check(store, search)
+    train, validation = store.indices("train"), store.indices("validation")
+    by_folds = search.folds > 1
+    rows = train if by_folds else np.concatenate([train, validation])
+    batch = store.rows(rows)
+    if by_folds:
+        groups = fold_groups(
+            batch.label_ids, batch.groups, folds=search.folds, repeats=search.repeats, seed=seed
+        )
+    else:
+        groups = split_groups(len(train), len(validation), repeats=search.repeats, seed=seed)
+    topic = _topic(store, search, rows, seed)
+    return StudyPlan(
+        features=batch.features,
+        label_ids=batch.label_ids,
+        groups=tuple(groups),
+        n_classes=len(store.classes),
+        name=f"heads-{sha256_of_json(topic)[:12]}",
+        topic=topic,
+    )
+
+
+def _topic(
+    store: FeatureStore, search: SearchParams, rows: NDArray[np.int64], seed: int
+) -> dict[str, Any]:
+    identity = [
+        [store.sha256[row], int(store.label_ids[row]), store.splits[row], store.groups[row]]
+        for row in rows.tolist()
+    ]
+    decisive = ("metric", "folds", "repeats", "batch_size", "patience", "default_head", "space")
+    chosen = search.model_dump(mode="json", include=set(decisive))
+    return {
+        "features": store.fingerprint,
+        "n_views": store.n_views,
+        "classes": list(store.classes),
+        "rows": sha256_of_json(identity),
+        "seed": seed,
+        **{name: chosen[name] for name in decisive},
+    }
+
+
+def _check(store: FeatureStore, search: SearchParams) -> None:
+    for split in ("train", "validation"):
+        if len(store.indices(split)) == 0:
+            raise SearchError(
+                f"a search needs images in the {split} split, but there are none: "
+                f"raise ingest.split.{split}"
+            )
+    allowed = metric_names(len(store.classes))
+    if search.metric not in allowed:
+        raise SearchError(
+            f"search.metric must be one of {', '.join(allowed)} for {len(store.classes)} classes, "
+            f"but got {search.metric}"
+        )

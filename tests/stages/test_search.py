@@ -1,0 +1,44 @@
+"""The search stage: from features.h5 to best_head.json and trials.csv, the same bytes twice."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from headstart.heads.config import read_head
+from headstart.params import SearchParams
+from headstart.paths import Project
+from headstart.stages.search import Sections, run
+from tests.heads.made_features import write_made_features
+
+SEARCH = SearchParams.model_validate(
+    {
+        "n_trials": 6,
+        "population": 4,
+        "batch_size": 32,
+        "space": {"width": {"choices": [8, 16]}, "epochs": 5},
+        "default_head": {"width": 16, "epochs": 5},
+    }
+)
+
+
+def test_writes_the_best_head_and_every_trial_the_same_twice(tmp_path: Path) -> None:
+    outputs = []
+    for name in ("first", "second"):
+        workspace = Project(tmp_path / name)
+        write_made_features(workspace.features)
+        line = run(workspace, Sections(seed=3, search=SEARCH))
+        assert line.startswith("6 trials, best log_loss")
+        trials = pd.read_csv(workspace.search_report / "trials.csv")
+        head = read_head(workspace.best_head)
+        assert trials["number"].tolist() == list(range(6))
+        assert head.value == trials["value"].min()
+        assert head.trial == int(trials["value"].argmin())
+        assert (trials.loc[0, "width"], trials.loc[0, "kind"]) == (16, "network")
+        assert trials.loc[1, "kind"] == "linear_probe"
+        outputs.append(
+            (
+                workspace.best_head.read_bytes(),
+                (workspace.search_report / "trials.csv").read_bytes(),
+            )
+        )
+    assert outputs[0] == outputs[1]
