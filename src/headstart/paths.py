@@ -83,6 +83,14 @@ class Project:
         return self.root / "reports" / "train"
 
     @property
+    def validation_predictions(self) -> Path:
+        return self.root / "reports" / "validation.csv"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "reports" / "plots"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "reports" / "metrics.json"
 

@@ -1,6 +1,7 @@
 """A small real backbone, heads of every kind upon it, and a workspace up to the train stage."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from headstart.images.manifest import FLAGS, make_manifest, write_manifest
 from headstart.models.model_file import quiet_keras
 from headstart.params import ImageParams
 from headstart.paths import Project
+from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12
 SIZE = 16
@@ -74,6 +76,8 @@ def make_workspace(root: Path) -> Project:
     240 noisy coloured squares; yellow and red overlap, so that there are mistakes to look at.
     """
     project = Project(root)
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
+    project.params.write_text("seed: 0\n")
     generator = np.random.default_rng(7)
     rows = [(name, number) for name in CLASSES for number in range(N_PER_CLASS)]
     pixels = np.stack([_picture(name, generator) for name, _ in rows])
@@ -125,6 +129,7 @@ def make_workspace(root: Path) -> Project:
         metric="log_loss",
         value=0.5,
         study="study",
+        batch_size=32,
         trial=0,
     )
     write_head(project.best_head, best)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headstart.errors import FormatError, TrainingError
 from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import softmax
-from headstart.models.assemble import assemble, average_linear, head_model, logits_model
+from headstart.models.assemble import assemble, average_linear, logits_model
 from headstart.models.model_file import load_model, read_metadata, save_model
 from tests.models.conftest import make_backbone, make_head
 
@@ -101,7 +101,6 @@ def test_several_heads_are_averaged_in_their_logits(
     expected = softmax(np.mean([one.logits(features) for one in heads], axis=0) / 3.0)
     model = assemble(backbone, heads, 3.0)
     assert np.abs(np.asarray(model(pixels)) - expected).max() < 1e-6
-    assert np.abs(np.asarray(head_model(model)(features)) - expected).max() < 1e-6
 
 
 def test_linear_heads_become_one_with_the_same_answer(

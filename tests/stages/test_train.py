@@ -12,21 +12,18 @@ from headstart import files
 from headstart.errors import TrainingError
 from headstart.models.model_file import read_metadata, save_model
 from headstart.models.predictions import read_predictions
-from headstart.params import EvaluateParams, SearchParams, TrainParams
+from headstart.params import EvaluateParams, TrainParams
 from headstart.paths import Project
 from headstart.stages import evaluate, train
 from tests.models.conftest import CLASSES, IMAGE, make_workspace
 
 
 def _train(project: Project, **fields: object) -> str:
-    params = train.Sections(
-        seed=0, image=IMAGE, search=SearchParams(), train=TrainParams.model_validate(fields)
-    )
+    params = train.Sections(seed=0, image=IMAGE, train=TrainParams.model_validate(fields))
     return train.run(project, params)
 
 
 def _evaluate(project: Project) -> str:
-    files.write_json(project.run, {"run_id": "0123", "experiment_name": "test"})
     params = evaluate.Sections(seed=0, evaluate=EvaluateParams(n_bootstrap=200))
     return evaluate.run(project, params)
 
@@ -69,7 +66,7 @@ def test_metrics_are_flat_and_agree_with_predictions(trained: Project) -> None:
     assert metrics["accuracy"] == (test.predicted_ids == test.label_ids).mean()
     assert metrics["accuracy_ci95_low"] < metrics["accuracy"] < metrics["accuracy_ci95_high"]
     assert 0.6 < metrics["accuracy"] < 1
-    assert metrics["run_id"] == "0123"
+    assert metrics["run_id"] == files.read_json(trained.run)["run_id"]
 
 
 def test_predictions_are_those_of_plain_keras_on_the_files(trained: Project) -> None:
@@ -105,7 +102,8 @@ def test_same_bytes_again(trained: Project, tmp_path: Path) -> None:
     again = make_workspace(tmp_path)
     _train(again)
     _evaluate(again)
-    for path in (trained.model, trained.predictions, trained.metrics):
+    page = trained.evaluation_report / "index.html"
+    for path in (trained.model, trained.predictions, page, trained.plots / "roc.csv"):
         other = again.root / path.relative_to(trained.root)
         assert path.read_bytes() == other.read_bytes(), path.name
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FEATURES = "features"
 LOGITS = "logits"
+TEMPERATURE = "temperature"
 PROBABILITIES = "probabilities"
 # No layer of a backbone begins so.
 HEAD_PREFIX = "classifier"
@@ -37,16 +38,14 @@ def assemble(
 
     _check(backbone, heads)
     logits = head_tensors(backbone.output, heads)
-    cooled = keras.layers.Rescaling(1 / temperature, name="temperature", dtype="float32")(logits)
+    cooled = keras.layers.Rescaling(1 / temperature, name=TEMPERATURE, dtype="float32")(logits)
     probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(cooled)
     return keras.Model(backbone.input, probabilities, name="headstart")
 
 
-def head_model(model: "keras.Model") -> "keras.Model":
-    """The part of an assembled model from features to probabilities, sharing its weights."""
-    import keras
-
-    return keras.Model(model.get_layer(FEATURES).output, model.output, name="head")
+def logits_of(model: "keras.Model") -> Any:
+    """The logits inside an assembled model, a Keras tensor: what the temperature divides."""
+    return model.get_layer(TEMPERATURE).input
 
 
 def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
@@ -54,7 +53,7 @@ def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
     import keras
 
     start = model.get_layer(FEATURES).output if from_features else model.input
-    return keras.Model(start, model.get_layer("temperature").input, name="logits_model")
+    return keras.Model(start, logits_of(model), name="logits_model")
 
 
 def head_tensors(features: Any, heads: Sequence[FittedHead]) -> Any:

@@ -21,7 +21,7 @@ from headstart.heads.metrics import is_better, scores, softmax
 from headstart.models.assemble import average_linear
 from headstart.models.calibration import fit_temperature
 from headstart.models.predictions import Predictions, as_predictions
-from headstart.params import ImageParams, SearchParams, TrainParams
+from headstart.params import ImageParams, TrainParams
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainedHead:
 
 
 def train_model(
-    store: FeatureStore, best: BestHead, search: SearchParams, params: TrainParams, *, seed: int
+    store: FeatureStore, best: BestHead, params: TrainParams, *, seed: int
 ) -> TrainedHead:
     """Train the best head as `params` say.
 
@@ -82,7 +82,7 @@ def train_model(
                 f"training needs images in the {name} split, but there are none: "
                 f"raise ingest.split.{name}"
             )
-    settings = Settings.of(best, search, params, n_classes=len(store.classes), seed=seed)
+    settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
     heads = fit_heads(
         [settings.config],
         train,
@@ -109,7 +109,6 @@ class Settings:
     def of(
         cls,
         best: BestHead,
-        search: SearchParams,
         params: TrainParams,
         *,
         n_classes: int,
@@ -124,8 +123,8 @@ class Settings:
             n_classes=n_classes,
             seeds=tuple(range(seed, seed + params.seeds)),
             options=FitOptions(
-                batch_size=params.batch_size or search.batch_size,
-                patience=params.patience or search.patience,
+                batch_size=params.batch_size or best.batch_size,
+                patience=params.patience,
                 metric=best.metric,
                 first_epoch=best.first_epoch,
             ),

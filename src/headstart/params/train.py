@@ -41,11 +41,11 @@ class TrainParams(Section):
     combine: Literal["ensemble", "best"] = Field(
         "ensemble", description="of several seeds; linear heads are always averaged into one"
     )
+    patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     folds: int = Field(5, ge=2, le=20, description="for the temperature on train+validation")
     learning_rate: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
     epochs: int | None = Field(None, ge=1)
-    patience: int | None = Field(None, ge=1)
     batch_size: int | None = Field(None, ge=1)
     class_weights: Literal["none", "balanced"] | None = Field(None)
     fine_tune: FineTuneParams = Field(default_factory=FineTuneParams)

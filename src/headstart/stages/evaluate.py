@@ -1,17 +1,20 @@
 """Stage evaluate: the test split, read here alone.
 
 Reads features.h5, model.h5, run.json and the images themselves; writes metrics.json,
-predictions.csv (validation and test) and reports/evaluation/.
+predictions.csv (validation and test), the plots' tables and the page reports/evaluation/.
 """
 
 from headstart import files
 from headstart.features.store import FeatureStore
+from headstart.images.manifest import read_manifest
 from headstart.models.evaluation import Evaluation, evaluate_model
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions, write_predictions
 from headstart.params import EvaluateParams
 from headstart.params.base import Section
 from headstart.paths import Project
+from headstart.reports.evaluation_plots import write_tables
+from headstart.reports.evaluation_report import Subject, write_report
 from headstart.stages.common import run_stage
 from headstart.tracking.evaluating import open_evaluation
 
@@ -24,7 +27,7 @@ class Sections(Section):
 
 
 def run(project: Project, params: Sections) -> str:
-    """Evaluate the model and write what it says of each image."""
+    """Evaluate the model, write what it says of each image, and show it."""
     loaded = load_model(project.model)
     with FeatureStore(project.features) as store, open_evaluation(project) as log:
         evaluation = evaluate_model(
@@ -34,11 +37,24 @@ def run(project: Project, params: Sections) -> str:
             n_bootstrap=params.evaluate.n_bootstrap,
             seed=params.seed,
         )
-        validation = read_predictions(project.training_report / "validation.csv", "validation")
-        write_predictions(project.predictions, [validation, evaluation.test])
+        subject = Subject(
+            evaluation=evaluation,
+            validation=read_predictions(project.validation_predictions, "validation"),
+            loaded=loaded,
+            store=store,
+            manifest=read_manifest(project.manifest),
+            fetched=project.fetched,
+            summary=files.read_json(project.training_report / "summary.json"),
+            n_bootstrap=params.evaluate.n_bootstrap,
+            seed=params.seed,
+        )
+        write_report(project.evaluation_report, subject)
+        write_tables(project.plots, evaluation)
+        write_predictions(project.predictions, [subject.validation, evaluation.test])
         metrics = evaluation.flat_metrics()
         files.write_json(project.metrics, {**metrics, "run_id": log.run.run_id})
-        log.evaluation(metrics, store.classes, [project.predictions, project.metrics])
+        reports = [project.predictions, project.metrics, project.evaluation_report]
+        log.evaluation(metrics, store.classes, reports)
     return line(evaluation)
 
 

@@ -1,8 +1,8 @@
 """Stage train: the best head and the frozen backbone become models/model.h5.
 
 Reads features.h5, best_head.json and backbone.h5; writes model.h5, models/serving/ for
-`mlflow models serve`, reports/train/ with the predictions of the validation images and the metrics
-of each epoch, and models/run.json, the MLflow run that all of it belongs to.
+`mlflow models serve`, the predictions of the validation images, reports/train/ with the metrics of
+each epoch, and models/run.json, the MLflow run that all of it belongs to.
 """
 
 from headstart import files
@@ -12,7 +12,7 @@ from headstart.models.assemble import assemble
 from headstart.models.model_file import load_backbone, save_model
 from headstart.models.predictions import write_predictions
 from headstart.models.train import TrainedHead, model_metadata, train_model
-from headstart.params import ImageParams, SearchParams, TrainParams
+from headstart.params import ImageParams, TrainParams
 from headstart.params.base import Section
 from headstart.paths import Project
 from headstart.serving.package import save_pyfunc
@@ -21,11 +21,10 @@ from headstart.tracking.training import open_training
 
 
 class Sections(Section):
-    """What this stage reads of params.yaml; of search, how long and in what batches heads train."""
+    """What this stage reads of params.yaml."""
 
     seed: int
     image: ImageParams
-    search: SearchParams
     train: TrainParams
 
 
@@ -36,7 +35,7 @@ def run(project: Project, params: Sections) -> str:
         FeatureStore(project.features) as store,
         open_training(project, best, store.contract, store.fingerprint, params.seed) as log,
     ):
-        trained = train_model(store, best, params.search, params.train, seed=params.seed)
+        trained = train_model(store, best, params.train, seed=params.seed)
         metadata = model_metadata(store, trained, params.image)
         model = assemble(load_backbone(project.backbone), trained.heads, trained.temperature)
         save_model(project.model, model, metadata)
@@ -53,9 +52,9 @@ def run(project: Project, params: Sections) -> str:
 
 
 def write_report(project: Project, trained: TrainedHead) -> None:
-    """Write reports/train/: validation.csv, curve.csv and summary.json."""
+    """Write validation.csv, and reports/train/ with curve.csv and summary.json."""
     folder = project.training_report
-    write_predictions(folder / "validation.csv", [trained.validation])
+    write_predictions(project.validation_predictions, [trained.validation])
     curve = trained.curve
     header = ["epoch", *(curve[0] if curve else ())]
     rows = [[epoch, *metrics.values()] for epoch, metrics in enumerate(curve, start=1)]
