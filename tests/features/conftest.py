@@ -1,0 +1,25 @@
+"""What the tests of features share: one exported default backbone for all of them."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.features.samples import extractor
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the small default backbone, built and exported once."""
+    root = tmp_path_factory.mktemp("exported")
+    extractor(root).frozen().require_onnx()
+    return root
+
+
+@pytest.fixture
+def cache_root(exported: Path, own_cache: Path) -> Path:
+    """An empty cache, but for the exported backbone; subprocesses find it by HEADSTART_CACHE."""
+    assert os.environ["HEADSTART_CACHE"] == str(own_cache)
+    shutil.copytree(exported / "backbones", own_cache / "backbones")
+    return own_cache
