@@ -145,7 +145,9 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     with h5py.File(path, "w") as file:
         file.attrs["format"] = "headstart-images"
-    with pytest.raises(FormatError, match="must be of the format headstart-features, but is headstart-images"):
+    with pytest.raises(
+        FormatError, match="must be of the format headstart-features, but is headstart-images"
+    ):
         FeatureStore(path)
 
 

@@ -66,7 +66,7 @@ def read_pth(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         with path.open("rb") as stream:
             return _read(stream)
-    except (pickle.UnpicklingError, ValueError, EOFError, TypeError, KeyError) as error:
+    except (pickle.UnpicklingError, ValueError, EOFError, TypeError, LookupError) as error:
         raise WeightsError(
             f"a .pth weights file must hold a plain state of tensors in PyTorch's legacy format, "
             f"but {path} does not ({error}): give another file in extract.weights"
@@ -81,7 +81,7 @@ def _read(stream: BinaryIO) -> dict[str, NDArray[np.float32]]:
     dtypes = {tensor.storage: tensor.dtype for tensor in tensors.values()}
     storages = {}
     for key in keys:
-        count = int(np.frombuffer(stream.read(8), "<i8")[0])
+        (count,) = np.frombuffer(stream.read(8), "<i8").tolist() or [0]
         dtype = dtypes[str(key)]
         storages[str(key)] = np.frombuffer(stream.read(count * dtype.itemsize), dtype)
     return {
