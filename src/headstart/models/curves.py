@@ -86,7 +86,10 @@ def precision_recall_curves(
         scores = probabilities[:, index]
         precision, recall, _ = precision_recall_curve(positive, scores)
         area = float(average_precision_score(positive, scores))
-        found.append(Curve(classes[index], *_thinned(recall[::-1], precision[::-1]), area))
+        # Beyond the threshold that finds them all, a lower one only costs precision.
+        first_full = int(np.flatnonzero(recall == 1)[-1])
+        points = recall[first_full:][::-1], precision[first_full:][::-1]
+        found.append(Curve(classes[index], *_thinned(*points), area))
     return found
 
 

@@ -37,7 +37,7 @@ class Slice:
 def sliced(
     predictions: Predictions, manifest: Manifest, *, n_resamples: int, seed: int
 ) -> list[Slice]:
-    """Metrics of every slice of at least `MIN_IMAGES` images that is not all of them."""
+    """Metrics of the parts of at least `MIN_IMAGES` images, where there are two to compare."""
     rows = manifest.table.set_index("path").loc[list(predictions.paths)]
     group_sizes = manifest.table["group"].value_counts()
     columns = {
@@ -47,11 +47,11 @@ def sliced(
     }
     found = []
     for kind, names in columns.items():
-        for name in dict.fromkeys(sorted(names)):
-            chosen = np.flatnonzero(names == name)
-            if MIN_IMAGES <= len(chosen) < len(predictions):
-                groups = list(rows["group"].iloc[chosen])
-                found.append(_slice(kind, name, predictions, chosen, groups, n_resamples, seed))
+        parts = {name: np.flatnonzero(names == name) for name in np.unique(names)}
+        large = {name: chosen for name, chosen in parts.items() if len(chosen) >= MIN_IMAGES}
+        for name, chosen in large.items() if len(large) > 1 else ():
+            groups = list(rows["group"].iloc[chosen])
+            found.append(_slice(kind, name, predictions, chosen, groups, n_resamples, seed))
     return found
 
 

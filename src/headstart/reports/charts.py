@@ -20,12 +20,17 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together; empty points (NaN) are left out."""
+    """Points that belong together; empty points (NaN) are left out.
+
+    Attributes:
+        weights: of the points; a dot's area grows with its weight. None: all alike.
+    """
 
     name: str
     x: Floats
     y: Floats
     note: str = ""
+    weights: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Axis:
         power = 10.0 ** np.floor(np.log10(rough))
         step = float(min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - rough)))
         first = np.ceil(low / step - 1e-9) * step
-        return [float(v) for v in np.arange(first, high + step * 1e-6, step)]
+        # Adding zero turns minus zero into zero.
+        return [float(v) + 0.0 for v in np.arange(first, high + step * 1e-6, step).round(12)]
 
     def text(self, value: float) -> str:
         return f"{100 * value:.3g}" if self.percent else f"{value:.3g}"
@@ -74,11 +80,16 @@ class Chart:
     marked: Sequence[NDArray[np.int64]] = field(default_factory=list)
     legend: bool = True
 
+    @property
+    def _is_weighted(self) -> bool:
+        return any(series.weights is not None for series in self.series)
+
     def svg(self) -> Markup:
         """The chart with its legend, as a figure."""
         body = [*self._grid(), *(self._series(i, s) for i, s in enumerate(self.series))]
+        look = "chart weighted" if self._is_weighted else "chart"
         picture = (
-            f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'<svg class="{look}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
             f'aria-label="{escape(self.title)}">{"".join(body)}</svg>'
         )
         legend = self._legend() if self.legend and len(self.series) > 1 else ""
@@ -122,16 +133,19 @@ class Chart:
         if self.lines:
             parts.append(f'<polyline points="{_points(x[known], y[known])}"/>')
         if self.dots:
+            radius = _radii(series)
             for row in np.flatnonzero(known):
-                at = f'cx="{_px(x[row])}" cy="{_px(y[row])}"'
-                parts.append(f'<circle {at} r="3.2"/>')
+                parts.append(_dot(index, x[row], y[row], radius[row]))
                 if row in marked:
-                    parts.append(f'<circle class="ring" {at} r="6"/>')
+                    at = f'cx="{_px(x[row])}" cy="{_px(y[row])}"'
+                    parts.append(f'<circle class="ring" {at} r="{_px(radius[row] + 3)}"/>')
         return "".join([*parts, "</g>"])
 
     def _legend(self) -> str:
+        shape = "" if self.lines else " shape"
         items = [
-            f'<li class="{colour_class(index)}"><span class="key"></span>{escape(series.name)}'
+            f'<li class="{colour_class(index)}{shape}"><span class="key"></span>'
+            f"{escape(series.name)}"
             f"{f' <small>{escape(series.note)}</small>' if series.note else ''}</li>"
             for index, series in enumerate(self.series)
         ]
@@ -141,6 +155,24 @@ class Chart:
 def colour_class(index: int) -> str:
     """The CSS class of a series: eight colours, then the same dashed."""
     return f"s{index % N_COLOURS}" + (" dashed" if index // N_COLOURS % 2 else "")
+
+
+def _radii(series: Series) -> Floats:
+    """Radius of each dot in pixels."""
+    if series.weights is None:
+        return np.full(len(series.x), 3.2)
+    share = series.weights / max(int(series.weights.max()), 1)
+    return 2.0 + 6.0 * np.sqrt(share)
+
+
+def _dot(index: int, x: np.float64, y: np.float64, radius: np.float64) -> str:
+    """A circle for the first eight series, a diamond for the next eight, and so on."""
+    if index // N_COLOURS % 2 == 0:
+        return f'<circle class="dot" cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}"/>'
+    r = radius * 1.25
+    corners = [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
+    points = " ".join(f"{_px(a)},{_px(b)}" for a, b in corners)
+    return f'<polygon class="dot" points="{points}"/>'
 
 
 def _points(x: Floats, y: Floats) -> str:

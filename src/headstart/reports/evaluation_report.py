@@ -17,7 +17,13 @@ from headstart.errors import TrainingError
 from headstart.features.store import FeatureStore
 from headstart.images.decode import decode, resize
 from headstart.images.manifest import Manifest
-from headstart.models.curves import coverage, precision_recall_curves, reliability, roc_curves
+from headstart.models.curves import (
+    Curve,
+    coverage,
+    precision_recall_curves,
+    reliability,
+    roc_curves,
+)
 from headstart.models.embedding import principal_plane
 from headstart.models.evaluation import Evaluation
 from headstart.models.gradcam import GradCam, overlay
@@ -168,8 +174,8 @@ def _calibration_charts(evaluation: Evaluation) -> dict[str, Markup]:
             Axis("confidence (%)"),
             Axis("accuracy (%)"),
             [
-                Series("before scaling", before.confidence, before.accuracy),
-                Series("after scaling", after.confidence, after.accuracy),
+                Series(name, bins.confidence, bins.accuracy, weights=bins.count)
+                for name, bins in (("before scaling", before), ("after scaling", after))
             ],
             "Reliability diagram",
             dots=True,
@@ -186,22 +192,33 @@ def _calibration_charts(evaluation: Evaluation) -> dict[str, Markup]:
 
 def _ranking_charts(evaluation: Evaluation) -> dict[str, Markup]:
     test = evaluation.test
-    roc = roc_curves(test.label_ids, test.probabilities, test.classes)
-    pr = precision_recall_curves(test.label_ids, test.probabilities, test.classes)
+    roc = hardest(roc_curves(test.label_ids, test.probabilities, test.classes))
+    pr = hardest(precision_recall_curves(test.label_ids, test.probabilities, test.classes))
+    # The part of the plane where curves differ: a good model's ROC hugs its corner.
+    last = max((float(c.x[np.argmax(c.y >= 0.999)]) for c in roc), default=1.0)
+    widest = next(limit for limit in (0.05, 0.1, 0.2, 0.5, 1.0) if last <= limit)
+    lowest = min((float(c.y.min()) for c in pr), default=0.0)
     return {
         "roc": Chart(
-            Axis("false positive rate (%)"),
+            Axis("false positive rate (%)", (0.0, widest)),
             Axis("true positive rate (%)"),
-            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in hardest(roc)],
+            [_up_to(widest, c) for c in roc],
             "ROC curves",
         ).svg(),
         "precision_recall": Chart(
             Axis("recall (%)"),
-            Axis("precision (%)"),
-            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in hardest(pr)],
+            Axis("precision (%)", (np.floor(10 * min(lowest, 0.9)) / 10, 1.0)),
+            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in pr],
             "Precision-recall curves",
         ).svg(),
     }
+
+
+def _up_to(limit: float, curve: Curve) -> Series:
+    """The part of a rising curve up to `limit`, and on to the edge."""
+    inside = curve.x <= limit
+    x, y = np.append(curve.x[inside], limit), np.append(curve.y[inside], curve.y[inside][-1])
+    return Series(curve.name, x, y, f"{curve.area:.3f}")
 
 
 def _coverage_table(evaluation: Evaluation) -> list[dict[str, float]]:
