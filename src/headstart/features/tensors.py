@@ -4,6 +4,7 @@ Knows which file formats there are, not where files come from.
 """
 
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,11 +65,13 @@ def _read_keras(path: Path, network: Any) -> Tensors:
     import keras
 
     try:
-        if path.suffix == ".keras":
-            # A whole model holds its layers' weights by name, whatever comes after them.
-            return _tensors_of(keras.models.load_model(path, compile=False))
-        network.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+        # Keras only warns when it leaves layers with the random weights they began with.
+        with warnings.catch_warnings(action="error", category=UserWarning):
+            if path.suffix == ".keras":
+                # A whole model holds its layers' weights by name, whatever comes after them.
+                return _tensors_of(keras.models.load_model(path, compile=False))
+            network.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
         raise WeightsError(
             f"the weights file must fit {network.name} without its classifier, but {path} does "
             f"not: {one_line(error, 200)}"
