@@ -1,0 +1,115 @@
+"""Runs made other ways than `dvc repro`: each lands once, in the right database."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.e2e.conftest import Workspace, make_workspace
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace of its own that has run once: these tests add runs to its database."""
+    base = tmp_path_factory.mktemp("experiments")
+    made = make_workspace(base / "headstart", base / "cache")
+    made.run("dvc", "repro")
+    made.run("git", "add", "-A")
+    made.run("git", "commit", "-q", "-m", "the lock")
+    return made
+
+
+def _models(workspace: Workspace, uri: str | None = None) -> list[Run]:
+    client = MlflowClient(uri or workspace.tracking_uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    query = "tags.`headstart.kind` = 'model'"
+    return list(client.search_runs(experiments, query, max_results=1000))
+
+
+def _new(workspace: Workspace, before: list[Run], uri: str | None = None) -> Run:
+    known = {run.info.run_id for run in before}
+    (found,) = [run for run in _models(workspace, uri) if run.info.run_id not in known]
+    assert found.info.status == "FINISHED"
+    return found
+
+
+def test_ci_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> None:
+    before = _models(workspace)
+    params = (workspace.root / "params.yaml").read_bytes()
+    model = (workspace.root / "models/model.h5").read_bytes()
+    command = ["mlflow", "run", ".", "-e", "train", "--env-manager", "local"]
+    workspace.run(*command, "-P", "learning_rate=0.005", "-P", "epochs=7")
+    run = _new(workspace, before)
+    assert run.data.params["learning_rate"] == "0.005"
+    assert run.data.params["train.learning_rate"] == "0.005"
+    assert run.data.params["train.epochs"] == "7"
+    assert (workspace.root / "params.yaml").read_bytes() == params
+    assert (workspace.root / "models/model.h5").read_bytes() == model
+
+
+def test_ci_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Workspace) -> None:
+    before = _models(workspace)
+    command = ["mlflow", "run", ".", "-e", "main", "--env-manager", "local"]
+    workspace.run(*command, "--experiment-name", "by hand")
+    run = _new(workspace, before)
+    assert "test_accuracy" in run.data.metrics
+    recorded = json.loads((workspace.root / "models/run.json").read_text())
+    assert recorded["run_id"] == run.info.run_id
+
+
+def test_ci_mlflow_run_from_another_folder_uses_its_database(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    before = _models(workspace)
+    command = ["mlflow", "run", str(workspace.root), "-e", "train", "--env-manager", "local"]
+    workspace.run(*command, "-P", "seed=5", cwd=tmp_path)
+    assert len(_models(workspace)) == len(before)
+    (run,) = _models(workspace, f"sqlite:///{tmp_path}/mlflow.db")
+    assert run.data.tags["seed"] == "5"
+
+
+def test_ci_temporary_and_queued_experiments_share_database_and_cache(
+    workspace: Workspace,
+) -> None:
+    before = _models(workspace)
+    shards = {p.name for p in workspace.cache.rglob("*.h5")}
+    workspace.run("dvc", "exp", "run", "--temp", "-S", "seed=6")
+    temporary = _new(workspace, before)
+    assert temporary.data.tags["seed"] == "6"
+    assert temporary.data.tags["dvc.exp_name"]
+    workspace.run("dvc", "exp", "run", "--queue", "-S", "train.epochs=3")
+    workspace.run("dvc", "exp", "run", "--run-all", "-j", "1")
+    queued = _new(workspace, [*before, temporary])
+    assert queued.data.params["train.epochs"] == "3"
+    assert queued.data.tags["git.dirty"] == "true"
+    assert {p.name for p in workspace.cache.rglob("*.h5")} == shards
+    client = MlflowClient(workspace.tracking_uri)
+    champion = client.get_model_version_by_alias("headstart", "champion")
+    assert champion.run_id not in (temporary.info.run_id, queued.info.run_id)
+    shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
+    assert len(shown) >= 2
+
+
+def test_ci_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
+    before = _models(workspace)
+    weights = assets / "weights/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    assignments = ["-S", "extract.backbone=vgg16", "-S", f"extract.weights={weights.resolve()}"]
+    workspace.run("dvc", "exp", "run", "--temp", "-S", "image.size=96", *assignments)
+    run = _new(workspace, before)
+    assert run.data.params["extract.backbone"] == "vgg16"
+    assert run.data.metrics["test_accuracy"] > 0.5
+
+
+def test_ci_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> None:
+    metrics = json.loads(workspace.run("dvc", "metrics", "show", "--json"))
+    assert metrics[""]["data"]["reports/metrics.json"]["data"]["accuracy"] > 0.8
+    workspace.run("dvc", "metrics", "diff")
+    workspace.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots" / "index.html").read_text(encoding="utf-8")
+    for title in ("Confusion of the test images", "Value of each trial"):
+        assert title in page
+    assert "evaluate" in workspace.run("dvc", "dag")
