@@ -1,0 +1,243 @@
+"""Extraction end to end: only what is new, the same bytes whatever the history."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from headstart.errors import DataError
+from headstart.features import extractor as extractor_module
+from headstart.features import runtimes
+from headstart.features.extractor import Extraction, Extractor, extract_features
+from headstart.features.runtimes import open_forward
+from headstart.features.store import FeatureStore
+from headstart.images.decode import decode_square
+from headstart.params import ExtractParams
+from tests.features.samples import extractor, manifest_of, write_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    write_images(folder, 20)
+    return folder
+
+
+def run(folder: Path, extractor: Extractor, name: str = "features.h5") -> Extraction:
+    out = folder.parent
+    return extract_features(extractor, manifest_of(folder), folder, out / name, out / "backbone.h5")
+
+
+def loaded(folder: Path, name: str = "features.h5") -> NDArray[np.float32]:
+    with FeatureStore(folder.parent / name) as store:
+        return np.array(store.features)
+
+
+def test_rows_are_the_forward_pass_of_the_decoded_images(images: Path, cache_root: Path) -> None:
+    done = run(images, extractor(cache_root))
+    assert (done.n_images, done.n_extracted, done.n_cached) == (20, 20, 0)
+    manifest = manifest_of(images)
+    forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", threads=1)
+    squares = [
+        decode_square((images / path).read_bytes(), extractor(cache_root).image)
+        for path in manifest.paths
+    ]
+    with FeatureStore(images.parent / "features.h5") as store:
+        np.testing.assert_array_equal(store.features[:, 0], forward(np.stack(squares)))
+        assert store.fingerprint == done.fingerprint
+        assert store.contract == extractor(cache_root).contract()
+        assert (store.classes, store.paths) == (("cat", "dog"), manifest.paths)
+        assert (store.sha256, store.splits) == (manifest.sha256, manifest.splits)
+        assert store.groups == manifest.groups
+
+
+def test_only_new_images_are_decoded(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root))
+    old = list(images.glob("*/*"))
+    write_images(images, 3, first=100)
+    manifest = manifest_of(images)
+    for path in old:
+        path.unlink()
+    out = images.parent
+    done = extract_features(
+        extractor(cache_root), manifest, images, out / "features.h5", out / "backbone.h5"
+    )
+    assert (done.n_extracted, done.n_cached) == (3, 20)
+
+
+def test_the_same_bytes_whatever_the_history(images: Path, cache_root: Path) -> None:
+    write_images(images, 7, first=200)
+    run(images, extractor(cache_root, ExtractParams(batch_size=5)), "one_by_one.h5")
+    for path in (cache_root / "features").glob("*/shards/*"):
+        path.unlink()
+    for path in sorted(images.glob("*/002*")):
+        path.rename(path.with_suffix(".aside"))
+    aside = sorted(images.glob("*/*.aside"))
+    assert len(aside) == 7
+    moved = [path.rename(images.parent / path.name) for path in aside]
+    run(images, extractor(cache_root), "fewer.h5")
+    for number, path in enumerate(moved):
+        folder = images / ("cat", "dog")[int(path.stem) % 2]
+        path.rename(folder / f"{path.stem}.{'png' if int(path.stem) % 2 else 'jpg'}")
+        assert number < 7
+    done = run(images, extractor(cache_root), "again.h5")
+    assert done.n_extracted == 7
+    again = (images.parent / "again.h5").read_bytes()
+    assert again == (images.parent / "one_by_one.h5").read_bytes()
+
+
+def test_copies_of_an_image_are_extracted_once(images: Path, cache_root: Path) -> None:
+    copy = images / "dog" / "copy.jpg"
+    copy.write_bytes((images / "cat" / "00000.jpg").read_bytes())
+    done = run(images, extractor(cache_root))
+    assert (done.n_images, done.n_extracted) == (21, 20)
+    with FeatureStore(images.parent / "features.h5") as store:
+        rows = [store.paths.index(path) for path in ("cat/00000.jpg", "dog/copy.jpg")]
+        np.testing.assert_array_equal(store.features[rows[0]], store.features[rows[1]])
+
+
+def test_a_damaged_shard_is_extracted_again(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root), "whole.h5")
+    (shard,) = (cache_root / "features").glob("*/shards/*.h5")
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.warns(UserWarning, match="moved to .*damaged and its rows are extracted again"):
+        done = run(images, extractor(cache_root))
+    assert done.n_extracted == 20
+    whole = (images.parent / "whole.h5").read_bytes()
+    assert (images.parent / "features.h5").read_bytes() == whole
+
+
+def test_an_image_that_changed_since_is_refused(images: Path, cache_root: Path) -> None:
+    manifest = manifest_of(images)
+    path = images / "dog" / "00019.png"
+    path.write_bytes((images / "dog" / "00001.png").read_bytes())
+    out = images.parent
+    small = extractor(cache_root, ExtractParams(batch_size=4))
+    with pytest.raises(DataError, match=r"00019\.png was changed since: run dvc repro"):
+        extract_features(small, manifest, images, out / "f.h5", out / "b.h5")
+    path.unlink()
+    with pytest.raises(DataError, match=r"00019\.png is not \(No such file.*\): run dvc repro"):
+        extract_features(small, manifest, images, out / "f.h5", out / "b.h5")
+    # What was finished before the error is kept.
+    write_images(images, 1, first=19)
+    assert run(images, extractor(cache_root)).n_cached == 16
+
+
+def test_views_share_the_plain_rows(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root), "plain.h5")
+    done = run(images, extractor(cache_root, ExtractParams(views=3), seed=5))
+    assert done.n_extracted == 40
+    three = loaded(images)
+    assert three.shape[:2] == (20, 3)
+    np.testing.assert_array_equal(three[:, :1], loaded(images, "plain.h5"))
+    assert (np.abs(three[:, 0] - three[:, 1]).max(axis=1) > 0).all()
+    two = run(images, extractor(cache_root, ExtractParams(views=2), seed=5), "two.h5")
+    assert two.n_extracted == 0
+    np.testing.assert_array_equal(loaded(images, "two.h5"), three[:, :2])
+    other = run(images, extractor(cache_root, ExtractParams(views=2), seed=6), "other.h5")
+    assert other.n_extracted == 20
+
+
+NOTHING_NEW = """
+import sys
+from pathlib import Path
+from tests.features.samples import extractor, manifest_of
+from tests.features.test_extractor import extract_features
+folder, cache_root = Path(sys.argv[1]), Path(sys.argv[2])
+heavy = {"tensorflow", "keras", "jax", "onnxruntime", "openvino", "onnx"}
+before = set(sys.modules)
+done = extract_features(
+    extractor(cache_root), manifest_of(folder), folder,
+    folder.parent / "features.h5", folder.parent / "backbone.h5",
+)
+print(done.n_extracted, sorted(heavy & (set(sys.modules) - before)))
+"""
+
+
+def test_with_nothing_new_no_runtime_is_loaded(
+    images: Path, cache_root: Path, repository: Path
+) -> None:
+    command = [sys.executable, "-c", NOTHING_NEW, str(images), str(cache_root)]
+
+    def answer() -> str:
+        done = subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    # The exported network is in the cache, so that the first run needs no TensorFlow either.
+    assert answer() == "20 ['onnxruntime']"
+    first = [(images.parent / name).read_bytes() for name in ("features.h5", "backbone.h5")]
+    assert answer() == "0 []"
+    assert first == [(images.parent / name).read_bytes() for name in ("features.h5", "backbone.h5")]
+
+
+def test_several_processes_share_the_work(images: Path, cache_root: Path, repository: Path) -> None:
+    write_images(images, 380, first=1000)
+    command = [sys.executable, "-c", NOTHING_NEW]
+    folders = []
+    for number in range(3):
+        folder = images.parent / str(number) / "images"
+        folder.parent.mkdir()
+        folder.symlink_to(images)
+        folders.append(folder)
+    started = [
+        subprocess.Popen(
+            [*command, str(folder), str(cache_root)],
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+    answers = [process.communicate(timeout=120)[0].split() for process in started]
+    assert sum(int(answer[0]) for answer in answers) == 400
+    files = {(folder.parent / "features.h5").read_bytes() for folder in folders}
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_batch_size_changes_no_byte(images: Path, cache_root: Path, batch_size: int) -> None:
+    run(images, extractor(cache_root, ExtractParams(batch_size=batch_size)))
+    shutil.rmtree(cache_root / "features")
+    run(images, extractor(cache_root, ExtractParams(batch_size=7)), "seven.h5")
+    seven = (images.parent / "seven.h5").read_bytes()
+    assert (images.parent / "features.h5").read_bytes() == seven
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runtimes.open_forward
+    sizes: list[int] = []
+
+    def tight(*arguments: Any) -> Any:
+        forward = real(*arguments)
+
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            sizes.append(len(pixels))
+            if len(pixels) > 6:
+                raise MemoryError
+            return forward(pixels)
+
+        return run
+
+    run(images, extractor(cache_root), "whole.h5")
+    for path in (cache_root / "features").glob("*/shards/*"):
+        path.unlink()
+    monkeypatch.setattr(extractor_module, "open_forward", tight)
+    assert run(images, extractor(cache_root)).n_extracted == 20
+    assert sizes == [20, 10, 5, 5, 5, 5]
+    whole = (images.parent / "whole.h5").read_bytes()
+    assert (images.parent / "features.h5").read_bytes() == whole
+
+
+def test_the_line_says_what_was_done(images: Path, cache_root: Path) -> None:
+    line = run(images, extractor(cache_root)).line()
+    assert line.startswith("20 images by efficientnet-lite0 in onnxruntime float32: 20 rows extr")
+    assert (
+        run(images, extractor(cache_root)).line().endswith(": 0 rows extracted, 20 from the cache")
+    )

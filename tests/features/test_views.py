@@ -1,0 +1,68 @@
+"""Views: the plain one is the one decode, the others are drawn by content, seed and number."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.features.views import ViewPlan
+from headstart.images.decode import decode_square
+from headstart.params import ImageParams
+from tests.features.samples import pixels
+
+IMAGE = ImageParams(size=32)
+SHA = "ab" * 32
+
+
+def encoded(height: int = 40, width: int = 60) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels(1, height, width)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def squares(plan: ViewPlan, views: tuple[int, ...], sha256: str = SHA) -> list[bytes]:
+    found = plan.squares(encoded(), sha256, views, IMAGE, 10_000)
+    assert (found.shape, found.dtype.name) == ((len(views), 32, 32, 3), "uint8")
+    return [square.tobytes() for square in found]
+
+
+def test_view_0_is_the_plain_square() -> None:
+    plain = decode_square(encoded(), IMAGE).tobytes()
+    assert squares(ViewPlan(1, 0), (0,)) == [plain]
+    assert squares(ViewPlan(4, 7), (0, 2))[0] == plain
+
+
+def test_a_view_depends_on_content_seed_and_number_alone() -> None:
+    plan = ViewPlan(6, 7)
+    together = squares(plan, (1, 2, 3, 4, 5))
+    assert len(set(together)) == 5
+    assert squares(plan, (4,)) == [together[3]]
+    assert squares(ViewPlan(3, 7), (1, 2)) == together[:2]
+    assert squares(ViewPlan(6, 8), (1,)) != together[:1]
+    assert squares(plan, (1,), "cd" * 32) != together[:1]
+
+
+def test_views_look_like_the_image() -> None:
+    plain = decode_square(encoded(), IMAGE).astype(float)
+    found = ViewPlan(16, 0).squares(encoded(), SHA, tuple(range(1, 16)), IMAGE, 10_000)
+    mirrored = 0
+    for square in found.astype(float):
+        straight, flipped = (
+            np.corrcoef(plain.ravel(), view.ravel())[0, 1] for view in (square, square[:, ::-1])
+        )
+        mirrored += int(flipped > straight)
+        assert max(straight, flipped) > 0.5
+    assert 0 < mirrored < 15
+
+
+def test_keys_of_views_differ_by_seed_and_number() -> None:
+    keys = {ViewPlan(4, seed).key(view) for seed in range(3) for view in range(1, 4)}
+    assert len(keys) == 9
+    assert {ViewPlan(4, seed).key(0) for seed in range(3)} == {bytes(8)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1)])
+def test_the_smallest_images_have_views(height: int, width: int) -> None:
+    found = ViewPlan(3, 0).squares(encoded(height, width), SHA, (0, 1, 2), IMAGE, 10_000)
+    assert found.shape == (3, 32, 32, 3)
