@@ -12,7 +12,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
 from headstart.heads.fitted import FittedHead
 from headstart.heads.lanes import columns_needed, shape_for
-from headstart.heads.probe import fit_probe
+from headstart.heads.probe import ProbeRows
 from headstart.heads.stack import HeadStack, RowGroup, StackData
 
 
@@ -77,9 +77,10 @@ def fit_heads(
     data = StackData(features, label_ids, n_classes)
     groups = [RowGroup(weights, held_out, seed) for seed in seeds]
     heads: dict[int, list[FittedHead]] = {}
+    probe_rows = ProbeRows(features, label_ids, weights, n_classes)
     for index, config in enumerate(configs):
         if config.kind == "linear_probe":
-            probe = fit_probe(config, features, label_ids, weights, n_classes)
+            probe = probe_rows.fit(config)
             heads[index] = [_with_curve(probe, data, held_out, options.metric)] * len(seeds)
     networks = {i: config for i, config in enumerate(configs) if config.kind == "network"}
     if networks:

@@ -1,96 +1,149 @@
 """The linear probe: multinomial logistic regression with an L2 penalty, solved to convergence."""
 
-import warnings
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.heads.config import HeadConfig
-from headstart.heads.fitted import (
-    DenseWeights,
-    FittedHead,
-    feature_statistics,
-)
+from headstart.heads.fitted import DenseWeights, FittedHead, feature_statistics
+from headstart.heads.metrics import softmax
 from headstart.heads.stack import balanced_weights
 
-_TOLERANCE = 1e-4
+Floats = NDArray[np.float64]
+
+_GRADIENT_TOLERANCE = 1e-5
 _MAX_ITERATIONS = 1000
+_ROWS_PER_BLOCK = 16384
 
 
-def fit_probe(
-    config: HeadConfig,
-    features: NDArray[np.float32],
-    label_ids: NDArray[np.int64],
-    row_weights: NDArray[np.float32],
-    n_classes: int,
-) -> FittedHead:
-    """Minimise the weighted mean log loss plus l2 / 2 times the kernel's squared norm.
+class ProbeRows:
+    """The rows that linear probes are fitted on; what several of them share is computed once.
 
     Args:
         features: float32 (n, n_views, feature_dim); every view is a row.
+        label_ids: int64 (n,).
         row_weights: float32 (n,); rows of weight 0 are left out.
-
-    With more features than rows the problem is solved in the rows' own space, where it is smaller
-    and has the same solution: the penalty keeps the kernel within the span of the rows.
     """
-    chosen = row_weights > 0
-    n_views = features.shape[1]
-    rows = features[chosen].reshape(-1, features.shape[2])
-    labels = np.repeat(label_ids[chosen], n_views)
-    weights = row_weights[chosen].astype(np.float64)
-    if config.class_weights == "balanced":
-        weights = weights * balanced_weights(label_ids[chosen], n_classes)[label_ids[chosen]]
-    mean, variance = (
-        feature_statistics(rows) if config.normalisation == "standardise" else (None, None)
-    )
-    shell = FittedHead(config, n_classes, (), mean, variance)
-    inputs, rotation = rotated(shell.normalised(rows).astype(np.float64))
-    kernel, bias = _solve(config.l2, inputs, labels, np.repeat(weights, n_views), n_classes)
-    if rotation is not None:
-        kernel = rotation @ kernel
-    dense = DenseWeights(kernel.astype(np.float32), bias.astype(np.float32))
-    return FittedHead(config, n_classes, (dense,), mean, variance, epochs=1)
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        label_ids: NDArray[np.int64],
+        row_weights: NDArray[np.float32],
+        n_classes: int,
+    ) -> None:
+        chosen = np.flatnonzero(row_weights > 0)
+        self._features, self._chosen, self._n_views = features, chosen, features.shape[1]
+        self._label_ids = label_ids[chosen]
+        self._weights = row_weights[chosen].astype(np.float64)
+        self._n_classes = n_classes
+        self._rotated: dict[str, tuple[Floats, Floats]] = {}
+
+    def fit(self, config: HeadConfig) -> FittedHead:
+        """Minimise the weighted mean log loss plus l2 / 2 times the kernel's squared norm.
+
+        The bias is not penalised. With more features than rows the problem is solved in the rows'
+        own space, where it is smaller and has the same solution: the penalty keeps the kernel in
+        the span of the rows.
+        """
+        shell = FittedHead(config, self._n_classes, (), *self._statistics(config.normalisation))
+        weights = self._row_weights(config)
+        if self._features.shape[2] > len(weights):
+            rows, basis = self._in_row_space(shell)
+            kernel, bias = solve(rows, self._labels, weights, self._n_classes, config.l2)
+            kernel = basis @ kernel
+        else:
+            rows = shell.normalised(self._rows).astype(np.float64)
+            kernel, bias = solve(rows, self._labels, weights, self._n_classes, config.l2)
+        dense = DenseWeights(kernel.astype(np.float32), bias.astype(np.float32))
+        return replace(shell, layers=(dense,), epochs=1)
+
+    @property
+    def _rows(self) -> NDArray[np.float32]:
+        return self._features[self._chosen].reshape(-1, self._features.shape[2])
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int64]:
+        return np.repeat(self._label_ids, self._n_views)
+
+    @cached_property
+    def _standard(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return feature_statistics(self._rows)
+
+    def _statistics(
+        self, normalisation: str
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        return self._standard if normalisation == "standardise" else (None, None)
+
+    def _row_weights(self, config: HeadConfig) -> Floats:
+        """Of every view of every row, summing to 1."""
+        weights = self._weights
+        if config.class_weights == "balanced":
+            weights = weights * balanced_weights(self._label_ids, self._n_classes)[self._label_ids]
+        weights = np.repeat(weights, self._n_views)
+        return np.asarray(weights / weights.sum())
+
+    def _in_row_space(self, shell: FittedHead) -> tuple[Floats, Floats]:
+        """Rows in the orthonormal basis of their principal axes, and that basis (d, rank)."""
+        key = shell.config.normalisation
+        if key not in self._rotated:
+            self._rotated[key] = row_space(shell.normalised(self._rows).astype(np.float64))
+        return self._rotated[key]
 
 
-def rotated(
-    rows: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Rows in an orthonormal basis of their span, and the basis (feature_dim, rank).
+def row_space(rows: Floats) -> tuple[Floats, Floats]:
+    """An exact rotation into the span of the rows: `rows == rotated @ basis.T`.
 
-    With fewer features than rows: the rows themselves, and None.
+    Args:
+        rows: (n, d), more columns than rows.
+
+    Returns:
+        rotated (n, rank) and orthonormal basis (d, rank), from the Gram matrix's eigenvectors.
     """
-    if rows.shape[1] <= rows.shape[0]:
-        return rows, None
-    basis, triangle = np.linalg.qr(rows.T)
-    return np.ascontiguousarray(triangle.T), basis
+    squares, vectors = np.linalg.eigh(rows @ rows.T)
+    kept = squares > squares[-1] * len(rows) * np.finfo(np.float64).eps
+    lengths = np.sqrt(squares[kept])
+    vectors = vectors[:, kept]
+    return vectors * lengths, rows.T @ (vectors / lengths)
 
 
-def _solve(
-    l2: float,
-    rows: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    n_classes: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def solve(
+    rows: Floats, label_ids: NDArray[np.int64], weights: Floats, n_classes: int, l2: float
+) -> tuple[Floats, Floats]:
+    """Kernel (d, c) and bias (c,) of the penalised logistic regression, by L-BFGS.
 
-    # scikit-learn solves two classes as one logit. Half of it for each class is the softmax with
-    # the same probabilities, and its squared norm is half as large.
-    penalty = l2 / 2 if len(np.unique(labels)) == 2 else l2
-    model = LogisticRegression(
-        C=1 / (penalty * weights.sum()), tol=_TOLERANCE, max_iter=_MAX_ITERATIONS
-    )
-    with warnings.catch_warnings():
-        # A thousand iterations are near enough: the penalty is then too weak to matter.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows, labels, sample_weight=weights)
-    kernel = np.zeros((rows.shape[1], n_classes))
-    bias = np.full(n_classes, -30.0)
-    found, intercept = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        found = np.vstack([-found[0], found[0]]) / 2
-        intercept = np.array([-intercept[0], intercept[0]]) / 2
-    kernel[:, model.classes_] = found.T
-    bias[model.classes_] = intercept
-    return kernel, bias
+    weights: (n,), summing to 1.
+    """
+    from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
+
+    d = rows.shape[1]
+    # The free bias takes up any shift of the rows; the path to the end is much shorter without.
+    mean = weights @ rows
+    centred = rows - mean
+    one_hot = np.eye(n_classes)[label_ids]
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        theta = flat.reshape(d + 1, n_classes)
+        kernel, bias = theta[:d], theta[d]
+        probabilities = softmax(centred @ kernel + bias)
+        own = np.take_along_axis(probabilities, label_ids[:, None], axis=1)[:, 0]
+        loss = -(weights @ np.log(np.maximum(own, 1e-300)))
+        error = (probabilities - one_hot) * weights[:, None]
+        slope = np.vstack([centred.T @ error + l2 * kernel, error.sum(axis=0)])
+        return float(loss + l2 / 2 * np.vdot(kernel, kernel)), slope.ravel()
+
+    # BLAS threads cost more than they bring on problems this small.
+    small = rows.size * n_classes < 5e7
+    with threadpool_limits(1 if small else None):
+        found = minimize(
+            objective,
+            np.zeros((d + 1) * n_classes),
+            method="L-BFGS-B",
+            jac=True,
+            options={"gtol": _GRADIENT_TOLERANCE, "ftol": 1e-12, "maxiter": _MAX_ITERATIONS},
+        )
+    theta = found.x.reshape(d + 1, n_classes)
+    return theta[:d], theta[d] - mean @ theta[:d]

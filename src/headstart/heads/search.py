@@ -3,10 +3,13 @@
 Knows nothing of DVC, MLflow and params.yaml's file.
 """
 
+import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,9 +19,10 @@ from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.curve import curve_metrics
 from headstart.heads.metrics import DIRECTION
 from headstart.heads.search_plan import StudyPlan, plan_study
-from headstart.heads.search_storage import journal_path
-from headstart.heads.search_trials import REASON, RESULT, Trials
-from headstart.heads.search_worker import Worker
+from headstart.heads.search_storage import journal_path, open_storage, study_exists
+from headstart.heads.search_study import REASON, RESULT, REUSED
+from headstart.heads.search_trials import Trials
+from headstart.heads.search_workers import work, work_together
 from headstart.params.search import SearchParams
 
 
@@ -36,6 +40,7 @@ class TrialResult:
         first_epoch: where in the study's row orders it began.
         curve: by metric, one value an epoch; the same metrics in every trial.
         reason: why it failed.
+        reused_from: study and number of the trial that this one was taken from, or empty.
     """
 
     number: int
@@ -47,6 +52,7 @@ class TrialResult:
     first_epoch: int | None
     curve: dict[str, list[float]]
     reason: str
+    reused_from: str
 
     @property
     def params(self) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class StudyResult:
                 **{f"validation_{name}": trial.at_best().get(name) for name in metrics},
                 **trial.params,
                 "reason": trial.reason,
+                "reused_from": trial.reused_from,
             }
             for trial in self.trials
         ]
@@ -133,19 +140,44 @@ def run_study(
         SearchError: the search cannot start or go on, or no trial completed.
     """
     plan = plan_study(store, search, seed=seed)
-    trials = Trials(plan, search, storage_folder, seed)
-    try:
-        Worker(plan, search, trials).run()
-        return study_result(trials, plan, search, storage_folder)
-    finally:
-        trials.close()
+    # The study exists, and is mended, before any worker starts.
+    with closing(Trials(plan, search, storage_folder, seed=seed)) as trials:
+        is_done = trials.missing() <= 0
+    if search.workers > 1 and not is_done:
+        work_together(store.path, plan, search, storage_folder, seed=seed)
+    elif not is_done:
+        work(plan, search, storage_folder, seed=seed, stream=0)
+    return read_study(plan, search, storage_folder)
 
 
-def study_result(
-    trials: Trials, plan: StudyPlan, search: SearchParams, folder: Path
+def join_study(
+    store: FeatureStore, search: SearchParams, *, seed: int, storage_folder: Path
 ) -> StudyResult:
-    """What a study has found so far."""
-    ended = [t for t in trials.study.get_trials(deepcopy=False) if t.state.is_finished()]
+    """Be one more worker of a study that has begun, until it has enough trials.
+
+    Raises:
+        SearchError: there is no such study, or it cannot go on.
+    """
+    plan = plan_study(store, search, seed=seed)
+    if not study_exists(search.storage, storage_folder, plan.name):
+        raise SearchError(
+            f"joining needs a study that has begun, but there is no {plan.name} in "
+            f"{search.storage or storage_folder}: start `dvc repro search` first, "
+            "with the same params.yaml"
+        )
+    work(plan, search, storage_folder, seed=seed, stream=1000 + os.getpid())
+    return read_study(plan, search, storage_folder)
+
+
+def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResult:
+    """What a study has found so far; reused trials count, as if they were its own.
+
+    Raises:
+        SearchError: no trial completed.
+    """
+    storage = open_storage(search.storage, folder, plan.name)
+    study = optuna.load_study(study_name=plan.name, storage=storage)
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     result = StudyResult(
         study_name=plan.name,
         storage=search.storage or str(journal_path(folder, plan.name)),
@@ -176,4 +208,5 @@ def _trial_result(trial: FrozenTrial) -> TrialResult:
         first_epoch=result.get("first_epoch"),
         curve=result.get("curve", {}),
         reason=trial.user_attrs.get(REASON, ""),
+        reused_from=trial.user_attrs.get(REUSED, ""),
     )

@@ -1,5 +1,6 @@
 """What a study trains on, and what it is called: fixed by the features, the params and the seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,14 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
         name=f"heads-{sha256_of_json(topic)[:12]}",
         topic=topic,
     )
+
+
+def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether trials of one topic mean the same in another: all but the space agrees."""
+    own = ("space", "default_head")
+    return {k: v for k, v in old.items() if k not in own} == {
+        k: v for k, v in new.items() if k not in own
+    }
 
 
 def _topic(

@@ -6,16 +6,15 @@ heads have equal configs.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import Trial
 
 from headstart.errors import SearchError
 from headstart.heads.config import HeadConfig
 from headstart.params.search_space import Choices, Range, SearchSpace
-
-if TYPE_CHECKING:
-    from optuna.trial import Trial
 
 Values = Mapping[str, Any]
 Choose = Callable[[str, Any], Any]
@@ -67,7 +66,7 @@ def suggest(space: SearchSpace, choose: Choose) -> HeadConfig:
     return HeadConfig.model_validate(chosen)
 
 
-def asking(trial: "Trial") -> Choose:
+def asking(trial: Trial) -> Choose:
     """Choose by what an Optuna trial suggests."""
 
     def choose(name: str, domain: Any) -> Any:
@@ -79,6 +78,24 @@ def asking(trial: "Trial") -> Choose:
         return trial.suggest_float(name, float(low), float(high), step=step, log=log)
 
     return choose
+
+
+def distributions(space: SearchSpace, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Optuna's distributions of some open fields, as `asking` makes them."""
+    found: dict[str, Any] = {}
+    for name in fields:
+        domain = getattr(space, name)
+        if domain.choices is not None:
+            found[name] = CategoricalDistribution(list(domain.choices))
+        elif _is_whole(name):
+            found[name] = IntDistribution(
+                domain.low, domain.high, log=domain.log, step=domain.step or 1
+            )
+        else:
+            found[name] = FloatDistribution(
+                float(domain.low), float(domain.high), log=domain.log, step=domain.step
+            )
+    return found
 
 
 def drawing(chance: np.random.Generator) -> Choose:

@@ -6,9 +6,11 @@ is removed before the next one is written, and that a lock dies with the process
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 from filelock import BaseFileLock, FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -17,7 +19,7 @@ from optuna.storages.journal._storage import JournalOperation
 
 from headstart.errors import SearchError
 
-_HEARTBEAT_S = 30
+HEARTBEAT_S = 30
 _GRACE_S = 150
 
 
@@ -30,12 +32,19 @@ def open_storage(url: str | None, folder: Path, study_name: str) -> BaseStorage:
     if url is None:
         return JournalStorage(JournalFile(journal_path(folder, study_name)))
     try:
-        return RDBStorage(url, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S)
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=_GRACE_S)
     except Exception as error:
         raise SearchError(
             f"search.storage must be an Optuna storage that can be reached, but {url} cannot: "
             f"{error}"
         ) from error
+
+
+def study_exists(url: str | None, folder: Path, study_name: str) -> bool:
+    """Whether the storage holds a study of that name."""
+    if url is None and not journal_path(folder, study_name).exists():
+        return False
+    return study_name in optuna.get_all_study_names(open_storage(url, folder, study_name))
 
 
 def journal_path(folder: Path, study_name: str) -> Path:
@@ -47,6 +56,21 @@ def study_lock(folder: Path, study_name: str) -> BaseFileLock:
     """The lock under which trials of a study are given out, among processes of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{study_name}.lock")
+
+
+def neighbours(study: optuna.Study, url: str | None, folder: Path) -> Iterator[optuna.Study]:
+    """The other studies of the same storage, by name; with journals, of the same folder."""
+    if url is not None:
+        names = sorted(optuna.get_all_study_names(study._storage))
+        for name in names:
+            if name != study.study_name:
+                yield optuna.load_study(study_name=name, storage=study._storage)
+        return
+    for path in sorted(folder.glob("*.journal")):
+        if path.stem != study.study_name:
+            storage = JournalStorage(JournalFile(path))
+            for name in optuna.get_all_study_names(storage):
+                yield optuna.load_study(study_name=name, storage=storage)
 
 
 class JournalFile(JournalFileBackend):

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from headstart.errors import SearchError, one_line
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
-from headstart.heads.probe import fit_probe
+from headstart.heads.probe import ProbeRows
 from headstart.heads.search_plan import StudyPlan
+from headstart.heads.search_sampling import first_heads
 from headstart.heads.search_shape import study_shape
-from headstart.heads.search_trials import AskedTrial, Trials, first_heads
+from headstart.heads.search_trials import AskedTrial, Trials
 from headstart.heads.stack import HeadStack, StackData
 from headstart.params.search import SearchParams
 from headstart.progress import progress_bar
@@ -36,6 +37,10 @@ class Worker:
         self._names = curve_metrics(search.metric)
         self._labels = [plan.label_ids[group.validation] for group in plan.groups]
         data = StackData(plan.features, plan.label_ids, plan.n_classes)
+        self._probe_rows = [
+            ProbeRows(plan.features, plan.label_ids, group.row_weights, plan.n_classes)
+            for group in plan.groups
+        ]
         self._stack = HeadStack(data, plan.groups, study_shape(plan, search, first_heads(search)))
         self._running: dict[int, _Running] = {}
         self._waiting: AskedTrial | None = None
@@ -56,6 +61,7 @@ class Worker:
                     return
                 self._stack.run_epoch()
                 self._note_epoch()
+                self._trials.beat([running.asked for running in self._running.values()])
 
     def _start(self) -> None:
         """Fill the stack as far as heads find a place, in the order they are asked in."""
@@ -114,13 +120,11 @@ class Worker:
         self._succeeded()
 
     def _run_probe(self, asked: AskedTrial) -> None:
-        plan = self._plan
+        features = self._plan.features
         try:
             logits = [
-                fit_probe(
-                    asked.config, plan.features, plan.label_ids, group.row_weights, plan.n_classes
-                ).logits(plan.features[group.validation, 0])[None]
-                for group in plan.groups
+                rows.fit(asked.config).logits(features[group.validation, 0])[None]
+                for rows, group in zip(self._probe_rows, self._plan.groups, strict=True)
             ]
         except ValueError as error:
             self._fail(asked, one_line(error))

@@ -1,0 +1,84 @@
+"""Several processes on one study, each with a stack of its own."""
+
+import multiprocessing
+import os
+from contextlib import closing
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from headstart.errors import SearchError, one_line
+from headstart.features.store import FeatureStore
+from headstart.heads.search_plan import StudyPlan, plan_study
+from headstart.heads.search_trials import Trials
+from headstart.heads.search_worker import Worker
+from headstart.params.search import SearchParams
+
+
+def work(plan: StudyPlan, search: SearchParams, folder: Path, *, seed: int, stream: int) -> None:
+    """Be one worker of a study until it has enough trials.
+
+    Raises:
+        SearchError: the study cannot go on.
+    """
+    with closing(Trials(plan, search, folder, seed=seed, stream=stream)) as trials:
+        Worker(plan, search, trials).run()
+
+
+def work_together(
+    features: Path, plan: StudyPlan, search: SearchParams, folder: Path, *, seed: int
+) -> None:
+    """Run `search.workers` processes on a study that exists; what a killed one leaves is done here.
+
+    Raises:
+        SearchError: a worker could not go on, with its reason.
+    """
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    processes: list[SpawnProcess] = [
+        context.Process(
+            target=_process,
+            args=(features, search, folder, seed, index, errors),
+            name=f"search-worker-{index}",
+        )
+        for index in range(search.workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+    if not errors.empty():
+        raise SearchError(errors.get())
+    work(plan, search, folder, seed=seed, stream=search.workers)
+
+
+def _process(
+    features: Path,
+    search: SearchParams,
+    folder: Path,
+    seed: int,
+    index: int,
+    errors: "multiprocessing.SimpleQueue[str]",
+) -> None:
+    _keep_to_own_cores(index, search.workers)
+    try:
+        with FeatureStore(features) as store:
+            plan = plan_study(store, search, seed=seed)
+        work(plan, search, folder, seed=seed, stream=index)
+    except SearchError as error:
+        errors.put(one_line(error))
+        raise SystemExit(1) from None
+
+
+def _keep_to_own_cores(index: int, n_workers: int) -> None:
+    """Give the workers disjoint shares of the cores, so that they do not slow each other."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // n_workers
+    if share:
+        os.sched_setaffinity(0, cores[index * share : (index + 1) * share])
