@@ -129,6 +129,46 @@ def sync() -> None:
         print("nothing is waiting to be sent")
 
 
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="the run of a trained model")],
+    output: Annotated[Path | None, typer.Option(help="write the verdict here, as JSON")] = None,
+) -> None:
+    """Make a past run again from its commit, and say whether it came out the same."""
+    from headstart import files
+    from headstart.paths import project
+    from headstart.tracking.reproduce import reproduce as make_again
+
+    verdict = make_again(project(), run_id)
+    if output is not None:
+        files.write_json(output, verdict.as_json())
+    print(verdict.as_text())
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(help="runs; the first is the reference")],
+    html: Annotated[Path | None, typer.Option(help="write a page with pictures here")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
+) -> None:
+    """What differs between runs: params, metrics, data, and single predictions."""
+    from headstart import files
+    from headstart.paths import project
+    from headstart.tracking.compare import as_text, compare_runs
+
+    here = project()
+    comparison = compare_runs(here, run_ids, seed=0)
+    print(as_text(comparison))
+    if json_ is not None:
+        files.write_json(json_, comparison.as_json())
+    if html is not None:
+        from headstart.reports.compare_report import comparison_page
+
+        files.write_text(html, comparison_page(comparison, here.fetched))
+
+
 @app.command(hidden=True)
 def mlproject(
     entry_point: Annotated[str, typer.Argument()],

@@ -142,8 +142,12 @@ def _main_worktree(start: Path) -> Path:
 
 
 def state_folder(root: Path) -> Path:
-    """`.headstart/` of the main checkout: studies, checkpoints, timings. Never a DVC output."""
-    return main_checkout(root) / ".headstart"
+    """`.headstart/` of the main checkout: studies, checkpoints, timings. Never a DVC output.
+
+    HEADSTART_STATE names another folder, so that a run can be made again from nothing.
+    """
+    chosen = os.environ.get("HEADSTART_STATE")
+    return Path(chosen).resolve() if chosen else main_checkout(root) / ".headstart"
 
 
 def cache_folder() -> Path:

@@ -50,7 +50,7 @@ def decide(
                 "with: `headstart promote` decides by hand",
             )
         old, new = pd.read_csv(theirs), pd.read_csv(predictions)
-    validation = _compare(old, new, "validation", seed)
+    validation = compare_predictions(old, new, "validation", seed)
     if validation is None:
         return Decision(
             "challenger",
@@ -59,7 +59,7 @@ def decide(
         )
     decision = _judge(validation, _is_smaller(champion, model_bytes), params)
     return _unless_experiment(
-        Decision(decision[0], decision[1], validation, _compare(old, new, "test", seed))
+        Decision(decision[0], decision[1], validation, compare_predictions(old, new, "test", seed))
     )
 
 
@@ -88,7 +88,9 @@ def _is_smaller(champion: ModelVersion, model_bytes: int) -> bool:
     return theirs is not None and model_bytes < int(theirs)
 
 
-def _compare(old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int) -> Comparison | None:
+def compare_predictions(
+    old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int
+) -> Comparison | None:
     """Compare on the images of a split that both have, with the same label; None if too few."""
     classes = [column for column in new.columns if column.startswith("p(")]
     if classes != [column for column in old.columns if column.startswith("p(")]:

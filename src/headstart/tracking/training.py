@@ -84,10 +84,12 @@ def open_training(
 
 
 def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:
-    """What the run can be made again from: params, lock, and the diff if there is one."""
+    """What the run can be made again from, and compared by: params, lock, manifest, the diff."""
     run.log_text(project.params.read_text(encoding="utf-8"), "params.yaml", "provenance")
     if project.dvc_lock.is_file():
         run.log_text(project.dvc_lock.read_text(encoding="utf-8"), "dvc.lock", "provenance")
+    if project.manifest.is_file():
+        run.log_artifact(project.manifest, "provenance")
     if lineage.git.diff:
         run.log_text(lineage.git.diff, "uncommitted.patch", "provenance")
 
