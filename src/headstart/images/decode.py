@@ -87,25 +87,42 @@ def decode_square(
     return np.asarray(_resize_image(decode_image(data, max_pixels=max_pixels), image))
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_preview(
+    data: bytes, max_side_px: int, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Pixels to show a person, at least `max_side_px` large where the image is: JPEG is decoded
+    at a fraction of its size, which is many times faster. Never to be learned from.
+    """
+    return np.asarray(decode_image(data, max_pixels=max_pixels, preview_px=max_side_px))
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, preview_px: int | None = None
+) -> Image.Image:
     """As `decode`, but returns Pillow's RGB image, for what goes on with Pillow."""
     if not data:
         raise RejectedImage("empty", "The file is empty.")
     try:
-        return _decode(data, max_pixels)
+        return _decode(data, max_pixels, preview_px)
     except RejectedImage:
         raise
-    except (Image.DecompressionBombError, MemoryError):
+    except Image.DecompressionBombError:
         raise RejectedImage(
-            "too_large", "Its header claims a size that no decoder here may allocate."
+            "too_large", f"Its header claims far more than {max_pixels:,} pixels."
+        ) from None
+    except MemoryError:
+        raise RejectedImage(
+            "out_of_memory", "This machine has not enough memory to decode it."
         ) from None
     # Pillow's readers raise nearly anything on hostile bytes: ValueError, KeyError, zlib.error…
     except Exception as error:
         raise _damaged(error) from None
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image:
     with _open(data, max_pixels) as image:
+        if preview_px is not None:
+            image.draft(None, (preview_px, preview_px))
         image.load()
         _check_size(image.size, max_pixels)
         method = _TRANSPOSE.get(_orientation(image))

@@ -1,20 +1,24 @@
 """From a folder of raw images to the manifest: each file read once, checked, grouped and split."""
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headstart.errors import DataError, one_line
+from headstart.errors import DataError
 from headstart.files import write_csv
-from headstart.images.decode import RejectedImage, decode
-from headstart.images.layout import Entry, scan
-from headstart.images.manifest import FLAGS, Manifest, make_manifest
-from headstart.images.splits import split_of
+from headstart.images.groups import find_groups, place
+from headstart.images.labels import Entry
+from headstart.images.layout import scan
+from headstart.images.manifest import Manifest, make_manifest
+from headstart.images.quality import quality_flags
+from headstart.images.reader import Limits, Reading, read_images
 from headstart.params.images import SPLITS, IngestParams
-from headstart.progress import progress
+
+_NO_CLASS = "It lies beside the class folders, so it has no label."
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +33,36 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a folder of raw images came to."""
+    """What a folder of raw images came to; `duplicates` names the cluster of each manifest row."""
 
     manifest: Manifest
     rejected: list[Rejection]
+    duplicates: list[int]
+    n_decoded: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    entry: Entry
-    sha256: str
-    size_bytes: int
-    width: int
-    height: int
+def ingest(folder: Path, params: IngestParams, *, seed: int, cache: Path | None = None) -> Ingested:
+    """Read every image of the class folders in `folder` once, group it, and place it in a split.
 
+    `cache` is the file that remembers images from earlier runs.
 
-def ingest(folder: Path, params: IngestParams, *, seed: int) -> Ingested:
-    """Read every image of the class folders in `folder` once, and place it in a split."""
-    rows: list[_Row] = []
-    rejected: list[Rejection] = []
-    entries = scan(folder)
-    for entry in progress(entries, total=len(entries), unit="images", title="ingest"):
-        try:
-            rows.append(_read(folder, entry, params))
-        except RejectedImage as error:
-            rejected.append(Rejection(entry.path, entry.label, error.code, str(error)))
-    return Ingested(_manifest(rows, params, seed), rejected)
+    Raises:
+        DataError: `folder` is not laid out as one of images.
+    """
+    layout = scan(folder)
+    entries = layout.entries
+    limits = Limits(params.max_pixels, params.max_file_mb)
+    reading = read_images(folder, [entry.path for entry in entries], limits, cache=cache)
+    rejected = [
+        Rejection(entries[index].path, entries[index].label, *why)
+        for index, why in sorted(reading.rejected.items())
+    ]
+    rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.strays]
+    accepted = np.array([i for i in range(len(entries)) if i not in reading.rejected], np.int64)
+    manifest, duplicates = _manifest(
+        [entries[i] for i in accepted], reading, accepted, params, seed
+    )
+    return Ingested(manifest, rejected, duplicates, reading.n_decoded)
 
 
 def write_rejected(path: Path, rejected: list[Rejection]) -> None:
@@ -63,57 +71,59 @@ def write_rejected(path: Path, rejected: list[Rejection]) -> None:
     write_csv(path, ("path", "label", "reason", "sentence"), rows)
 
 
-def check_rejected(ingested: Ingested, ingest: IngestParams, listed_in: str) -> None:
+def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> None:
     """Raise DataError if a larger fraction than allowed was left out."""
-    total = len(ingested.manifest) + len(ingested.rejected)
-    fraction = len(ingested.rejected) / total
-    if fraction > ingest.max_rejected_fraction:
-        raise DataError(
-            f"at most {ingest.max_rejected_fraction:.1%} of the files may be left out "
-            f"(ingest.max_rejected_fraction), but {len(ingested.rejected):,} of {total:,} "
-            f"({fraction:.1%}) were: each is listed with its reason in {listed_in}"
-        )
+    rejected, total = len(ingested.rejected), len(ingested.manifest) + len(ingested.rejected)
+    if rejected == 0 or rejected / total <= params.max_rejected_fraction:
+        return
+    raise DataError(
+        f"at most {params.max_rejected_fraction:.1%} of the files may be left out "
+        f"(ingest.max_rejected_fraction), but {rejected:,} of {total:,} ({rejected / total:.1%}) "
+        f"were: see {listed_in} for each of them and the reason; mend or remove them, or raise the "
+        "limit"
+    )
 
 
-def check_splits(manifest: Manifest, ingest: IngestParams) -> None:
+def check_splits(ingested: Ingested, params: IngestParams) -> None:
     """Raise DataError if a class has too few images in a split."""
+    manifest = ingested.manifest
     counts = Counter(zip(manifest.table["label"], manifest.splits, strict=True))
-    for label in manifest.classes:
+    rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
+    for label in sorted({*manifest.classes, *rejected}):
         found = {split: counts[label, split] for split in SPLITS}
-        if min(found.values()) < ingest.min_images_per_split:
+        if min(found.values()) < params.min_images_per_split:
             listed = ", ".join(f"{split} {count}" for split, count in found.items())
             raise DataError(
-                f"every class needs at least {ingest.min_images_per_split} images in each split "
-                f"(ingest.min_images_per_split), but {label!r} has {listed}: add images of it, or "
-                "change ingest.split or the seed"
+                f"every class needs at least {params.min_images_per_split} images in each split "
+                f"(ingest.min_images_per_split), but {label!r} has {listed}, and "
+                f"{rejected[label]} rejected: add images of it or remove it, or change "
+                "ingest.split or the seed"
             )
 
 
-def _read(folder: Path, entry: Entry, ingest: IngestParams) -> _Row:
-    try:
-        data = (folder / entry.path).read_bytes()
-    except OSError as error:
-        raise RejectedImage("unreadable", f"It cannot be read ({one_line(error)}).") from None
-    height, width, _ = decode(data, max_pixels=ingest.max_pixels).shape
-    return _Row(entry, hashlib.sha256(data).hexdigest(), len(data), width, height)
-
-
-def _manifest(rows: list[_Row], ingest: IngestParams, seed: int) -> Manifest:
-    by_hash: dict[str, list[_Row]] = defaultdict(list)
-    for row in rows:
-        by_hash[row.sha256].append(row)
-    flags = {name: np.zeros(len(rows), dtype=bool) for name in FLAGS}
-    flags["exact_duplicate"] = np.array([len(by_hash[row.sha256]) > 1 for row in rows], dtype=bool)
-    return make_manifest(
-        {
-            "path": [row.entry.path for row in rows],
-            "label": [row.entry.label for row in rows],
-            "sha256": [row.sha256 for row in rows],
-            "size_bytes": [row.size_bytes for row in rows],
-            "width": [row.width for row in rows],
-            "height": [row.height for row in rows],
-            "split": [split_of(row.sha256, seed=seed, fractions=ingest.split) for row in rows],
-            "group": [row.sha256 for row in rows],
-            **flags,
-        }
+def _manifest(
+    entries: list[Entry], reading: Reading, rows: NDArray[np.int64], params: IngestParams, seed: int
+) -> tuple[Manifest, list[int]]:
+    facts = reading.facts[rows]
+    classes = sorted({entry.label for entry in entries})
+    ids = {label: index for index, label in enumerate(classes)}
+    label_ids = np.array([ids[entry.label] for entry in entries], dtype=np.int64)
+    groups = find_groups(
+        facts, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
     )
+    splits = place(groups.keys, [e.split for e in entries], seed=seed, fractions=params.split)
+    columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
+        "path": [entry.path for entry in entries],
+        "label": [entry.label for entry in entries],
+        "sha256": [row.tobytes().hex() for row in facts["sha256"]],
+        "size_bytes": facts["size_bytes"].astype(np.int64),
+        "width": facts["width"].astype(np.int64),
+        "height": facts["height"].astype(np.int64),
+        "split": splits,
+        "group": groups.keys,
+        "exact_duplicate": groups.exact_duplicate,
+        "near_duplicate": groups.near_duplicate,
+        "label_conflict": groups.label_conflict,
+        **quality_flags(facts, label_ids),
+    }
+    return make_manifest(columns), groups.duplicates.tolist()

@@ -1,111 +1,100 @@
-"""What a folder of images means: which files are images of which class, split and group."""
+"""What a folder of images means: which files are images of which class, split and group.
 
-import os
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+Three layouts: class folders; folders train, validation and test with class folders in each; and a
+labels.csv beside the images. Knows nothing of what is in the files.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from headstart.errors import DataError
+from headstart.images.labels import LABELS_FILE, SPLIT_NAMES, Entry, read_labels
+from headstart.images.walk import children, files_below
 from headstart.params.images import Split
 
-# What systems leave behind in folders; hidden files are ignored by their dot.
-_LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r"})
+_IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"}
+    | {".heic", ".ico", ".ppm", ".pgm"}
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file that is meant to be an image: posix path below the folder, and what is said of it."""
+@dataclass(frozen=True)
+class Layout:
+    """Files that are meant to be images, sorted by path, and pictures that no class claims."""
 
-    path: str
-    label: str
-    split: Split | None = None
-    group: str | None = None
+    entries: list[Entry]
+    strays: list[str] = field(default_factory=list)
 
 
-def scan(folder: Path) -> list[Entry]:
-    """All files of the class folders in `folder`, sorted by path.
+def scan(folder: Path) -> Layout:
+    """Find the images of a folder in one of the three layouts.
 
     Raises:
-        DataError: there are no class folders, only one, or an empty one.
+        DataError: there are no classes, only one, or an empty one; or labels.csv has mistakes.
     """
-    classes = [name for name, is_folder in _children(folder, "") if is_folder]
+    if (folder / LABELS_FILE).is_file():
+        layout = Layout(read_labels(folder / LABELS_FILE))
+    elif is_split_into_folders(folder):
+        layout = _split_folders(folder)
+    else:
+        layout = _class_folders(folder)
+    classes = sorted({entry.label for entry in layout.entries})
+    if len(classes) < 2:
+        found = f"there is only {classes[0]!r}" if classes else "there is none"
+        raise DataError(
+            f"a classifier needs at least two classes, but {found} in data.source: give each class "
+            "a folder of its own directly below it"
+        )
+    return Layout(sorted(layout.entries, key=lambda entry: entry.path), sorted(layout.strays))
+
+
+def is_split_into_folders(folder: Path) -> bool:
+    """Whether the folders in `folder` are splits: train and at least one other, with folders."""
+    names = [name for name, is_folder in children(folder) if is_folder]
+    splits = {SPLIT_NAMES.get(name.lower()) for name in names}
+    return (
+        "train" in splits
+        and None not in splits
+        and len(splits) > 1
+        and all(any(is_folder for _, is_folder in children(folder, name)) for name in names)
+    )
+
+
+def _class_folders(folder: Path, start: str = "", split: Split | None = None) -> Layout:
+    here = children(folder, start)
+    prefix = f"{start}/" if start else ""
+    classes = [name for name, is_folder in here if is_folder]
     if not classes:
         raise DataError(
-            f"data.source must hold a folder for each class with images in it, but it has no "
-            f"folders: {folder}"
+            "data.source must hold a folder for each class with images in it, but there are no "
+            f"folders in {folder / start}: make class folders, or a {LABELS_FILE}"
         )
+    strays = [prefix + name for name, is_folder in here if not is_folder and looks_like_image(name)]
     entries = []
-    for label in classes:
-        found = [Entry(path, label) for path in files_below(folder, label)]
+    for name in classes:
+        found = [Entry(path, name, split) for path in files_below(folder, prefix + name)]
         if not found:
             raise DataError(
-                f"the class folder {label!r} must hold images, but it is empty: add images or "
-                "remove the folder"
+                f"every class folder must hold images, but {prefix + name!r} is empty: add images "
+                "or remove the folder"
             )
         entries += found
-    if len(classes) < 2:
-        raise DataError(
-            f"a classifier needs at least two classes, but there is only {classes[0]!r}: add "
-            "another class folder"
-        )
-    return sorted(entries, key=lambda entry: entry.path)
+    return Layout(entries, strays)
 
 
-def files_below(folder: Path, start: str = "") -> Iterator[str]:
-    """Posix paths, relative to `folder`, of the regular files below `folder/start`.
-
-    Hidden files and the litter of operating systems are left out. Links are followed; a link to a
-    folder that it lies in is not.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
-    return (path for path, is_folder in everything_below(folder, start) if not is_folder)
-
-
-def everything_below(folder: Path, start: str = "") -> Iterator[tuple[str, bool]]:
-    """As `files_below`, with the folders too, and whether each path is a folder."""
-    return _walk(folder, start, frozenset())
-
-
-def _walk(
-    folder: Path, start: str, above: frozenset[tuple[int, int]]
-) -> Iterator[tuple[str, bool]]:
-    status = (folder / start).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for name, is_folder in _children(folder, start):
-        path = f"{start}/{name}" if start else name
-        yield path, is_folder
+def _split_folders(folder: Path) -> Layout:
+    entries: list[Entry] = []
+    strays: list[str] = []
+    for name, is_folder in children(folder):
         if is_folder:
-            yield from _walk(folder, path, above | {identity})
+            part = _class_folders(folder, name, SPLIT_NAMES[name.lower()])
+            entries += part.entries
+            strays += part.strays
+        elif looks_like_image(name):
+            strays.append(name)
+    return Layout(entries, strays)
 
 
-def _children(folder: Path, start: str) -> list[tuple[str, bool]]:
-    """Names in a folder that count, sorted, and whether each is a folder."""
-    try:
-        with os.scandir(folder / start) as listing:
-            found = [(entry.name, _kind(entry)) for entry in listing if not is_litter(entry.name)]
-    except PermissionError:
-        raise DataError(
-            f"every folder of images must be readable, but {folder / start} is not: permission "
-            "denied; change its mode or owner"
-        ) from None
-    return sorted((name, kind == "folder") for name, kind in found if kind)
-
-
-def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is left out without a word."""
-    return name.startswith(".") or name.lower() in _LITTER
-
-
-def _kind(entry: "os.DirEntry[str]") -> str:
-    try:
-        mode = entry.stat().st_mode
-    except OSError:
-        return ""  # a link to nothing, or a loop of links
-    if stat.S_ISDIR(mode):
-        return "folder"
-    return "file" if stat.S_ISREG(mode) else ""
+def looks_like_image(name: str) -> bool:
+    """Whether a file is called like an image; what it is, its bytes say."""
+    return PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES

@@ -1,23 +1,26 @@
-"""From `data.source` to a folder of raw images: known data sets and local folders.
+"""From `data.source` to a folder of raw images: known data sets, folders, archives, shards, URLs.
 
 Knows how to bring files, not what their names mean (layout.py does).
 """
 
 import contextlib
 import os
+import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from headstart.errors import DataError
+from headstart.errors import DataError, one_line
+from headstart.images.archives import ArchiveLimits, is_archive, unpack
 from headstart.images.arrays import read_spec, write_pictures
-from headstart.images.layout import everything_below, scan
+from headstart.images.labels import LABELS_FILE
+from headstart.images.layout import is_split_into_folders, looks_like_image, scan
+from headstart.images.linking import bring_file, readable_name
+from headstart.images.walk import children, everything_below
+from headstart.images.webdataset import is_shard, is_shard_folder, unpack_shards
 from headstart.params.images import DataParams
 from headstart.progress import progress_bar
-
-_FICLONE = 0x40049409  # linux/fs.h
 
 
 def fetch(root: Path, target: Path, data: DataParams) -> int:
@@ -26,24 +29,68 @@ def fetch(root: Path, target: Path, data: DataParams) -> int:
     A relative source is relative to `root`. Returns how many files there are.
 
     Raises:
-        DataError: the source is missing, empty or cannot be read.
+        DataError: the source is missing, hostile, empty, cannot be read, or is not laid out as a
+            folder of images.
     """
-    source = root / data.source
-    if not source.exists():
-        raise DataError(f"data.source must exist, but there is no {data.source}: correct the path")
     with _replacing_folder(target) as folder:
-        if source.is_dir():
-            count = link_folder(source, folder)
-        elif source.suffix in (".yaml", ".yml"):
-            count = write_pictures(read_spec(source), folder)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", data.source):
+            with _downloaded(data.source, root, target.parent) as source:
+                count = _bring(source, folder, data)
         else:
-            raise DataError(
-                f"data.source must be a spec file or a folder, but {data.source} is neither"
-            )
+            count = _bring(_local(root, target, data.source), folder, data)
         if count == 0:
             raise DataError(f"data.source must hold images, but {data.source} holds no files")
         scan(folder)
     return count
+
+
+def _local(root: Path, target: Path, named: str) -> Path:
+    source = root / named
+    try:
+        exists = source.exists()
+    except PermissionError:
+        raise _unreadable(source) from None
+    if not exists:
+        raise DataError(
+            f"data.source must name something that exists, but there is no {source}: correct the "
+            "path in params.yaml"
+        )
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise DataError(
+            f"data.source must not hold the project's own {target.name}/ folder, but {named} does: "
+            "put the images into a folder of their own, such as data/own"
+        )
+    return source
+
+
+def _bring(source: Path, folder: Path, data: DataParams) -> int:
+    limits = ArchiveLimits(int(data.max_archive_gb * 1e9), data.max_archive_members)
+    try:
+        if source.is_dir():
+            if is_shard_folder(source):
+                return unpack_shards(source, folder, limits)
+            return link_folder(source, folder)
+        if source.suffix in (".yaml", ".yml"):
+            return write_pictures(read_spec(source), folder)
+        if is_shard(source):
+            return unpack_shards(source, folder, limits)
+        if is_archive(source):
+            count = unpack(source, folder, limits)
+            _unwrap(folder)
+            return count
+    except PermissionError as error:
+        raise _unreadable(Path(error.filename or source)) from None
+    raise DataError(
+        "data.source must be a folder of images, a zip or tar archive, a spec file (.yaml) or a "
+        f"URL, but {source} is none of them"
+    )
+
+
+def _unreadable(path: Path) -> DataError:
+    return DataError(
+        f"data.source must be readable, but {path} is not: permission denied; change its mode or "
+        "owner"
+    )
 
 
 def link_folder(source: Path, target: Path) -> int:
@@ -51,37 +98,59 @@ def link_folder(source: Path, target: Path) -> int:
     count = 0
     with progress_bar(total=0, unit="files", title="fetch") as bar:
         for path, is_folder in everything_below(source):
+            destination = target / readable_name(path)
             if is_folder:
-                (target / path).mkdir()
+                destination.mkdir()
                 continue
-            bring_file((source / path).resolve(), target / path)
+            bring_file(Path(os.path.realpath(source / path)), destination)
             count += 1
             bar.update(1)
     return count
 
 
-def bring_file(source: Path, target: Path) -> None:
-    """The bytes of `source` at `target`, without a second copy on disk where that can be."""
-    if _reflink(source, target):
-        return
+def _unwrap(folder: Path) -> None:
+    """Archives often hold one folder with everything in it: take what is in there."""
+    while len(here := children(folder)) == 1 and here[0][1]:
+        inner = folder / here[0][0]
+        names = children(inner)
+        folders = [name for name, is_folder in names if is_folder]
+        holds_layout = (inner / LABELS_FILE).is_file() or is_split_into_folders(inner)
+        if not holds_layout and (
+            not folders or any(looks_like_image(name) for name, is_folder in names if not is_folder)
+        ):
+            return
+        aside = folder / ".unwrapped"
+        inner.rename(aside)
+        for child in aside.iterdir():
+            child.rename(folder / child.name)
+        aside.rmdir()
+
+
+@contextlib.contextmanager
+def _downloaded(url: str, root: Path, scratch: Path) -> Iterator[Path]:
+    """What is at a URL, brought by DVC with the credentials and remotes that DVC knows."""
+    # DVC takes a second to import, and only this needs it.
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_objects.fs.errors import RemoteMissingDepsError
+
+    folder = Path(tempfile.mkdtemp(prefix=".download.", suffix=".tmp", dir=scratch))
+    name = re.sub(r"[?#].*", "", url).rstrip("/").rpartition("/")[2] or "download"
+    dvc_folder = root / ".dvc"
     try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _reflink(source: Path, target: Path) -> bool:
-    if sys.platform != "linux":
-        return False
-    import fcntl
-
-    try:
-        with source.open("rb") as read, target.open("xb") as write:
-            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-    except OSError:
-        target.unlink(missing_ok=True)
-        return False
-    return True
+        config = Config(str(dvc_folder)) if dvc_folder.is_dir() else None
+        Repo.get_url(url, str(folder / name), config=config)
+        yield folder / name
+    except RemoteMissingDepsError as error:
+        raise DataError(f"data.source is {url}, but {one_line(error)}") from None
+    except (DvcException, OSError) as error:
+        raise DataError(
+            f"data.source must be reachable, but {url} is not: {one_line(error)}; try "
+            f"`dvc get-url {url}`"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -94,7 +163,9 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
     try:
         folder.chmod(0o755)
         yield folder
-        if target.exists():
+        if target.is_symlink():
+            target.unlink()
+        elif target.exists():
             shutil.rmtree(target)
         folder.rename(target)
     except BaseException:

@@ -1,10 +1,12 @@
-"""Stage ingest: data/fetched → data/manifest.csv, reports/rejected.csv."""
+"""Stage ingest: data/fetched → data/manifest.csv, reports/rejected.csv, reports/data."""
 
 from headstart.images.ingest import check_rejected, check_splits, ingest, write_rejected
 from headstart.images.manifest import write_manifest
+from headstart.images.placements import find_moves, placements_file, remember_placements
 from headstart.params.base import Section
 from headstart.params.images import IngestParams
-from headstart.paths import Project
+from headstart.paths import Project, cache_folder, state_folder
+from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.common import run_stage
 
 
@@ -14,15 +16,36 @@ class Sections(Section):
 
 
 def run(files: Project, params: Sections) -> str:
-    ingested = ingest(files.fetched, params.ingest, seed=params.seed)
+    cache = cache_folder() / "ingest" / "images.sqlite3"
+    ingested = ingest(files.fetched, params.ingest, seed=params.seed, cache=cache)
     write_rejected(files.rejected, ingested.rejected)
     check_rejected(ingested, params.ingest, files.rejected.relative_to(files.root).as_posix())
-    check_splits(ingested.manifest, params.ingest)
-    write_manifest(files.manifest, ingested.manifest)
-    return (
-        f"{len(ingested.manifest):,} images of {len(ingested.manifest.classes)} classes, "
-        f"{len(ingested.rejected):,} rejected"
+    check_splits(ingested, params.ingest)
+    former = placements_file(
+        state_folder(files.root), seed=params.seed, fractions=params.ingest.split
     )
+    card = DataCard(ingested, find_moves(ingested.manifest, former), files.fetched)
+    write_data_card(files.data_report, card)
+    write_manifest(files.manifest, ingested.manifest)
+    remember_placements(ingested.manifest, former)
+    return summary(card)
+
+
+def summary(card: DataCard) -> str:
+    """One line: what there is, and what a user should look at."""
+    found = metrics(card)
+    parts = [
+        f"{found['images']:,} images of {found['classes']} classes",
+        f"{found['rejected']:,} rejected",
+        f"{found['exact_duplicate'] + found['near_duplicate']:,} copies or near copies",
+    ]
+    if found["label_conflict"]:
+        parts.append(f"{found['label_conflict']:,} with conflicting labels")
+    if card.moves:
+        parts.append(f"{len(card.moves):,} moved to another split")
+    if found["leaks"]:
+        parts.append(f"{found['leaks']:,} groups in two of the given splits")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

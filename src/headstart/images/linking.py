@@ -1,0 +1,52 @@
+"""Bringing files to another place without a second copy on disk, where that can be."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+_FICLONE = 0x40049409  # linux/fs.h
+
+
+def bring_file(source: Path, target: Path) -> None:
+    """The bytes of `source` at `target`: reflink, else hard link, else copy.
+
+    A copy keeps the time of the source, by which files that are known are told.
+    """
+    if not _reflink(source, target):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            shutil.copyfile(source, target)
+    status = source.stat()
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def readable_name(name: str) -> str:
+    """A file name as it is, but for bytes that are no text and control characters, as %XX.
+
+    DVC cannot list names that are not text.
+    """
+    return "".join(_printable(character) for character in name)
+
+
+def _printable(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"%{code - 0xDC00:02X}"
+    return f"%{code:02X}" if code < 0x20 or code == 0x7F else character
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        with source.open("rb") as read, target.open("xb") as write:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
+        return False
+    return True
