@@ -160,3 +160,9 @@ def pixels() -> np.ndarray:
 def head() -> Callable[..., FittedHead]:
     """Makes heads."""
     return make_head
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A workspace as it is before train; not to be written to."""
+    return make_workspace(tmp_path_factory.mktemp("small"))

@@ -14,7 +14,7 @@ from headstart.heads.metrics import softmax
 # The likelihood of a head that makes no mistake on a small validation split grows without end as
 # T falls. A gamma prior on 1/T with mode 1, worth this many images, keeps such a fit where the
 # images support it and weighs nothing on a large split.
-PRIOR_IMAGES = 8.0
+PRIOR_IMAGES = 32.0
 MAX_TEMPERATURE = 20.0
 _BISECTIONS = 60
 

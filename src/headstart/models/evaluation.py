@@ -106,7 +106,7 @@ def evaluate_model(
     )
     label_ids = batch.label_ids
     confusion = confusion_matrix(label_ids, probabilities.argmax(axis=1), len(loaded.classes))
-    precision, recall, f1 = _per_class(confusion)
+    precision, recall, f1 = per_class(confusion)
     return Evaluation(
         test=as_predictions(batch, "test", loaded.classes, probabilities),
         groups=tuple(batch.groups),
@@ -165,9 +165,10 @@ def _largest_difference(
     return float(differences[worst])
 
 
-def _per_class(
+def per_class(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Precision, recall and F1 of each class, shape (n_classes,); 0 where undefined."""
     right = confusion.diagonal()
     support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     return (

@@ -5,7 +5,7 @@ say how good the head is. Knows nothing of files, of pixels and of the test spli
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import is_better, scores, softmax
 from headstart.models.assemble import average_linear
 from headstart.models.calibration import fit_temperature
+from headstart.models.out_of_fold import out_of_fold_logits
 from headstart.models.predictions import Predictions, as_predictions
 from headstart.params import ImageParams, TrainParams
 
@@ -83,6 +84,8 @@ def train_model(
                 f"raise ingest.split.{name}"
             )
     settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
+    if params.splits == "train+validation":
+        return _train_on_all(train, validation, settings, params, store.classes)
     heads = fit_heads(
         [settings.config],
         train,
@@ -96,6 +99,46 @@ def train_model(
     return finish(chosen, logits, validation, store.classes, {"train": train})
 
 
+def _train_on_all(
+    train: FeatureBatch,
+    validation: FeatureBatch,
+    settings: "Settings",
+    params: TrainParams,
+    classes: Sequence[str],
+) -> TrainedHead:
+    """Train on both splits for the epochs found; what is said of validation is out-of-fold."""
+    both = joined(train, validation)
+    options = replace(settings.options, epochs=settings.epochs, patience=None)
+    heads = fit_heads(
+        [settings.config],
+        both,
+        None,
+        n_classes=settings.n_classes,
+        seeds=settings.seeds,
+        options=options,
+    )
+    logits = out_of_fold_logits(
+        settings.config,
+        both,
+        n_classes=settings.n_classes,
+        seeds=settings.seeds,
+        folds=params.folds,
+        epochs=settings.epochs,
+        batch_size=options.batch_size,
+    )
+    # Without images to choose by, several heads can only be an ensemble.
+    chosen = combined(heads, validation, options.metric, "ensemble")
+    temperature = fit_temperature(logits, both.label_ids)
+    return finish(
+        chosen,
+        logits[len(train) :],
+        validation,
+        classes,
+        {"train": train, "validation": validation},
+        temperature=temperature,
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """What training goes by: the search's findings, unless params.yaml says otherwise."""
@@ -104,6 +147,7 @@ class Settings:
     n_classes: int
     seeds: tuple[int, ...]
     options: FitOptions
+    epochs: int
 
     @classmethod
     def of(
@@ -128,6 +172,7 @@ class Settings:
                 metric=best.metric,
                 first_epoch=best.first_epoch,
             ),
+            epochs=params.epochs or best.epochs,
         )
 
 
@@ -160,9 +205,16 @@ def finish(
     validation: FeatureBatch,
     classes: Sequence[str],
     trained_on: Mapping[str, FeatureBatch],
+    *,
+    temperature: float | None = None,
 ) -> TrainedHead:
-    """Set the temperature by logits of images that the heads were not trained on, and score."""
-    temperature = fit_temperature(logits, validation.label_ids)
+    """Score on validation; unless one is given, set the temperature there too.
+
+    Args:
+        logits: of the validation images, by heads that were not trained on them.
+    """
+    if temperature is None:
+        temperature = fit_temperature(logits, validation.label_ids)
     probabilities = softmax(logits / temperature)
     return TrainedHead(
         heads=heads,
@@ -171,6 +223,17 @@ def finish(
         scores=scores(validation.label_ids, probabilities),
         unscaled=scores(validation.label_ids, softmax(logits)),
         trained_on=describe(trained_on),
+    )
+
+
+def joined(first: FeatureBatch, second: FeatureBatch) -> FeatureBatch:
+    """The rows of both."""
+    return FeatureBatch(
+        features=np.concatenate([first.features, second.features]),
+        label_ids=np.concatenate([first.label_ids, second.label_ids]),
+        sha256=[*first.sha256, *second.sha256],
+        paths=[*first.paths, *second.paths],
+        groups=[*first.groups, *second.groups],
     )
 
 

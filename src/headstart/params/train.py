@@ -1,8 +1,8 @@
 """The train section: how the winner is made into a model."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headstart.params.base import Section
 
@@ -49,3 +49,12 @@ class TrainParams(Section):
     batch_size: int | None = Field(None, ge=1)
     class_weights: Literal["none", "balanced"] | None = Field(None)
     fine_tune: FineTuneParams = Field(default_factory=FineTuneParams)
+
+    @model_validator(mode="after")
+    def _has_images_to_choose_by(self) -> Self:
+        if self.splits == "train+validation" and self.combine == "best" and self.seeds > 1:
+            raise ValueError(
+                "combine: best needs validation images to choose by, but splits: train+validation "
+                "leaves none: set combine: ensemble or splits: train"
+            )
+        return self

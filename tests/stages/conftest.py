@@ -1,0 +1,29 @@
+"""A small workspace that the train and evaluate stages have run in."""
+
+import pytest
+
+from headstart.params import EvaluateParams, TrainParams
+from headstart.paths import Project
+from headstart.stages import evaluate, train
+from tests.models.conftest import IMAGE, make_workspace
+
+
+def run_train(project: Project, **fields: object) -> str:
+    """Run the train stage with these fields of its section."""
+    chosen = TrainParams.model_validate(fields)
+    return train.run(project, train.Sections(seed=0, image=IMAGE, train=chosen))
+
+
+def run_evaluate(project: Project) -> str:
+    """Run the evaluate stage."""
+    params = evaluate.Sections(seed=0, evaluate=EvaluateParams(n_bootstrap=200))
+    return evaluate.run(project, params)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A workspace after train and evaluate; not to be written to."""
+    project = make_workspace(tmp_path_factory.mktemp("workspace"))
+    assert "validation accuracy" in run_train(project)
+    assert "test accuracy" in run_evaluate(project)
+    return project

@@ -1,0 +1,151 @@
+"""Stage evaluate on a small workspace, with real features, images, models and a real browser."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart import files
+from headstart.errors import TrainingError
+from headstart.features.store import FeatureStore
+from headstart.models.evaluation import evaluate_model
+from headstart.models.model_file import load_model
+from headstart.models.predictions import read_predictions
+from headstart.paths import Project
+from tests.models.conftest import CLASSES
+
+CHROMIUM_SWITCHES = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def test_metrics_are_flat_and_agree_with_predictions(trained: Project) -> None:
+    metrics = files.read_json(trained.metrics)
+    assert list(metrics) == [
+        "accuracy",
+        "accuracy_ci95_low",
+        "accuracy_ci95_high",
+        "balanced_accuracy",
+        "macro_f1",
+        "top_3_accuracy",
+        "log_loss",
+        "brier",
+        "ece",
+        "n_test",
+        "run_id",
+    ]
+    test = read_predictions(trained.predictions, "test")
+    assert metrics["n_test"] == len(test) == 60
+    assert metrics["accuracy"] == (test.predicted_ids == test.label_ids).mean()
+    assert metrics["accuracy_ci95_low"] < metrics["accuracy"] < metrics["accuracy_ci95_high"]
+    assert 0.6 < metrics["accuracy"] < 1
+    assert metrics["run_id"] == files.read_json(trained.run)["run_id"]
+
+
+def test_predictions_are_those_of_plain_keras_on_the_files(trained: Project) -> None:
+    model = keras.models.load_model(trained.model, compile=False)
+    for split in ("validation", "test"):
+        predictions = read_predictions(trained.predictions, split)
+        pixels = np.stack(
+            [np.asarray(Image.open(trained.fetched / path)) for path in predictions.paths]
+        )
+        assert np.abs(np.asarray(model(pixels)) - predictions.probabilities).max() < 1e-5
+
+
+def test_predictions_list_every_image_once(trained: Project) -> None:
+    with trained.predictions.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["split"] for row in rows] == ["validation"] * 60 + ["test"] * 60
+    assert len({row["sha256"] for row in rows}) == 120
+    assert list(rows[0])[-4:] == [f"p({name})" for name in CLASSES]
+    for row in rows[:5]:
+        assert sum(float(row[f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_model_of_other_features_is_refused(trained: Project) -> None:
+    loaded = load_model(trained.model)
+    other = replace(loaded, metadata={**loaded.metadata, "fingerprint": "e" * 64})
+    with (
+        FeatureStore(trained.features) as store,
+        pytest.raises(TrainingError, match="run `dvc repro train`"),
+    ):
+        evaluate_model(store, other, trained.fetched, n_bootstrap=100, seed=0)
+
+
+def test_images_that_are_not_those_of_the_features_stop_evaluation(
+    trained: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.fetched, tmp_path / "fetched")
+    for path in (tmp_path / "fetched" / "red").iterdir():
+        Image.new("RGB", (16, 16), "blue").save(path)
+    with (
+        FeatureStore(trained.features) as store,
+        pytest.raises(TrainingError, match=r"must agree to 0\.0001, but on \d+\.png they differ"),
+    ):
+        evaluate_model(
+            store, load_model(trained.model), tmp_path / "fetched", n_bootstrap=100, seed=0
+        )
+
+
+def test_pictures_and_tables_are_all_there(trained: Project) -> None:
+    names = ("confusion", "roc", "precision_recall", "reliability", "coverage", "per_class")
+    for name in names:
+        with Image.open(trained.evaluation_report / f"{name}.png") as picture:
+            assert picture.width > 300, name
+        with (trained.plots / f"{name}.csv").open() as stream:
+            assert len(list(csv.reader(stream))) > 4, name
+    with (trained.plots / "confusion.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
+    assert right == files.read_json(trained.metrics)["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on PATH")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_SWITCHES))
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_stands_alone_and_fits(
+    trained: Project, browser: Any, width: int, scheme: str
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((trained.evaluation_report / "index.html").as_uri())
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in requests if url.startswith("file:")]) == 1
+    assert page.evaluate("document.images.length") > 5
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    text = page.inner_text("body")
+    for part in ("Accuracy", "Most confused pairs", "Worst errors", "Map of the features"):
+        assert part in text
+    page.close()
