@@ -113,3 +113,28 @@ def test_ci_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> N
     for title in ("Confusion of the test images", "Value of each trial"):
         assert title in page
     assert "evaluate" in workspace.run("dvc", "dag")
+
+
+def test_ci_a_run_can_be_made_again(workspace: Workspace, tmp_path: Path) -> None:
+    recorded = json.loads((workspace.root / "models/run.json").read_text())["run_id"]
+    output = tmp_path / "verdict.json"
+    said = workspace.run("headstart", "reproduce", recorded, "--output", str(output))
+    verdict = json.loads(output.read_text())
+    assert verdict["holds"], said
+    kinds = {item["kind"] for item in verdict["items"]}
+    assert kinds == {"version", "param", "input", "metric", "result"}
+    assert "identical" in said
+
+
+def test_ci_runs_can_be_compared(workspace: Workspace, tmp_path: Path) -> None:
+    first = json.loads((workspace.root / "models/run.json").read_text())["run_id"]
+    other = next(
+        run.info.run_id
+        for run in _models(workspace)
+        if run.data.tags["seed"] == "6" and "test_accuracy" in run.data.metrics
+    )
+    page = tmp_path / "page.html"
+    said = workspace.run("headstart", "compare", first, other, "--html", str(page))
+    assert "moved to another split" in said
+    assert "seed" in said
+    assert "data:image/" in page.read_text(encoding="utf-8")

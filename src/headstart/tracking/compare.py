@@ -151,7 +151,7 @@ def data_change(before: pd.DataFrame, after: pd.DataFrame) -> DataChange:
 def changed_predictions(before: pd.DataFrame, after: pd.DataFrame) -> list[ChangedPrediction]:
     """Images of the same split that both predict, and predict differently."""
     old, new = (table.drop_duplicates("sha256").set_index("sha256") for table in (before, after))
-    both = new.join(old[["predicted_label", "split"]], rsuffix="_old", how="inner")
+    both = new.join(old[["predicted_label", "split"]].add_suffix("_old"), how="inner")
     both = both[both["split"] == both["split_old"]]
     different = both[both["predicted_label"].astype(str) != both["predicted_label_old"].astype(str)]
     return [

@@ -95,7 +95,7 @@ def compare_predictions(
     classes = [column for column in new.columns if column.startswith("p(")]
     if classes != [column for column in old.columns if column.startswith("p(")]:
         return None
-    both = _rows(new, split).join(_rows(old, split), rsuffix="_old", how="inner")
+    both = _rows(new, split).join(_rows(old, split).add_suffix("_old"), how="inner")
     both = both[both["label"] == both["label_old"]]
     if len(both) < _MIN_COMMON_IMAGES:
         return None
