@@ -2,24 +2,30 @@
 
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
 
 _FICLONE = 0x40049409  # linux/fs.h
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def bring_file(source: Path, target: Path) -> None:
     """The bytes of `source` at `target`: reflink, else hard link, else copy.
 
-    A copy keeps the time of the source, by which files that are known are told.
+    Only a file that is write-protected is hard-linked, as those are that DVC holds. The owner of
+    any other may edit it in place, and a hard link would carry the edit into DVC's cache, under
+    the hash of what it was. A copy keeps the time of the source, by which known files are told.
     """
-    if not _reflink(source, target):
-        try:
-            os.link(source, target)
-            return
-        except OSError:
-            shutil.copyfile(source, target)
     status = source.stat()
+    if not _reflink(source, target):
+        if not status.st_mode & _WRITABLE:
+            try:
+                os.link(source, target)
+                return
+            except OSError:
+                pass
+        shutil.copyfile(source, target)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
