@@ -4,19 +4,39 @@ import io
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 # Colour spaces of ICC profiles, and the modes whose numbers they explain.
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
+_PIXELS_AT_ONCE = 1 << 22
+
+Levels = tuple[float, float]
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image to mode RGB: sRGB colours, transparency over white."""
-    colours, alpha = _split_alpha(image)
+    """Convert a loaded image to mode RGB: sRGB colours, transparency over white.
+
+    A large image is converted in bands, so that it is in memory twice at most.
+    """
+    levels = _levels(image)
+    width, height = image.size
+    if width * height <= _PIXELS_AT_ONCE:
+        return _convert(image, levels)
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        rgb.paste(_convert(band, levels), (0, top))
+    return rgb
+
+
+def _convert(image: Image.Image, levels: Levels) -> Image.Image:
+    colours, alpha = _split_alpha(image, levels)
     rgb = _apply_profile(colours, image.info.get("icc_profile"))
     if rgb is None:
-        rgb = colours.convert("RGB")
+        rgb = colours if colours.mode == "RGB" else colours.convert("RGB")
     if alpha is None or alpha.getextrema() == (255, 255):
         return rgb
     white = Image.new("RGB", rgb.size, "white")
@@ -24,10 +44,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(image: Image.Image, levels: Levels) -> tuple[Image.Image, Image.Image | None]:
     """8-bit colours in mode RGB, L, CMYK, LAB or the like, and the alpha channel if any."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(image)
+    if _is_wide(image):
+        return _from_wide(image, levels)
     if image.mode == "RGBa":
         image = image.convert("RGBA")
     elif image.mode == "La":
@@ -40,33 +60,39 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return rgba.convert("RGB"), rgba.getchannel("A")
 
 
-def _from_wide(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _is_wide(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _from_wide(image: Image.Image, levels: Levels) -> tuple[Image.Image, Image.Image | None]:
     """16-bit, 32-bit and float grey to 8 bits, with the transparent value as alpha."""
     values = np.asarray(image)
     transparent = image.info.get("transparency")
     alpha = None
     if isinstance(transparent, int):
         alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    sixteen_bits = image.mode != "F" and (image.mode != "I" or image.format in ("PPM", "PNG"))
-    low, high = (0.0, 65535.0) if sixteen_bits else _range(values)
-    scaled = (np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low) - low) * (
-        255.0 / (high - low)
-    )
+    low, high = levels
+    scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
+    scaled = (scaled - low) * (255.0 / (high - low))
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), alpha
 
 
-def _range(values: NDArray[np.generic]) -> tuple[float, float]:
-    """Black and white of 32-bit numbers, for which no format says what they are.
+def _levels(image: Image.Image) -> Levels:
+    """Which values of a 16-bit, 32-bit or float picture are black and white.
 
-    The smallest of 1 (floats), 255 and 65535 that holds all the values is white; else the
-    picture's own range.
+    For 32 bits no format says it: white is the smallest of 1 (floats), 255 and 65535 that holds all
+    the values; if none does, black and white are the picture's own extremes.
     """
+    if not _is_wide(image):
+        return 0.0, 255.0
+    if image.mode != "F" and (image.mode != "I" or image.format in ("PPM", "PNG")):
+        return 0.0, 65535.0
+    values = np.asarray(image)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
-    whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-    for white in whites:
+    for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
         if low >= 0 and high <= white:
             return 0.0, white
     return (low, high) if high > low else (low, low + 1.0)
@@ -98,7 +124,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             opened, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
         )
         return None if _is_identity(transform, mode) else transform
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
 
 

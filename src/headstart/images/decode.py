@@ -45,6 +45,11 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _MOST_JPEG_SCANS = 100
+# A flat picture of any size fits in a few bytes of some formats. Photographs and scans stay far
+# below a thousand pixels a byte; bilevel scans, below four thousand.
+_MOST_PIXELS_A_BYTE = 1000
+_MOST_BILEVEL_PIXELS_A_BYTE = 4000
+_HARMLESS_PIXELS = 1 << 24
 
 # Pillow warns about odd metadata, on which the pixels do not depend, and about sizes, which are
 # checked here. `warnings.catch_warnings` is not safe in threads, so this holds for the process.
@@ -124,14 +129,17 @@ def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image
         if preview_px is not None:
             image.draft(None, (preview_px, preview_px))
         image.load()
-        _check_size(image.size, max_pixels)
+        # An icon may hold what its header did not say.
+        _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
         method = _TRANSPOSE.get(_orientation(image))
         rgb = to_rgb(image)
         return rgb.transpose(method) if method is not None else rgb
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    _check_webp_canvas(data, max_pixels)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        # Pillow's WebP reader allocates the canvas when it opens a file.
+        _check_size(webp_size(data), len(data), max_pixels)
     _check_jpeg_scans(data)
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         # Pillow has one limit for the process; it gives way only to a higher one that was asked.
@@ -140,25 +148,41 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
-    _check_size(image.size, max_pixels)
+    _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
     return image
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(
+    size: tuple[int, int], n_bytes: int, max_pixels: int, *, is_bilevel: bool = False
+) -> None:
     width, height = size
     if width * height > max_pixels:
         raise RejectedImage(
             "too_large",
             f"Its header claims {width} × {height} pixels; at most {max_pixels:,} are allowed.",
         )
+    most = n_bytes * (_MOST_BILEVEL_PIXELS_A_BYTE if is_bilevel else _MOST_PIXELS_A_BYTE)
+    if width * height > max(_HARMLESS_PIXELS, most):
+        raise RejectedImage(
+            "decompression_bomb",
+            f"Its header claims {width} × {height} pixels, which {n_bytes:,} bytes cannot hold "
+            "unless they are all the same.",
+        )
 
 
-def _check_webp_canvas(data: bytes, max_pixels: int) -> None:
-    # Pillow's WebP reader allocates the canvas when it opens a file.
-    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) >= 30:
-        width = int.from_bytes(data[24:27], "little") + 1
-        height = int.from_bytes(data[27:30], "little") + 1
-        _check_size((width, height), max_pixels)
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the canvas by a WebP's header; (0, 0) where it has none (RFC 9649)."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        width, height = data[24:27], data[27:30]
+        return int.from_bytes(width, "little") + 1, int.from_bytes(height, "little") + 1
+    if kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 " and len(data) >= 30:
+        width, height = data[26:28], data[28:30]
+        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+    return 0, 0
 
 
 def _check_jpeg_scans(data: bytes) -> None:
@@ -216,7 +240,7 @@ def _resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:
     if image.fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        return picture.resize((size, size), resampling, (left, top, left + side, top + side))
+        return picture.crop((left, top, left + side, top + side)).resize((size, size), resampling)
     scale = size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     square = Image.new("RGB", (size, size))

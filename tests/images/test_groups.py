@@ -1,0 +1,125 @@
+"""Which images belong together, and in which split a group lies."""
+
+import random
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from headstart.images.groups import find_groups, place, straddling
+from headstart.images.inspect import FACTS
+from headstart.params.images import Split, SplitParams
+
+FRACTIONS = SplitParams()
+
+
+def facts_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
+    """Images given as (what they show, which file of it): files that show the same look alike."""
+    facts = np.zeros(len(pictures), FACTS)
+    for row, (shown, file) in enumerate(pictures):
+        rng = np.random.default_rng(shown)
+        facts["phash"][row] = rng.integers(2**63)
+        facts["thumbnail"][row] = rng.integers(0, 256, 256)
+        facts["sha256"][row] = np.random.default_rng((shown, file)).integers(0, 256, 32)
+    return facts
+
+
+def split_pictures(
+    pictures: list[tuple[int, int]], groups: list[str | None], seed: int
+) -> tuple[list[str], list[Split]]:
+    labels = np.zeros(len(pictures), np.int64)
+    found = find_groups(facts_of(pictures), labels, groups, max_bits=4)
+    given: list[Split | None] = [None] * len(pictures)
+    return found.keys, place(found.keys, given, seed=seed, fractions=FRACTIONS)
+
+
+files = st.tuples(st.integers(0, 12), st.integers(0, 3))
+grouped_files = st.lists(
+    st.tuples(files, st.none() | st.sampled_from(["p1", "p2", "p3"])), max_size=30
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(grouped_files, st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
+def test_splits_are_group_pure_and_stable_under_permutation(
+    rows: list[tuple[tuple[int, int], str | None]], seed: int, shuffle: random.Random
+) -> None:
+    pictures, groups = [row[0] for row in rows], [row[1] for row in rows]
+    keys, splits = split_pictures(pictures, groups, seed)
+    assert straddling(keys, splits) == []
+    for members in (pictures, [row[0] for row in pictures]):
+        of_member: dict[Any, set[str]] = defaultdict(set)
+        for member, split in zip(members, splits, strict=True):
+            of_member[member].add(split)
+        assert all(len(found) == 1 for found in of_member.values())
+    of_user: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        if group is not None:
+            of_user[group].add(split)
+    assert all(len(found) == 1 for found in of_user.values())
+    order = list(range(len(rows)))
+    shuffle.shuffle(order)
+    mixed_keys, mixed = split_pictures(
+        [pictures[i] for i in order], [groups[i] for i in order], seed
+    )
+    assert mixed == [splits[i] for i in order]
+    assert mixed_keys == [keys[i] for i in order]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(files, max_size=25), st.lists(files, max_size=10), st.integers(0, 2**32 - 1))
+def test_newcomers_move_only_members_of_clusters_that_they_join(
+    old: list[tuple[int, int]], new: list[tuple[int, int]], seed: int
+) -> None:
+    _, before = split_pictures(old, [None] * len(old), seed)
+    _, after = split_pictures(old + new, [None] * len(old + new), seed)
+    joined = {shown for shown, file in new if (shown, file) not in old}
+    for (shown, _), was, now in zip(old, before, after[: len(old)], strict=True):
+        assert was == now or shown in joined
+
+
+def test_copies_near_copies_and_label_conflicts_are_flagged() -> None:
+    pictures = [(1, 1), (1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2)]
+    labels = np.array([0, 0, 0, 0, 0, 0, 1], np.int64)
+    groups = find_groups(facts_of(pictures), labels, [None] * 7, max_bits=4)
+    assert groups.exact_duplicate.tolist() == [True, True] + [False] * 5
+    assert groups.near_duplicate.tolist() == [False, False, True, True, False, True, True]
+    assert groups.label_conflict.tolist() == [False] * 5 + [True, True]
+    assert groups.duplicates.tolist() == [0, 0, 2, 2, 4, 5, 5]
+
+
+def test_the_users_group_names_the_key_and_bridges_clusters() -> None:
+    pictures = [(1, 1), (1, 2), (2, 1), (3, 1)]
+    groups = find_groups(
+        facts_of(pictures), np.zeros(4, np.int64), [None, "p", "p", None], max_bits=4
+    )
+    assert groups.keys[:3] == ["p", "p", "p"]
+    assert groups.keys[3] == facts_of(pictures)["sha256"][3].tobytes().hex()
+    assert not groups.near_duplicate[2]
+
+
+def test_nothing_at_all() -> None:
+    assert split_pictures([], [], 0) == ([], [])
+
+
+def test_given_splits_are_kept_and_what_is_missing_is_taken_from_train() -> None:
+    keys = [f"g{i}" for i in range(400)]
+    given: list[Split | None] = ["train" if i < 300 else "test" for i in range(400)]
+    splits = place(keys, given, seed=0, fractions=FRACTIONS)
+    counts = Counter(splits[:300])
+    assert splits[300:] == ["test"] * 100
+    assert set(counts) == {"train", "validation"}
+    assert 20 < counts["validation"] < 80
+    given[0] = None  # now the user leaves something to us, and the rest is as given
+    splits = place(keys, given, seed=0, fractions=FRACTIONS)
+    assert splits[1:] == given[1:]
+
+
+def test_an_image_without_a_split_follows_its_group() -> None:
+    given: list[Split | None] = ["test", None, None, "train", "test", "validation"]
+    splits = place(["a", "a", "b", "c", "c", "d"], given, seed=0, fractions=FRACTIONS)
+    assert splits[:2] == ["test", "test"]
+    assert straddling(["a", "a", "b", "c", "c", "d"], splits) == ["c"]  # as given, and reported
