@@ -23,7 +23,7 @@ _IDENTITY = {
 }
 _NOT_INHERITED = ("MLFLOW_", "DVC_", "PYTHONPATH", "HEADSTART_")
 # Small enough for the suite, large enough that every class is in every split.
-IMAGES_PER_CLASS = 40
+IMAGES_PER_CLASS = 60
 TRIALS = 6
 
 

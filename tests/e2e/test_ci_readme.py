@@ -1,0 +1,94 @@
+"""The README's commands, as a new user would type them."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import REPOSITORY, Workspace, make_workspace, server
+from tests.e2e.test_pipeline import _free_port
+
+pytestmark = pytest.mark.slow
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def _console(heading: str) -> str:
+    """The commands of the first console block under a heading, as a shell script."""
+    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
+    block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
+    assert block is not None, heading
+    lines = block.group(1).splitlines()
+    script = []
+    for position, line in enumerate(lines):
+        if line.startswith("$ "):
+            script.append(line[2:])
+        elif position and lines[position - 1].endswith("\\"):
+            script.append(line)
+    return "\n".join(script)
+
+
+@pytest.fixture(scope="module")
+def own_images(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which the README's "Your own images" was followed."""
+    base = tmp_path_factory.mktemp("readme")
+    workspace = make_workspace(base / "headstart", base / "cache")
+    rng = np.random.default_rng(0)
+    for name, channel in (("rot", 0), ("grün", 1), ("blue sky", 2)):
+        folder = base / "home" / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(60):
+            pixels = rng.integers(0, 90, (40, 50, 3), dtype=np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    workspace.run("bash", "-euc", _console("Your own images"), HOME=str(base / "home"))
+    return workspace
+
+
+def test_ci_own_images_become_a_model(own_images: Workspace) -> None:
+    metrics = json.loads((own_images.root / "reports/metrics.json").read_text())
+    assert metrics["accuracy"] > 0.9
+    assert (own_images.root / "data" / "own.dvc").is_file()
+    pictures = own_images.cache.parent / "home" / "pictures"
+    assert len(list(pictures.rglob("*.jpg"))) == 180
+    status = own_images.run("git", "status", "--porcelain", "--untracked-files=all")
+    assert "data/own/" not in status
+
+
+def test_ci_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path) -> None:
+    port = str(_free_port())
+    serve, curl = _console("Ask the served model").split("\n", 1)
+    image = next((own_images.root / "data" / "own" / "grün").iterdir())
+    (own_images.root / "photo.jpg").write_bytes(image.read_bytes())
+    command = ["bash", "-c", f"exec {serve.replace('5001', port)}"]
+    url = f"http://127.0.0.1:{port}/ping"
+    with server(own_images, *command, url=url, log=tmp_path / "log"):
+        said = own_images.run("bash", "-euc", curl.replace("5001", port))
+    assert '"predicted_label": "gr\\u00fcn"' in said or '"predicted_label": "grün"' in said
+
+
+def test_ci_served_without_a_tracking_database(own_images: Workspace, tmp_path: Path) -> None:
+    """After `dvc push`, `dvc pull` in a clone: nothing runs, and models/serving answers."""
+    remote, clone = tmp_path / "remote", Workspace(tmp_path / "clone", tmp_path / "cache")
+    own_images.run("dvc", "remote", "add", "-f", "-d", "store", str(remote))
+    own_images.run("git", "add", "-A", ":!photo.jpg")
+    own_images.run("git", "commit", "-q", "-m", "the lock")
+    own_images.run("dvc", "push", "-q")
+    own_images.run("git", "clone", "-q", str(own_images.root), str(clone.root))
+    clone.run("dvc", "pull", "-q")
+    assert "Running stage" not in clone.run("dvc", "repro")
+    done = subprocess.run(
+        ["headstart", "doctor"], cwd=clone.root, env=clone.environment(), check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "models/serving` works without it" in done.stdout
+    port = str(_free_port())
+    serve = ["mlflow", "models", "serve", "-m", "models/serving", "--env-manager", "local"]
+    url = f"http://127.0.0.1:{port}/ping"
+    with server(clone, *serve, "-p", port, url=url, log=tmp_path / "log"):
+        assert (clone.root / "models" / "serving" / "MLmodel").is_file()

@@ -1,0 +1,99 @@
+"""Documents that cannot drift: commands, stages, parameters and the annotated tree."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headstart.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = "\n".join(
+    path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", ROOT / "data" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
+
+
+def _commands() -> Iterator[str]:
+    for command in app.registered_commands:
+        if not command.hidden and command.callback is not None:
+            yield command.name or command.callback.__name__.replace("_", "-").rstrip("-")
+    for group in app.registered_groups:
+        yield str(group.name)
+
+
+@pytest.mark.parametrize("command", list(_commands()))
+def test_every_command_is_documented(command: str) -> None:
+    assert f"headstart {command}" in DOCS
+
+
+def _parameters(section: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in section.items():
+        # The fields of heads and of the space are explained as a table of docs/search.md.
+        if isinstance(value, dict) and f"{prefix}{name}" not in ("search.space",):
+            yield from _parameters(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+PARAMETERS = list(_parameters(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))))
+
+
+def test_every_parameter_is_documented() -> None:
+    missing = [
+        p for p in PARAMETERS if f"`{p}`" not in DOCS and f"`{p.split('.')[-1]}`" not in DOCS
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "stage", yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+)
+def test_every_stage_is_documented(stage: str) -> None:
+    assert re.search(rf"\b{stage}\b", README + (ROOT / "ARCHITECTURE.md").read_text("utf-8"))
+
+
+def test_the_annotated_tree_is_on_the_disk() -> None:
+    block = README.split("<!-- tree -->")[1].split("```")[1]
+    parent = ""
+    listed = set()
+    for line in block.strip("\n").splitlines():
+        name = line.split()[0]
+        path = f"{parent}{name}" if line.startswith(" ") else name
+        if not line.startswith(" "):
+            parent = name
+        assert (ROOT / path).exists(), f"README names {path}"
+        listed.add(path.rstrip("/"))
+    rooms = {
+        f"src/headstart/{path.name}"
+        for path in (ROOT / "src" / "headstart").iterdir()
+        if path.is_dir() and (path / "__init__.py").exists()
+    }
+    assert rooms <= listed
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_accuracy_table_is_the_measured_one() -> None:
+    path = ROOT / "bench" / "results" / "accuracy.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for row in result["rows"]:
+        accuracy, deviation = 100 * row[2], 100 * row[3]
+        assert f"{accuracy:.1f} ± {deviation:.1f} %" in README, row
+
+
+def test_performance_is_made_from_the_results() -> None:
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
+            assert f"{target['value']:.4g}" in text, f"run `make performance`: {path.name}"
