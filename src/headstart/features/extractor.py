@@ -21,7 +21,7 @@ from headstart.features.cache import FeatureCache
 from headstart.features.claims import Claims
 from headstart.features.contract import contract, fingerprint, model_key, rows_contract
 from headstart.features.frozen import FrozenModel
-from headstart.features.pipeline import Decoder, ShardWriter, Task, run_pipeline
+from headstart.features.pipeline import SHARD_ROWS, Decoder, ShardWriter, Task, run_pipeline
 from headstart.features.runtimes import Fitting, open_forward
 from headstart.features.shards import Keys, row_keys
 from headstart.features.store import FeatureRows, write_features
@@ -65,6 +65,7 @@ class Extractor:
     seed: int
     root: Path
     cache_root: Path
+    shard_rows: int = SHARD_ROWS
 
     @property
     def plan(self) -> ViewPlan:
@@ -147,7 +148,12 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
     ):
         while not queue.is_done():
             with ShardWriter(
-                cache, extractor.plan, provenance(extract), bar.update, claims.done
+                cache,
+                extractor.plan,
+                provenance(extract),
+                extractor.shard_rows,
+                on_rows=bar.update,
+                on_written=claims.done,
             ) as sink:
                 run_pipeline(
                     queue.tasks(claims),

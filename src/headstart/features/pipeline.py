@@ -24,7 +24,7 @@ from headstart.features.views import ViewPlan
 from headstart.params import ImageParams
 
 _SHARD_BYTES = 32 << 20
-_SHARD_ROWS = 2048
+SHARD_ROWS = 2048
 _SHARD_SECONDS = 10.0
 
 
@@ -132,11 +132,14 @@ class ShardWriter:
         cache: FeatureCache,
         plan: ViewPlan,
         provenance: Mapping[str, Any],
+        shard_rows: int,
+        *,
         on_rows: Callable[[int], object],
         on_written: Callable[[list[str]], object],
     ) -> None:
         self.n_rows = 0
         self._cache, self._plan, self._provenance = cache, plan, provenance
+        self._shard_rows = shard_rows
         self._on_rows, self._on_written = on_rows, on_written
         self._finished: list[str] = []
         self._keys: list[np.ndarray[Any, np.dtype[np.bytes_]]] = []
@@ -163,8 +166,9 @@ class ShardWriter:
         self._features.append(features)
         self.n_rows += len(rows)
         self._on_rows(len(rows))
-        big = len(self._keys) >= _SHARD_ROWS or len(self._keys) * features[0].nbytes >= _SHARD_BYTES
-        if big or time.monotonic() - self._since > _SHARD_SECONDS:
+        n_bytes = len(self._keys) * features[0].nbytes
+        is_full = len(self._keys) >= self._shard_rows or n_bytes >= _SHARD_BYTES
+        if is_full or time.monotonic() - self._since > _SHARD_SECONDS:
             self._start_writing()
 
     def flush(self) -> None:

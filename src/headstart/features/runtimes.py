@@ -4,7 +4,7 @@ Knows nothing of images, files or the cache. A row does not depend on what share
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from headstart.params import ExtractParams
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino", "keras": "cpu"}
+_ON_CPU, _ON_GPU = 32, 128
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 _OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "failed to allocate", "bad_alloc")
 
@@ -129,38 +130,43 @@ def _openvino(frozen: FrozenModel, precision: str, threads: int) -> Forward:
 
 
 def _keras(frozen: FrozenModel, precision: str) -> Forward:
-    n_devices = _spread_over_devices()
+    size = _constant_batch()
     model = _at_precision(frozen.load(), precision)
 
     def forward(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        padded = _padded(pixels, least=max(2, n_devices))
-        return np.asarray(model.predict_on_batch(padded), np.float32)[: len(pixels)]
+        parts = [
+            np.asarray(model.predict_on_batch(part), np.float32)
+            for part in _padded_parts(pixels, size)
+        ]
+        return np.concatenate(parts)[: len(pixels)]
 
     return forward
 
 
-def _spread_over_devices() -> int:
-    """Split batches over all of JAX's devices when there are several; returns how many."""
+def _constant_batch() -> int | None:
+    """The one batch size that compiled kernels are used at; none where kernels do not depend on it.
+
+    JAX compiles for a shape, and GPUs choose kernels by it: rows of other batch sizes have other
+    last bits. TensorFlow on a CPU differs for a batch of one alone. Batches are split over all of
+    JAX's devices when there are several.
+    """
     import keras
 
     if keras.backend.backend() != "jax":
-        return 1
-    n_devices = len(keras.distribution.list_devices())
-    if n_devices > 1 and keras.distribution.distribution() is None:
+        return _ON_GPU if keras.distribution.list_devices("gpu") else None
+    devices = keras.distribution.list_devices()
+    if len(devices) > 1 and keras.distribution.distribution() is None:
         keras.distribution.set_distribution(keras.distribution.DataParallel())
-    return n_devices
+    on_cpu = all(device.startswith("cpu") for device in devices)
+    return (_ON_CPU if on_cpu else _ON_GPU) * len(devices)
 
 
-def _padded(pixels: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
-    """Rows added up to the next power of two times `least`.
-
-    TensorFlow computes a batch of one by other kernels, with other last bits; every new batch
-    size costs a compilation; and several devices need equal parts.
-    """
-    wanted = least
-    while wanted < len(pixels):
-        wanted *= 2
-    return np.concatenate([pixels, np.repeat(pixels[-1:], wanted - len(pixels), axis=0)])
+def _padded_parts(pixels: NDArray[np.uint8], size: int | None) -> Iterator[NDArray[np.uint8]]:
+    """Parts of `size` rows, the last one padded; without a size, one of a power of two rows."""
+    wanted = size or max(2, 1 << (len(pixels) - 1).bit_length())
+    for start in range(0, len(pixels), wanted):
+        part = pixels[start : start + wanted]
+        yield np.concatenate([part, np.repeat(part[-1:], wanted - len(part), axis=0)])
 
 
 def _at_precision(model: Any, precision: str) -> Any:

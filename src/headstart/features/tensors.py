@@ -100,6 +100,9 @@ def assign(model: Any, tensors: Tensors) -> None:
                 f"but got {given or 'none'}: these are weights of another network"
             )
         layer.set_weights(tensors[layer.name])
+        if hasattr(layer, "finalize_state"):
+            # Normalization computes with a copy of its weights, made when they are loaded.
+            layer.finalize_state()
 
 
 def random_tensors(model: Any) -> Tensors:

@@ -1,0 +1,80 @@
+"""The same extraction when Keras computes in JAX, on one device and split over several."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headstart.features.runtimes import open_forward
+from tests.features.samples import SIZE_PX, extractor, pixels, write_images
+
+pytest.importorskip("jax")
+
+CODE = f"""
+import json, sys
+from pathlib import Path
+import jax, keras, numpy as np
+from headstart.features import extractor as extractor_module
+from headstart.features.extractor import extract_features
+from headstart.features.runtimes import open_forward
+from headstart.params import ExtractParams
+from tests.features.samples import extractor, manifest_of, pixels
+folder, cache_root, precision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+chosen = extractor(cache_root, ExtractParams(runtime="keras", precision=precision))
+# Compiled once for everything below.
+forward = open_forward(chosen.frozen(), "keras", precision, 1)
+extractor_module.open_forward = lambda *_: forward
+out = folder.parent
+done = extract_features(chosen, manifest_of(folder), folder, out / "f.h5", out / "b.h5")
+again = extract_features(chosen, manifest_of(folder), folder, out / "again.h5", out / "b.h5")
+images = np.stack([pixels(number, {SIZE_PX}, {SIZE_PX}) for number in range(9)])
+rows = forward(images)
+np.save(out / "rows.npy", rows)
+same = all((forward(images[a:b]) == rows[a:b]).all() for a, b in ((0, 1), (2, 7), (8, 9)))
+print(json.dumps({{
+    "backend": keras.backend.backend(), "devices": len(jax.devices()), "same": bool(same),
+    "extracted": [done.n_extracted, again.n_extracted],
+    "runtime": chosen.contract()["runtime"],
+    "bytes": (out / "f.h5").read_bytes() == (out / "again.h5").read_bytes(),
+}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("devices", "precision"),
+    [
+        (1, "float32"),
+        pytest.param(2, "float32", marks=pytest.mark.slow),
+        pytest.param(1, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_extraction_under_jax(
+    tmp_path: Path, cache_root: Path, repository: Path, devices: int, precision: str
+) -> None:
+    folder = tmp_path / "images"
+    write_images(folder, 11)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", CODE, str(folder), str(cache_root), precision]
+    answer = subprocess.run(
+        command, cwd=repository, env=environment, check=True, capture_output=True, text=True
+    )
+    assert json.loads(answer.stdout.splitlines()[-1]) == {
+        "backend": "jax",
+        "devices": devices,
+        "same": True,
+        "extracted": [11, 0],
+        "runtime": "keras-jax",
+        "bytes": True,
+    }
+    forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", threads=1)
+    wanted = forward(np.stack([pixels(number, SIZE_PX, SIZE_PX) for number in range(9)]))
+    found = np.load(tmp_path / "rows.npy")
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    assert ((found * wanted).sum(axis=1) / norms).min() > (
+        0.99 if precision == "bfloat16" else 1 - 1e-6
+    )
