@@ -20,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
 ModelOption = Annotated[Path, typer.Option("--model", help="a model file of this project")]
 
 
@@ -52,6 +55,79 @@ def predict(
             print(f"{prediction.path}: {best}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    model: ModelOption = Path("models/model.h5"),
+    output: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("explained"),
+    top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 5,
+) -> None:
+    """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
+    from headstart.models.explain import explain_files
+    from headstart.models.model_file import load_model
+    from headstart.models.predict import find_images
+
+    failed = False
+    for explained in explain_files(load_model(model), find_images(images), output, top=top):
+        if explained.picture is None:
+            failed = True
+            print(f"{explained.path}: {explained.reason}", file=sys.stderr)
+        else:
+            best = ", ".join(f"{name} {value:.3f}" for name, value in explained.top)
+            print(f"{explained.picture}: {best}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    format_: Annotated[str, typer.Option("--format", help="onnx, openvino or litert")],
+    model: ModelOption = Path("models/model.h5"),
+    output: Annotated[Path, typer.Option(help="the file to write")] = Path("models/export/model"),
+    images: Annotated[Path, typer.Option(help="real images to check on")] = Path("data/fetched"),
+) -> None:
+    """Export a model to another runtime, checked against the .h5 on real images."""
+    from headstart.models.export import export_model
+    from headstart.models.model_file import load_model
+    from headstart.models.predict import find_images
+
+    rows = export_model(load_model(model), model, format_, output, list(find_images([images])))
+    print(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
+    for row in rows:
+        megabytes = row.size_bytes / 1e6
+        figures = f"{megabytes:>8.1f}{row.latency_ms:>14.1f}{row.largest_difference:>21.1e}"
+        print(f"{row.format:<10}{figures}  {row.path}")
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="an .h5 file of this project")]) -> None:
+    """Print what a features, images or model file is and holds."""
+    from headstart.features.inspect import inspect_text
+
+    print(inspect_text(file))
+
+
+@app.command()
+def search(
+    join: Annotated[bool, typer.Option("--join", help="be one more worker")] = False,
+) -> None:
+    """Add a worker to the study that `dvc repro search` is running."""
+    from headstart.errors import SearchError
+    from headstart.features.store import FeatureStore
+    from headstart.heads.search import join_study
+    from headstart.params import load_params
+    from headstart.paths import project, state_folder
+
+    if not join:
+        raise SearchError("a search is a stage, so that DVC knows it: run `dvc repro search`")
+    here = project()
+    params = load_params(here.params)
+    folder = state_folder(here.root) / "studies"
+    with FeatureStore(here.features) as store:
+        result = join_study(store, params.search, seed=params.seed, storage_folder=folder)
+    print(f"{result.study_name}: {len(result.trials)} trials have ended")
 
 
 @app.command()
@@ -178,6 +254,40 @@ def mlproject(
     from headstart.pipeline import run_entry_point
 
     run_entry_point(entry_point, assignments)
+
+
+@cache_app.command("ls")
+def cache_ls() -> None:
+    """Show what is cached, by fingerprint, and what each is."""
+    from headstart.features.cache_commands import ls_text
+    from headstart.paths import cache_folder
+
+    print(ls_text(cache_folder()))
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Check the checksum of every shard; damaged ones are set aside."""
+    from headstart.features.cache_commands import verify_text
+    from headstart.paths import cache_folder
+
+    print(verify_text(cache_folder()))
+
+
+@cache_app.command("gc")
+def cache_gc(
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, help="free what was not used for so long")
+    ] = None,
+    max_gb: Annotated[float | None, typer.Option(min=0, help="free down to this size")] = None,
+    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+) -> None:
+    """Free space by age or size."""
+    from headstart.features.cache_commands import gc_text
+    from headstart.paths import cache_folder
+
+    folder = cache_folder()
+    print(gc_text(folder, older_than_days=older_than_days, max_gb=max_gb, dry_run=dry_run))
 
 
 def main() -> None:
