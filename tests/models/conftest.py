@@ -64,6 +64,19 @@ def make_head(seed: int = 0, n_classes: int = 3, **fields: Any) -> FittedHead:
     )
 
 
+def make_head_for(feature_dim: int, n_classes: int = 3) -> FittedHead:
+    """A standardising linear head with random weights for features of any dimension."""
+    generator = np.random.default_rng(0)
+    kernel = generator.normal(0, 0.05, (feature_dim, n_classes)).astype(np.float32)
+    return FittedHead(
+        config=HeadConfig(hidden_layers=0),
+        n_classes=n_classes,
+        layers=(DenseWeights(kernel, np.zeros(n_classes, np.float32)),),
+        mean=generator.random(feature_dim, dtype=np.float32),
+        variance=generator.random(feature_dim, dtype=np.float32) + 0.1,
+    )
+
+
 CLASSES = ("blue", "green", "red", "yellow")
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 IMAGE = ImageParams(size=SIZE)

@@ -119,12 +119,18 @@ def _normalise(features: Any, head: FittedHead, prefix: str) -> Any:
     import keras
 
     if head.mean is not None and head.variance is not None:
-        layer = keras.layers.Normalization(name=f"{prefix}_normalisation")
-        layer.build(features.shape)
-        # Its weights: mean, variance, number of rows adapted on.
-        layer.set_weights([head.mean, head.variance, np.int32(0)])
-        layer.finalize_state()
-        return layer(features)
+        # Not keras.layers.Normalization: it holds its mean outside of variables, and exports to
+        # ONNX then ask for it as an input.
+        layer = keras.layers.BatchNormalization(
+            epsilon=0.0,
+            center=False,
+            scale=False,
+            trainable=False,
+            name=f"{prefix}_normalisation",
+        )
+        values = layer(features)
+        layer.set_weights([head.mean, head.variance])
+        return values
     if head.config.normalisation == "layer_norm":
         return keras.layers.LayerNormalization(
             epsilon=LAYER_NORM_EPSILON, center=False, scale=False, name=f"{prefix}_normalisation"

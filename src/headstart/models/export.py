@@ -1,0 +1,250 @@
+"""models/model.h5 in other runtimes' formats, kept only if they give the same answers.
+
+Keras's own `model.export` does the work. What a file says is checked against the `.h5` on real
+images before it takes its place; class names and lineage go into the file's own metadata.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import statistics
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart import files
+from headstart.errors import TrainingError
+from headstart.models.model_file import LoadedModel, quiet_keras
+from headstart.models.pixels import BATCH_SIZE, decoded_batches, predict_batch
+from headstart.params import ImageParams
+
+if TYPE_CHECKING:
+    import keras
+
+TOLERANCE = 1e-4
+N_CHECKED = 100
+_TIMED_RUNS = 20
+
+# uint8 (n, size, size, 3) to probabilities float32 (n, n_classes)
+Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A runtime's format.
+
+    Attributes:
+        suffixes: of the files that make it up; the first is the one that is opened.
+        needs: a package, and the extra that installs it.
+        write: the model and its metadata into a file.
+        open: the file as a function.
+    """
+
+    suffixes: tuple[str, ...]
+    needs: tuple[str, str]
+    write: Callable[["keras.Model", dict[str, Any], Path], None]
+    open: Callable[[Path], Runner]
+
+
+@dataclass(frozen=True)
+class Export:
+    """One row of the table: a model file in some format.
+
+    Attributes:
+        latency_ms: median time of one image alone on this machine.
+        largest_difference: of a probability from the `.h5`'s, over `n_checked` images.
+    """
+
+    format: str
+    path: Path
+    size_bytes: int
+    latency_ms: float
+    largest_difference: float
+    n_checked: int
+
+
+def export_model(
+    loaded: LoadedModel, model_path: Path, name: str, target: Path, images: Sequence[Path]
+) -> list[Export]:
+    """Export to `target`, and return the rows of a table: the `.h5` itself, then the export.
+
+    Args:
+        model_path: the `.h5` that `loaded` came from.
+        name: a key of `FORMATS`.
+        target: the file to write; gets the format's suffix.
+        images: real images to check on; `N_CHECKED` of them, evenly spread, are used.
+
+    Raises:
+        TrainingError: an unknown format, a missing package, no images, or other answers than the
+            `.h5`'s; then nothing is written.
+    """
+    if name not in FORMATS:
+        raise TrainingError(f"format must be one of {', '.join(FORMATS)}, but got {name}")
+    chosen = FORMATS[name]
+    package, extra = chosen.needs
+    if importlib.util.find_spec(package) is None:
+        raise TrainingError(
+            f"exporting to {name} needs {package}, but it is not installed: "
+            f"pip install 'headstart[{extra}]'"
+        )
+    pixels = _sample(images, ImageParams.model_validate(loaded.metadata["image"]))
+    expected = _in_batches(lambda batch: predict_batch(loaded.model, batch), pixels)
+    target = target.with_suffix(chosen.suffixes[0])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+        made = Path(folder) / target.name
+        with _quietly():
+            chosen.write(loaded.model, loaded.metadata, made)
+            runner = chosen.open(made)
+        difference = float(np.abs(_in_batches(runner, pixels) - expected).max())
+        if difference > TOLERANCE:
+            raise TrainingError(
+                f"an export must give the .h5's probabilities to {TOLERANCE:g}, but {name} differs "
+                f"by {difference:.2g} on {len(pixels)} images: nothing was written"
+            )
+        latency = _latency_ms(runner, pixels[0])
+        for suffix in reversed(chosen.suffixes):
+            made.with_suffix(suffix).replace(target.with_suffix(suffix))
+    size = sum(target.with_suffix(suffix).stat().st_size for suffix in chosen.suffixes)
+    keras_latency = _latency_ms(lambda one: predict_batch(loaded.model, one, 1), pixels[0])
+    return [
+        Export("h5", model_path, model_path.stat().st_size, keras_latency, 0.0, len(pixels)),
+        Export(name, target, size, latency, difference, len(pixels)),
+    ]
+
+
+def _write_onnx(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+    import onnx
+
+    model.export(str(path), format="onnx", verbose=False)
+    made = onnx.load(path)
+    _rename_output(made.graph, "probabilities")
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n_images"
+    onnx.helper.set_model_props(made, _texts(metadata))
+    onnx.checker.check_model(made)
+    onnx.save(made, path)
+
+
+def _open_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
+
+
+def _write_openvino(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+    import openvino
+
+    raw = path.with_name(f"raw-{path.name}")
+    model.export(str(raw), format="openvino", verbose=False)
+    made = openvino.Core().read_model(raw)
+    made.outputs[0].get_tensor().set_names({"probabilities"})
+    for name, text in _texts(metadata).items():
+        made.set_rt_info(text, ["headstart", name])
+    openvino.save_model(made, path, compress_to_fp16=False)
+
+
+def _open_openvino(path: Path) -> Runner:
+    import openvino
+
+    # Without the hint, OpenVINO computes in bfloat16 on processors that have it.
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    return lambda pixels: np.array(compiled([pixels])[0], np.float32)
+
+
+def _write_litert(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+    model.export(str(path), format="litert", verbose=False)
+    # A zip archive at the end is where this format keeps labels.
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in _texts(metadata).items():
+            archive.writestr(zipfile.ZipInfo(f"{name}.json"), text)
+        labels = "\n".join(metadata["classes"])
+        archive.writestr(zipfile.ZipInfo("labels.txt"), labels)
+    path.write_bytes(path.read_bytes() + buffer.getvalue())
+
+
+def _open_litert(path: Path) -> Runner:
+    run = _interpreter(path).get_signature_runner()
+    (name,) = run.get_input_details()
+    return lambda pixels: np.array(next(iter(run(**{name: pixels}).values())), np.float32)
+
+
+def _interpreter(path: Path) -> Any:
+    """The one of its own package where that is installed, else TensorFlow's."""
+    if importlib.util.find_spec("ai_edge_litert") is not None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(str(path))
+    import tensorflow
+
+    return tensorflow.lite.Interpreter(str(path))
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format((".onnx",), ("tf2onnx", "cpu"), _write_onnx, _open_onnx),
+    "openvino": Format((".xml", ".bin"), ("openvino", "openvino"), _write_openvino, _open_openvino),
+    "litert": Format((".tflite",), ("tensorflow", "cpu"), _write_litert, _open_litert),
+}
+
+
+def _texts(metadata: dict[str, Any]) -> dict[str, str]:
+    """What goes into a file's own metadata, as JSON."""
+    return {
+        "classes": json.dumps(metadata["classes"], ensure_ascii=False),
+        "metadata": files.canonical_json(metadata),
+    }
+
+
+def _rename_output(graph: Any, name: str) -> None:
+    old = graph.output[0].name
+    graph.output[0].name = name
+    for node in graph.node:
+        node.output[:] = [name if output == old else output for output in node.output]
+        node.input[:] = [name if given == old else given for given in node.input]
+
+
+def _sample(images: Sequence[Path], image: ImageParams) -> NDArray[np.uint8]:
+    if not images:
+        raise TrainingError("an export is checked on real images, but got none: name some")
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
+    return np.concatenate(list(decoded_batches([images[row] for row in rows], image)))
+
+
+def _in_batches(runner: Runner, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    starts = range(0, len(pixels), BATCH_SIZE)
+    return np.concatenate([runner(pixels[start : start + BATCH_SIZE]) for start in starts])
+
+
+def _latency_ms(runner: Runner, picture: NDArray[np.uint8]) -> float:
+    one = picture[None]
+    seconds = []
+    for _ in range(_TIMED_RUNS + 3):
+        started = time.perf_counter()
+        runner(one)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[3:])
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Converters report on standard output and warn of their own internals."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        quiet_keras(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
