@@ -5,14 +5,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from headstart.features.runtimes import open_forward
+from headstart.params import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels, write_images
 
 pytest.importorskip("jax")
+
+DEFAULT: dict[str, Any] = {"runtime": "keras"}
+# Few layers, because XLA takes long to compile many.
+BEGINNING_OF_VGG16 = DEFAULT | {"backbone": "vgg16", "weights": "random", "layer": "block2_pool"}
 
 CODE = f"""
 import json, sys
@@ -24,7 +30,7 @@ from headstart.features.runtimes import open_forward
 from headstart.params import ExtractParams
 from tests.features.samples import extractor, manifest_of, pixels
 folder, cache_root, precision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-chosen = extractor(cache_root, ExtractParams(runtime="keras", precision=precision))
+chosen = extractor(cache_root, ExtractParams(**json.loads(sys.argv[4]), precision=precision))
 # Compiled once for everything below.
 forward = open_forward(chosen.frozen(), "keras", precision, 1)
 extractor_module.open_forward = lambda *_: forward
@@ -45,21 +51,28 @@ print(json.dumps({{
 
 
 @pytest.mark.parametrize(
-    ("devices", "precision"),
+    ("devices", "precision", "backbone"),
     [
-        (1, "float32"),
-        pytest.param(2, "float32", marks=pytest.mark.slow),
-        pytest.param(1, "bfloat16", marks=pytest.mark.slow),
+        (2, "float32", BEGINNING_OF_VGG16),
+        pytest.param(1, "float32", DEFAULT, marks=pytest.mark.slow),
+        pytest.param(2, "float32", DEFAULT, marks=pytest.mark.slow),
+        pytest.param(1, "bfloat16", DEFAULT, marks=pytest.mark.slow),
     ],
 )
 def test_extraction_under_jax(
-    tmp_path: Path, cache_root: Path, repository: Path, devices: int, precision: str
+    tmp_path: Path,
+    cache_root: Path,
+    repository: Path,
+    devices: int,
+    precision: str,
+    backbone: dict[str, Any],
 ) -> None:
     folder = tmp_path / "images"
     write_images(folder, 11)
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", CODE, str(folder), str(cache_root), precision]
+    arguments = [str(folder), str(cache_root), precision, json.dumps(backbone)]
+    command = [sys.executable, "-c", CODE, *arguments]
     answer = subprocess.run(
         command, cwd=repository, env=environment, check=True, capture_output=True, text=True
     )
@@ -71,7 +84,8 @@ def test_extraction_under_jax(
         "runtime": "keras-jax",
         "bytes": True,
     }
-    forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", threads=1)
+    reference = extractor(cache_root, ExtractParams(**backbone)).frozen()
+    forward = open_forward(reference, "keras", "float32", threads=1)
     wanted = forward(np.stack([pixels(number, SIZE_PX, SIZE_PX) for number in range(9)]))
     found = np.load(tmp_path / "rows.npy")
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
