@@ -12,8 +12,10 @@ from tests.features.samples import extractor
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the small default backbone, built and exported once."""
-    root = tmp_path_factory.mktemp("exported")
-    extractor(root).frozen().require_onnx()
+    # One folder of the whole session, also for rooms that import this fixture.
+    root = tmp_path_factory.getbasetemp() / "exported"
+    frozen = extractor(root).frozen()
+    assert frozen.require_onnx().exists()
     return root
 
 
