@@ -15,6 +15,7 @@ def write_made_features(
     n_classes: int = 4,
     n_views: int = 1,
     seed: int = 0,
+    scale: float = 1.0,
     fingerprint: str = "f" * 64,
 ) -> None:
     """Write a store whose classes overlap a little; two rows in three are for training."""
@@ -28,7 +29,7 @@ def write_made_features(
     write_features(
         path,
         rows=FeatureRows(label_ids, names, paths, splits, names),
-        blocks=[features.astype(np.float32)],
+        blocks=[(features * scale).astype(np.float32)],
         n_views=n_views,
         feature_dim=feature_dim,
         classes=[f"class-{label}" for label in range(n_classes)],

@@ -4,7 +4,6 @@ A field is asked for only where the head uses it; what is not asked for keeps it
 heads have equal configs.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -121,22 +120,21 @@ def grid(space: SearchSpace) -> Iterator[HeadConfig]:
     Raises:
         SearchError: a field has a range without steps.
     """
-    values = {
-        name: _all_values(name, domain) if _is_open(domain) else (domain,)
-        for name, domain in ((name, getattr(space, name)) for name in FIELDS)
-    }
-    seen: set[str] = set()
-    for combination in itertools.product(*values.values()):
-        answers = dict(zip(values, combination, strict=True))
-        head = suggest(space, _answering(answers))
-        key = head.model_dump_json()
-        if key not in seen:
-            seen.add(key)
-            yield head
+    yield from _expanded(space, FIELDS, {})
 
 
-def _answering(answers: Values) -> Choose:
-    return lambda name, _: answers[name]
+def _expanded(
+    space: SearchSpace, fields: tuple[str, ...], chosen: dict[str, Any]
+) -> Iterator[HeadConfig]:
+    if not fields:
+        yield HeadConfig.model_validate(chosen)
+        return
+    name, domain = fields[0], getattr(space, fields[0])
+    if not _USED[name](chosen):
+        yield from _expanded(space, fields[1:], chosen)
+        return
+    for value in _all_values(name, domain) if _is_open(domain) else (domain,):
+        yield from _expanded(space, fields[1:], {**chosen, name: value})
 
 
 def known_fields(space: SearchSpace, head: HeadConfig) -> dict[str, Any]:
@@ -186,7 +184,8 @@ def _allows(domain: Any, value: Any) -> bool:
         return bool(value == domain)
     if domain.choices is not None:
         return value in domain.choices
-    if not domain.low <= value <= domain.high:
+    # Optuna's own steps miss the upper bound by as much as floats are rounded.
+    if not domain.low - 1e-9 <= value <= domain.high + 1e-9:
         return False
     steps = (value - domain.low) / (domain.step or 1)
     return domain.step is None or bool(abs(steps - round(steps)) < 1e-6)
@@ -202,4 +201,4 @@ def _all_values(name: str, domain: Any) -> tuple[Any, ...]:
             f"{name} is a range without steps: give it a step, or take another search.sampler"
         )
     count = round((high - low) / (step or 1)) + 1
-    return tuple(low + index * (step or 1) for index in range(count))
+    return tuple(round(low + index * (step or 1), 12) for index in range(count))

@@ -6,18 +6,21 @@ is removed before the next one is written, and that a lock dies with the process
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import BaseFileLock, FileLock
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
-from headstart.errors import SearchError
+from headstart.errors import SearchError, one_line
 
 HEARTBEAT_S = 30
 _GRACE_S = 150
@@ -32,12 +35,19 @@ def open_storage(url: str | None, folder: Path, study_name: str) -> BaseStorage:
     if url is None:
         return JournalStorage(JournalFile(journal_path(folder, study_name)))
     try:
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=_GRACE_S)
+        with warnings.catch_warnings():
+            # Heartbeats are how a database learns of dead workers; Optuna calls them experimental.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=_GRACE_S)
     except Exception as error:
         raise SearchError(
-            f"search.storage must be an Optuna storage that can be reached, but {url} cannot: "
-            f"{error}"
-        ) from error
+            "search.storage must be an Optuna storage that can be reached, but "
+            f"{_without_password(url)} cannot: {_without_password(one_line(error))}"
+        ) from None
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"://[^@/\s]*@", "://***@", text)
 
 
 def study_exists(url: str | None, folder: Path, study_name: str) -> bool:

@@ -1,6 +1,7 @@
 """The trials of a study as one worker sees them: asked for, and told how they ended."""
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,12 @@ class Trials:
     def ask(self) -> AskedTrial | None:
         """The next trial, or None where the finished and the running ones are enough."""
         with self._lock:
-            if self.missing() <= 0:
+            if self.missing() <= 0 or self._is_grid_done():
                 return None
-            trial = self.study.ask()
+            with warnings.catch_warnings():
+                # Optuna expects heartbeats of its own loop; here `beat` sends them.
+                warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+                trial = self.study.ask()
             trial.set_user_attr(WORKER, self._life.name)
         given = trial.user_attrs.get(HEAD)
         if given is None:
@@ -67,6 +71,10 @@ class Trials:
             config = HeadConfig.model_validate(given)
             _record(trial, self._search, config)
         return AskedTrial(trial, config)
+
+    def _is_grid_done(self) -> bool:
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return self._search.sampler == "grid" and not waiting
 
     def missing(self) -> int:
         """How many more trials the study needs, beside those that run."""

@@ -37,7 +37,7 @@ def work_together(
     processes: list[SpawnProcess] = [
         context.Process(
             target=_process,
-            args=(features, search, folder, seed, index, errors),
+            args=(features, search.model_dump_json(), folder, seed, index, errors),
             name=f"search-worker-{index}",
         )
         for index in range(search.workers)
@@ -58,12 +58,13 @@ def work_together(
 
 def _process(
     features: Path,
-    search: SearchParams,
+    params_json: str,
     folder: Path,
     seed: int,
     index: int,
     errors: "multiprocessing.SimpleQueue[str]",
 ) -> None:
+    search = SearchParams.model_validate_json(params_json)
     _keep_to_own_cores(index, search.workers)
     try:
         with FeatureStore(features) as store:

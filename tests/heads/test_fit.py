@@ -1,0 +1,106 @@
+"""Training given heads: the best epoch's weights, several seeds, and the errors."""
+
+import numpy as np
+import pytest
+
+from headstart.errors import TrainingError
+from headstart.features.store import FeatureBatch
+from headstart.heads.config import HeadConfig
+from headstart.heads.fit import FitOptions, fit_head, fit_heads
+from headstart.heads.metrics import scores
+
+CLASSES = 3
+
+
+def _batch(n: int, seed: int, n_views: int = 1) -> FeatureBatch:
+    chance = np.random.default_rng(seed)
+    label_ids = np.arange(n) % CLASSES
+    centres = np.random.default_rng(0).standard_normal((CLASSES, 12))
+    features = centres[label_ids][:, None] + 1.5 * chance.standard_normal((n, n_views, 12))
+    names = [f"{seed}-{index}" for index in range(n)]
+    return FeatureBatch(features.astype(np.float32), label_ids, names, names, names)
+
+
+TRAIN, VALIDATION = _batch(90, 1), _batch(60, 2)
+OVERFITS = HeadConfig(width=32, learning_rate=0.02, schedule="constant", dropout=0.0)
+
+
+def test_ends_with_the_weights_of_the_best_epoch() -> None:
+    head = fit_head(
+        OVERFITS, TRAIN, VALIDATION, n_classes=CLASSES, seed=0, options=FitOptions(patience=5)
+    )
+    curve = head.curve["log_loss"]
+    assert len(curve) == head.epochs + 5 < OVERFITS.epochs
+    assert curve[head.epochs - 1] == min(curve)
+    found = scores(VALIDATION.label_ids, head.probabilities(VALIDATION.features[:, 0]))
+    assert found["log_loss"] == pytest.approx(min(curve), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(head.curve["accuracy"][head.epochs - 1])
+
+
+def test_so_many_epochs_are_the_same_head() -> None:
+    stopped = fit_head(
+        OVERFITS, TRAIN, VALIDATION, n_classes=CLASSES, seed=0, options=FitOptions(patience=5)
+    )
+    options = FitOptions(epochs=stopped.epochs)
+    again = fit_head(OVERFITS, TRAIN, None, n_classes=CLASSES, seed=0, options=options)
+    assert again.curve == {}
+    for first, second in zip(stopped.layers, again.layers, strict=True):
+        np.testing.assert_allclose(first.kernel, second.kernel, atol=1e-5)
+
+
+def test_seeds_and_configs_in_one_stack_are_each_its_own() -> None:
+    configs = [HeadConfig(hidden_layers=0, epochs=4), HeadConfig(width=8, epochs=3)]
+    options = FitOptions(metric="accuracy")
+    together = fit_heads(
+        configs, TRAIN, VALIDATION, n_classes=CLASSES, seeds=[5, 6], options=options
+    )
+    assert [head.config for head in together] == [configs[0], configs[0], configs[1], configs[1]]
+    for index, (config, seed) in enumerate((c, s) for c in configs for s in (5, 6)):
+        alone = fit_head(config, TRAIN, VALIDATION, n_classes=CLASSES, seed=seed, options=options)
+        np.testing.assert_allclose(
+            together[index].layers[0].kernel, alone.layers[0].kernel, atol=1e-5
+        )
+        assert together[index].epochs == alone.epochs
+    assert not np.allclose(together[0].layers[0].kernel, together[1].layers[0].kernel)
+
+
+def test_a_linear_probe_has_one_epoch() -> None:
+    head = fit_head(HeadConfig(kind="linear_probe"), TRAIN, VALIDATION, n_classes=CLASSES, seed=0)
+    assert head.epochs == 1
+    assert [len(values) for values in head.curve.values()] == [1, 1]
+
+
+def test_views_are_drawn_and_the_plain_one_is_scored() -> None:
+    train = _batch(60, 1, n_views=3)
+    head = fit_head(
+        HeadConfig(hidden_layers=0, epochs=3),
+        train,
+        _batch(30, 2, n_views=3),
+        n_classes=CLASSES,
+        seed=0,
+    )
+    rows = train.features.reshape(-1, 12)
+    assert head.mean is not None
+    np.testing.assert_allclose(head.mean, rows.mean(axis=0), atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_is_an_error() -> None:
+    wild = HeadConfig(width=8, optimizer="sgd", learning_rate=100.0, schedule="constant")
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        fit_head(
+            wild.model_copy(update={"normalisation": "none"}),
+            _scaled(TRAIN, 1e15),
+            _scaled(VALIDATION, 1e15),
+            n_classes=CLASSES,
+            seed=0,
+        )
+
+
+def _scaled(batch: FeatureBatch, factor: float) -> FeatureBatch:
+    features = batch.features * np.float32(factor)
+    return FeatureBatch(features, batch.label_ids, batch.sha256, batch.paths, batch.groups)
+
+
+def test_nothing_says_when_to_end() -> None:
+    with pytest.raises(TrainingError, match="needs a number of epochs"):
+        fit_head(OVERFITS, TRAIN, None, n_classes=CLASSES, seed=0)

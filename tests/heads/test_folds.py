@@ -1,0 +1,59 @@
+"""Folds: grouped, stratified, complete, and the same for the same seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headstart.errors import SearchError
+from headstart.heads.folds import assign_folds, fold_groups, split_groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(20, 120), st.integers(2, 5), st.integers(2, 5), st.integers(0, 1000))
+def test_no_group_straddles_two_folds(n: int, folds: int, n_classes: int, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    keys = [f"group-{key}" for key in chance.integers(max(folds, n // 3), size=n - folds)]
+    keys += [f"own-{index}" for index in range(folds)]
+    label_ids = chance.integers(n_classes, size=n)
+    fold = assign_folds(label_ids, keys, folds=folds, seed=seed)
+    assert set(fold) == set(range(folds))
+    for key in set(keys):
+        assert len({f for f, k in zip(fold, keys, strict=True) if k == key}) == 1
+    assert np.array_equal(fold, assign_folds(label_ids, keys, folds=folds, seed=seed))
+
+
+def test_classes_are_spread_evenly() -> None:
+    label_ids = np.repeat([0, 1, 2], [50, 30, 7])
+    keys = [str(index) for index in range(len(label_ids))]
+    fold = assign_folds(label_ids, keys, folds=5, seed=1)
+    counts = np.array(
+        [[np.sum((fold == f) & (label_ids == c)) for c in range(3)] for f in range(5)]
+    )
+    assert counts.max(axis=0).tolist() == [10, 6, 2]
+    assert counts.min(axis=0).tolist() == [10, 6, 1]
+    assert np.ptp(counts.sum(axis=1)) <= 1
+
+
+def test_groups_of_rows() -> None:
+    label_ids = np.array([0, 1] * 10)
+    keys = [str(index) for index in range(20)]
+    groups = fold_groups(label_ids, keys, folds=4, repeats=2, seed=7)
+    assert [group.seed for group in groups] == [7] * 4 + [8] * 4
+    for repeat in (groups[:4], groups[4:]):
+        held_out = np.concatenate([group.validation for group in repeat])
+        assert sorted(held_out) == list(range(20))
+    for group in groups:
+        assert sorted([*group.rows, *group.validation]) == list(range(20))
+
+
+def test_split_groups_train_on_the_first_rows() -> None:
+    groups = split_groups(6, 3, repeats=2, seed=1)
+    assert [group.seed for group in groups] == [1, 2]
+    assert groups[0].rows.tolist() == [0, 1, 2, 3, 4, 5]
+    assert groups[0].validation.tolist() == [6, 7, 8]
+
+
+def test_more_folds_than_groups_is_refused() -> None:
+    with pytest.raises(SearchError, match="5 folds and 2 groups"):
+        assign_folds(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], folds=5, seed=0)

@@ -1,0 +1,65 @@
+"""Every metric against scikit-learn, for one head and for many at once."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as peer
+
+from headstart.heads.metrics import DIRECTION, METRICS, is_better, metric_names, scores, softmax
+
+
+def _case(n: int, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    chance = np.random.default_rng(seed)
+    return chance.integers(n_classes, size=n), softmax(chance.standard_normal((n, n_classes)) * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 7), st.integers(0, 10_000))
+def test_equal_scikit_learn(n: int, n_classes: int, seed: int) -> None:
+    label_ids, probabilities = _case(n, n_classes, seed)
+    ids = np.arange(n_classes)
+    predicted = probabilities.argmax(axis=1)
+    found = scores(label_ids, probabilities)
+    assert found["accuracy"] == pytest.approx(peer.accuracy_score(label_ids, predicted))
+    recall = peer.recall_score(label_ids, predicted, average=None, labels=np.unique(label_ids))
+    assert found["balanced_accuracy"] == pytest.approx(recall.mean())
+    f1 = peer.f1_score(label_ids, predicted, average="macro", zero_division=0.0)
+    assert found["macro_f1"] == pytest.approx(f1)
+    assert found["log_loss"] == pytest.approx(peer.log_loss(label_ids, probabilities, labels=ids))
+    one_hot = np.eye(n_classes)[label_ids]
+    assert found["brier"] == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+    if n_classes >= 4:
+        top = peer.top_k_accuracy_score(label_ids, probabilities, k=3, labels=ids)
+        assert found["top_3_accuracy"] == pytest.approx(top)
+
+
+def test_ece_by_hand() -> None:
+    # two bins: confidence 0.9 right half of the time, confidence 0.6 always right
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    label_ids = np.array([0, 1, 0, 0])
+    assert scores(label_ids, probabilities)["ece"] == pytest.approx((0.4 * 2 + 0.4 * 2) / 4)
+
+
+def test_many_heads_at_once() -> None:
+    chance = np.random.default_rng(0)
+    label_ids = chance.integers(5, size=30)
+    heads = softmax(chance.standard_normal((3, 30, 5)))
+    for name in METRICS:
+        together = METRICS[name](label_ids, heads)
+        assert together == pytest.approx([scores(label_ids, head)[name] for head in heads])
+
+
+def test_certain_and_wrong_is_finite() -> None:
+    assert np.isfinite(scores(np.array([1]), np.array([[1.0, 0.0]]))["log_loss"])
+
+
+def test_directions_and_names() -> None:
+    assert set(DIRECTION) == set(METRICS)
+    assert "top_3_accuracy" not in metric_names(3)
+    assert "top_3_accuracy" in metric_names(4)
+    assert is_better("accuracy", 0.6, 0.5)
+    assert is_better("log_loss", 0.5, 0.6)
+    assert is_better("log_loss", 0.5, float("nan"))
+    assert not is_better("accuracy", 0.5, 0.5)
+    assert not is_better("accuracy", float("nan"), 0.1)

@@ -1,0 +1,407 @@
+"""Studies: what is tried, when it ends, how it goes on, and what it says."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from filelock import FileLock
+
+from headstart.errors import SearchError
+from headstart.features.store import FeatureStore
+from headstart.heads.config import HeadConfig
+from headstart.heads.fit import FitOptions, fit_head
+from headstart.heads.search import StudyResult, join_study, run_study
+from headstart.heads.search_plan import plan_study
+from headstart.heads.search_storage import journal_path, open_storage
+from headstart.heads.search_trials import Trials
+from headstart.params import SearchParams
+from tests.heads.made_features import write_made_features
+
+# One space for all tests, so that its programs are compiled once.
+BASE: dict[str, Any] = {
+    "n_trials": 6,
+    "population": 4,
+    "batch_size": 32,
+    "patience": 3,
+    "default_head": {"width": 8, "epochs": 4},
+    "space": {"width": {"choices": [4, 8]}, "activation": "relu", "epochs": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("features") / "features.h5"
+    write_made_features(path)
+    return path
+
+
+def params(**changes: Any) -> SearchParams:
+    space = {**BASE["space"], **changes.pop("space", {})}
+    return SearchParams.model_validate({**BASE, **changes, "space": space})
+
+
+def run(features: Path, folder: Path, seed: int = 0, **changes: Any) -> StudyResult:
+    with FeatureStore(features) as store:
+        return run_study(store, params(**changes), seed=seed, storage_folder=folder)
+
+
+def study_of(features: Path, folder: Path, seed: int = 0, **changes: Any) -> optuna.Study:
+    search = params(**changes)
+    with FeatureStore(features) as store:
+        name = plan_study(store, search, seed=seed).name
+    return optuna.load_study(study_name=name, storage=open_storage(search.storage, folder, name))
+
+
+def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
+    features: Path, tmp_path: Path
+) -> None:
+    result = run(features, tmp_path, n_trials=9)
+    assert [trial.number for trial in result.trials] == list(range(9))
+    assert {trial.state for trial in result.trials} == {"COMPLETE"}
+    assert result.trials[0].config == params().default_head
+    assert result.trials[1].config == HeadConfig(kind="linear_probe")
+    assert result.best.value == min(t.value for t in result.trials if t.value is not None)
+    networks = [t for t in result.trials if t.config and t.config.kind == "network"]
+    assert len({trial.first_epoch for trial in networks}) > 1
+    with FeatureStore(features) as store:
+        for trial in networks:
+            assert trial.config is not None
+            head = fit_head(
+                trial.config,
+                store.split("train"),
+                store.split("validation"),
+                n_classes=4,
+                seed=0,
+                options=FitOptions(32, None, 3, "log_loss", trial.first_epoch or 0),
+            )
+            np.testing.assert_allclose(head.curve["log_loss"], trial.curve["log_loss"], rtol=1e-4)
+            assert head.epochs == trial.best_epoch
+
+
+def test_every_trial_has_the_same_names(features: Path, tmp_path: Path) -> None:
+    result = run(features, tmp_path, metric="macro_f1")
+    assert result.direction == "maximize"
+    assert {tuple(trial.params) for trial in result.trials} == {tuple(HeadConfig.model_fields)}
+    assert {tuple(trial.curve) for trial in result.trials} == {("macro_f1", "log_loss", "accuracy")}
+    for trial in result.trials:
+        assert trial.value == max(trial.curve["macro_f1"]) == trial.at_best()["macro_f1"]
+    table = result.table()
+    assert list(table["number"]) == list(range(6))
+    assert table["validation_macro_f1"].tolist() == table["value"].tolist()
+
+
+def test_more_trials_go_on_and_the_same_number_adds_none(features: Path, tmp_path: Path) -> None:
+    first = run(features, tmp_path, n_trials=3)
+    assert run(features, tmp_path, n_trials=3) == first
+    more = run(features, tmp_path, n_trials=5)
+    assert more.study_name == first.study_name
+    assert more.trials[:3] == first.trials
+    assert len(more.trials) == 5
+    assert len({str(trial.config) for trial in more.trials}) == 5
+
+
+def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.h5"
+    write_made_features(other, fingerprint="0" * 64)
+    relabelled = tmp_path / "relabelled.h5"
+    write_made_features(relabelled, seed=1)
+
+    def name(path: Path = features, seed: int = 0, **changes: Any) -> str:
+        with FeatureStore(path) as store:
+            return plan_study(store, params(**changes), seed=seed).name
+
+    same = {
+        name(),
+        name(
+            n_trials=99, timeout_s=1.0, workers=2, population=8, sampler="random", pruner="median"
+        ),
+    }
+    assert len(same) == 1
+    others = {
+        name(other),
+        name(relabelled),
+        name(seed=1),
+        name(metric="accuracy"),
+        name(folds=3),
+        name(repeats=2),
+        name(batch_size=16),
+        name(patience=5),
+        name(default_head={"width": 4}),
+        name(space={"width": 8}),
+    }
+    assert len(others) == 10
+    assert not others & same
+
+
+def test_trials_of_dead_workers_are_failed_and_asked_again(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=5)
+    with FeatureStore(features) as store:
+        plan = plan_study(store, search, seed=0)
+    dead = Trials(plan, search, tmp_path, seed=0)
+    asked = [dead.ask() for _ in range(4)]
+    dead.close()
+    lost = [trial.config for trial in asked if trial is not None]
+    result = run(features, tmp_path, n_trials=5)
+    by_state = {
+        state: [t for t in result.trials if t.state == state] for state in ("FAIL", "COMPLETE")
+    }
+    assert [trial.number for trial in by_state["FAIL"]] == [0, 1, 2, 3]
+    assert {trial.reason for trial in by_state["FAIL"]} == {"its worker died"}
+    assert len(by_state["COMPLETE"]) == 5
+    done = [trial.config for trial in by_state["COMPLETE"]]
+    assert all(config in done for config in lost)
+    assert run(features, tmp_path, n_trials=5) == result
+
+
+def test_trials_of_living_workers_are_left_alone(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=3)
+    with FeatureStore(features) as store:
+        plan = plan_study(store, search, seed=0)
+        other = Trials(plan, search, tmp_path, seed=0)
+        asked = other.ask()
+        assert asked is not None
+        result = run_study(store, search, seed=0, storage_folder=tmp_path)
+        assert [trial.number for trial in result.trials] == [1, 2]
+        other.fail(asked, "for the test")
+        other.close()
+        result = run_study(store, search, seed=0, storage_folder=tmp_path)
+    assert [(trial.number, trial.state) for trial in result.trials] == [
+        (0, "FAIL"),
+        (1, "COMPLETE"),
+        (2, "COMPLETE"),
+        (3, "COMPLETE"),
+    ]
+    assert result.trials[0].reason == "for the test"
+    assert result.trials[0].config == search.default_head
+
+
+WILD = {"kind": "network", "optimizer": "sgd", "learning_rate": 100.0, "schedule": "constant"}
+
+
+def test_failing_trials_do_not_count_and_ten_in_a_row_stop(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.h5"
+    write_made_features(huge, scale=1e18)
+    wild = {**WILD, "normalisation": "none", "hidden_layers": 1}
+    with pytest.raises(SearchError, match="10 trials in a row failed, the last because its loss"):
+        run(huge, tmp_path, n_trials=2, space=wild, default_head={**wild, "width": 8})
+    study = study_of(huge, tmp_path, n_trials=2, space=wild, default_head={**wild, "width": 8})
+    states = [trial.state.name for trial in study.trials if trial.state.is_finished()]
+    assert states == ["FAIL"] * 10
+    mixed = run(
+        huge,
+        tmp_path,
+        n_trials=2,
+        space={**wild, "kind": {"choices": ["network", "linear_probe"]}},
+        default_head={"kind": "linear_probe", "normalisation": "standardise"},
+    )
+    assert sum(trial.state == "COMPLETE" for trial in mixed.trials) == 2
+
+
+def test_pruned_trials_count_and_leave_the_stack(features: Path, tmp_path: Path) -> None:
+    for pruner in ("median", "hyperband"):
+        result = run(
+            features,
+            tmp_path / pruner,
+            n_trials=24,
+            pruner=pruner,
+            sampler="random",
+            patience=20,
+            space={"kind": "network", "epochs": 12},
+            default_head={"width": 8, "epochs": 12},
+        )
+        states = [trial.state for trial in result.trials]
+        assert len(states) == 24
+        assert set(states) == {"COMPLETE", "PRUNED"}
+        for trial in result.trials:
+            assert (trial.value is None) == (trial.state == "PRUNED")
+            assert (len(trial.curve["log_loss"]) < 12) == (trial.state == "PRUNED")
+
+
+def test_folds_and_repeats(features: Path, tmp_path: Path) -> None:
+    result = run(features, tmp_path, n_trials=4, folds=3, repeats=2)
+    assert all(trial.value_std and trial.value_std > 0 for trial in result.trials)
+    with FeatureStore(features) as store:
+        plan = plan_study(store, params(folds=3, repeats=2), seed=0)
+        assert len(plan.groups) == 6
+        assert len(plan.label_ids) == len(store.indices("train"))
+    probe = result.trials[1]
+    assert probe.config is not None
+    assert probe.config.kind == "linear_probe"
+
+
+def test_a_grid_is_searched_whole(features: Path, tmp_path: Path) -> None:
+    grid = {
+        "kind": "network",
+        "hidden_layers": {"choices": [0, 1]},
+        "normalisation": {"choices": ["none", "standardise"]},
+        "input_dropout": 0.0,
+        "dropout": 0.0,
+        "learning_rate": {"choices": [0.001, 0.01]},
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+    }
+    result = run(features, tmp_path, n_trials=100, sampler="grid", space=grid)
+    # the default head, then 2 normalisations x 2 rates x (no hidden layer, or 2 widths)
+    assert len(result.trials) == 1 + 2 * 2 * 3
+    assert len({str(trial.config) for trial in result.trials}) == len(result.trials)
+
+
+@pytest.mark.parametrize("sampler", ["random", "cmaes"])
+def test_other_samplers(features: Path, tmp_path: Path, sampler: str) -> None:
+    result = run(features, tmp_path, sampler=sampler)
+    assert len({str(trial.config) for trial in result.trials}) == 6
+
+
+def test_no_trial_begins_after_the_time_is_up(features: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    result = run(features, tmp_path, n_trials=1_000_000, timeout_s=1.0, population=2)
+    assert 1 <= len(result.trials) < 100_000
+    assert time.monotonic() - started > 1
+
+
+def test_old_trials_are_added_on_request(features: Path, tmp_path: Path) -> None:
+    old = run(features, tmp_path, n_trials=12, sampler="random")
+    wider = {"width": {"choices": [4, 8, 16]}, "dropout": {"low": 0.0, "high": 0.3, "step": 0.1}}
+    fresh = run(features, tmp_path, n_trials=4, space=wider)
+    assert not any(trial.reused_from for trial in fresh.trials)
+    space = {**wider, "dropout": {"low": 0.0, "high": 0.4, "step": 0.1}}
+    result = run(features, tmp_path, n_trials=4, space=space, reuse_trials=True)
+    reused = [trial for trial in result.trials if trial.reused_from]
+    own = [trial for trial in result.trials if not trial.reused_from]
+    assert len(own) == 4
+    assert own[0].number == 0
+    assert reused
+    for trial in reused:
+        study, number = trial.reused_from.split("/")
+        origin = {old.study_name: old, fresh.study_name: fresh}[study].trials[int(number)]
+        assert (trial.value, trial.config, trial.curve) == (
+            origin.value,
+            origin.config,
+            origin.curve,
+        )
+    again = run(features, tmp_path, seed=1, n_trials=2, space=space, reuse_trials=True)
+    assert not any(trial.reused_from for trial in again.trials)
+
+
+def test_a_database_holds_it_too(features: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    result = run(features, tmp_path, storage=url, n_trials=4)
+    assert run(features, tmp_path, n_trials=4).trials == result.trials
+    assert result.storage == url
+
+
+def test_joining_needs_a_study_that_has_begun(features: Path, tmp_path: Path) -> None:
+    with FeatureStore(features) as store:
+        with pytest.raises(SearchError, match="joining needs a study that has begun"):
+            join_study(store, params(), seed=0, storage_folder=tmp_path)
+        assert not list(tmp_path.glob("*.journal"))
+        run_study(store, params(n_trials=2), seed=0, storage_folder=tmp_path)
+        result = join_study(store, params(n_trials=5), seed=0, storage_folder=tmp_path)
+    assert len(result.trials) == 5
+
+
+def test_workers_share_a_study(features: Path, tmp_path: Path) -> None:
+    result = run(features, tmp_path, n_trials=16, workers=2)
+    assert [trial.number for trial in result.trials] == list(range(16))
+    assert {trial.state for trial in result.trials} == {"COMPLETE"}
+    assert len({str(trial.config) for trial in result.trials}) == 16
+    study = study_of(features, tmp_path)
+    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+    assert not list((tmp_path / f"{result.study_name}.workers").iterdir())
+
+
+def test_the_metric_must_fit_the_classes(tmp_path: Path) -> None:
+    path = tmp_path / "three.h5"
+    write_made_features(path, n_classes=3)
+    with pytest.raises(SearchError, match="for 3 classes, but got top_3_accuracy"):
+        run(path, tmp_path, metric="top_3_accuracy")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from headstart.features.store import FeatureStore
+from headstart.heads.search import run_study
+from headstart.params import SearchParams
+
+features, folder, search = sys.argv[1:]
+with FeatureStore(Path(features)) as store:
+    run_study(store, SearchParams.model_validate_json(search), seed=0, storage_folder=Path(folder))
+"""
+
+
+def kill_and_go_on(features: Path, folder: Path, kills: int, search: SearchParams) -> StudyResult:
+    """Run the search in processes that are killed at moments of chance; then to its end."""
+    chance = np.random.default_rng(0)
+    command = [sys.executable, "-c", KILLED, str(features), str(folder), search.model_dump_json()]
+    with FeatureStore(features) as store:
+        path = journal_path(folder, plan_study(store, search, seed=0).name)
+    for _ in range(kills):
+        before = path.stat().st_size if path.exists() else 0
+        process = subprocess.Popen(command)
+        # from the first word it writes; so kills do not all fall into the imports
+        while process.poll() is None and (path.stat().st_size if path.exists() else 0) == before:
+            time.sleep(0.01)
+        time.sleep(float(chance.uniform(0, 3)))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with FeatureStore(features) as store:
+        return run_study(store, search, seed=0, storage_folder=folder)
+
+
+def check_killed(result: StudyResult, features: Path, folder: Path, search: SearchParams) -> None:
+    finished = [trial for trial in result.trials if trial.state in ("COMPLETE", "PRUNED")]
+    assert len(finished) == search.n_trials
+    assert len({str(trial.config) for trial in finished}) == search.n_trials
+    lost = [trial for trial in result.trials if trial.state == "FAIL"]
+    assert {trial.reason for trial in lost} <= {"its worker died"}
+    with FeatureStore(features) as store:
+        name = plan_study(store, search, seed=0).name
+    study = optuna.load_study(study_name=name, storage=open_storage(None, folder, name))
+    states = [trial.state.name for trial in study.trials]
+    assert states.count("RUNNING") == states.count("WAITING") == 0
+    again = [t.user_attrs["again_of"] for t in study.trials if "again_of" in t.user_attrs]
+    assert len(set(again)) == len(again)
+    with FileLock(folder / f"{name}.lock", timeout=0):
+        pass
+
+
+def test_killed_searches_go_on(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=20)
+    result = kill_and_go_on(features, tmp_path, 2, search)
+    check_killed(result, features, tmp_path, search)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_twenty_kills_of_a_hundred_trials(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=100, space={"width": {"low": 4, "high": 64}, "epochs": 30})
+    result = kill_and_go_on(features, tmp_path, 20, search)
+    check_killed(result, features, tmp_path, search)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_does_not_end_the_others(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=60, workers=2, space={"width": {"low": 4, "high": 64}, "epochs": 30})
+    command = [sys.executable, "-c", KILLED, str(features), str(tmp_path), search.model_dump_json()]
+    process = subprocess.Popen(command)
+    victim = None
+    while victim is None and process.poll() is None:
+        lines = sorted(tmp_path.glob("*.workers/*.lock"))
+        pids = [int(path.name.split(".")[-3]) for path in lines]
+        victim = next((pid for pid in pids if pid != process.pid), None)
+        time.sleep(0.05)
+    assert victim is not None
+    time.sleep(2)
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait() == 0
+    with FeatureStore(features) as store:
+        result = run_study(store, search, seed=0, storage_folder=tmp_path)
+    check_killed(result, features, tmp_path, search)
