@@ -1,5 +1,6 @@
 """The short summary after `make demo`: what came out, where it is, and what to try next."""
 
+from headstart import files
 from headstart.paths import Project
 from headstart.pipeline import read_report, seconds_per_stage
 
@@ -15,6 +16,7 @@ def summarise(project: Project) -> str:
         f" to {100 * metrics['accuracy_ci95_high']:.1f}) on {metrics['n_test']} images"
     )
     name = registration["model_name"]
+    study = files.read_json(project.best_head)["study"]
     return "\n".join(
         [
             "",
@@ -26,11 +28,11 @@ def summarise(project: Project) -> str:
             f"Seconds         {stages}",
             "",
             "With the environment active (`. .venv/bin/activate`), try:",
-            "  mlflow ui -w 1                                       the runs, side by side",
+            "  mlflow ui -w 1                        # the runs, side by side",
             f"  mlflow models serve -m models:/{name}@champion --env-manager local -p 5001",
-            "  headstart serve                                      the same, with limits",
-            "  headstart predict data/fetched/cat                   classes of images",
-            "  dvc exp run -S seed=1                                another experiment",
-            "  optuna-dashboard .headstart/studies/headstart.log    the search (extra: ui)",
+            "  headstart serve                       # the same app, behind limits",
+            "  headstart predict data/fetched        # classes of images",
+            "  dvc exp run -S seed=1                 # another experiment",
+            f"  optuna-dashboard .headstart/studies/{study}.journal",
         ]
     )

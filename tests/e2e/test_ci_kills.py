@@ -38,7 +38,7 @@ def test_ci_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Pat
     _kill_when(workspace, str(workspace.cache), log, "*.h5")
     shards = {p: p.stat().st_mtime_ns for p in workspace.cache.rglob("*.h5")}
     assert not (workspace.root / "data" / "features.h5").exists()
-    _kill_when(workspace, str(workspace.root / ".headstart"), log, "*.log")
+    _kill_when(workspace, str(workspace.root / ".headstart"), log, "*.journal")
     workspace.run("dvc", "repro")
     for path, written in shards.items():
         if path.exists():

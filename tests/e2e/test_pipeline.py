@@ -107,12 +107,15 @@ def test_dataset_inputs_carry_dvcs_hashes(reproduced: Workspace) -> None:
     logged = {i.dataset.name: i.dataset.digest for i in run.inputs.dataset_inputs}
     assert logged["data/features.h5"] == outs["data/features.h5"]
     contexts = {
-        tag.value
+        i.dataset.name: {tag.value for tag in i.tags}
         for i in run.inputs.dataset_inputs
-        if i.dataset.name == "data/features.h5"
-        for tag in i.tags
+        if i.dataset.name.startswith("data/features.h5")
     }
-    assert contexts == {"training", "validation", "test"}
+    assert contexts == {
+        "data/features.h5": {"training"},
+        "data/features.h5 (validation)": {"validation"},
+        "data/features.h5 (test)": {"test"},
+    }
     assert run.data.tags["dvc.data/features.h5.md5"] == outs["data/features.h5"]
 
 
@@ -131,7 +134,7 @@ def test_the_study_opens_with_optuna(reproduced: Workspace) -> None:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    (path,) = (reproduced.root / ".headstart" / "studies").glob("*.log")
+    (path,) = (reproduced.root / ".headstart" / "studies").glob("*.journal")
     storage = JournalStorage(JournalFileBackend(str(path)))
     (summary,) = optuna.get_all_study_summaries(storage)
     assert summary.study_name == _json(reproduced, "data/best_head.json")["study"]

@@ -51,11 +51,15 @@ class DvcDatasetSource(DatasetSource):
 
 
 def dataset_input(output: Output, rev: str | None, context: str) -> DatasetInput:
-    """An MLflow dataset input for an output of DVC; `context` is training, validation or test."""
+    """An MLflow dataset input for an output of DVC; `context` is training, validation or test.
+
+    MLflow keeps one context a dataset and run, so what is not for training says so in its name.
+    """
+    name = output.path if context == "training" else f"{output.path} ({context})"
     source = DvcDatasetSource(output.path, rev, output.md5)
     # MLflow leaves a property abstract in a class that is meant to be instantiated.
     dataset = MetaDataset(  # type: ignore[abstract]
-        source, name=output.path, digest=output.md5[:_MAX_DIGEST]
+        source, name=name, digest=output.md5[:_MAX_DIGEST]
     )
     return DatasetInput(
         dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, context)]
