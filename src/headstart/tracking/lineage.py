@@ -49,7 +49,8 @@ def gather(project: Project, stage: str, facts: dict[str, str]) -> Lineage:
     source = dvc.source()
     tags = {
         **_git_tags(git),
-        **{f"dvc.{output.path}.md5": output.md5 for output in upstream},
+        # Reports upstream are results, not what a model came from.
+        **{f"dvc.{o.path}.md5": o.md5 for o in upstream if not o.path.startswith("reports/")},
         **({"dvc.source.md5": source.md5, "dvc.source": source.path} if source else {}),
         **experiment_tags(),
         **_machine_tags(),

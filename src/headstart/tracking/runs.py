@@ -5,6 +5,7 @@ kept on disk, and `headstart sync` sends it.
 """
 
 import contextlib
+import getpass
 import os
 import sys
 import time
@@ -140,7 +141,11 @@ def training_run(project: Project, name: str, lineage: Lineage) -> Iterator[Run]
     if given:
         run_id = _existing(store, given).info.run_id
     else:
-        run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=name).info.run_id
+        # What `mlflow run` writes on the runs that it opens.
+        source = {"mlflow.source.name": "dvc.yaml:train", "mlflow.user": getpass.getuser()}
+        run_id = store.client.create_run(
+            store.experiment_id, tags={**source, **tags}, run_name=name
+        ).info.run_id
     run = Run(store, run_id, pending_folder(project.root) / run_id)
     if given:
         run.set_tags(tags)
