@@ -45,7 +45,8 @@ def _server(folder: Path, port: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_ci_a_server_killed_in_the_middle_costs_nothing(
+@pytest.mark.ci
+def test_a_server_killed_in_the_middle_costs_nothing(
     workspace: Project,
     tmp_path: Path,
     empty_database: Path,

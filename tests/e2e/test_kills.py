@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import TRIALS, Workspace, make_workspace, replace
 from tests.e2e.test_pipeline import OUTPUTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 
 
 def _kill_when(workspace: Workspace, condition: "str", log: Path, pattern: str) -> None:
@@ -31,7 +31,7 @@ def _kill_when(workspace: Workspace, condition: "str", log: Path, pattern: str) 
         (workspace.root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
 
 
-def test_ci_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Path) -> None:
+def test_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "headstart", tmp_path / "cache")
     # Small shards, so that there is something to lose and something to keep.
     log = tmp_path / "log"
@@ -49,7 +49,7 @@ def test_ci_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Pat
         assert (workspace.root / name).read_bytes() == (reproduced.root / name).read_bytes()
 
 
-def test_ci_a_changed_backbone_size_extracts_again_and_back_is_free(tmp_path: Path) -> None:
+def test_a_changed_backbone_size_extracts_again_and_back_is_free(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "headstart", tmp_path / "cache")
     workspace.run("dvc", "repro", "extract")
     first = (workspace.root / "data/features.h5").read_bytes()

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.e2e.conftest import REPOSITORY, Workspace, make_workspace, server
 from tests.e2e.test_pipeline import _free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -49,7 +49,7 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-def test_ci_own_images_become_a_model(own_images: Workspace) -> None:
+def test_own_images_become_a_model(own_images: Workspace) -> None:
     metrics = json.loads((own_images.root / "reports/metrics.json").read_text())
     assert metrics["accuracy"] > 0.9
     assert (own_images.root / "data" / "own.dvc").is_file()
@@ -59,7 +59,7 @@ def test_ci_own_images_become_a_model(own_images: Workspace) -> None:
     assert "data/own/" not in status
 
 
-def test_ci_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path) -> None:
+def test_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path) -> None:
     port = str(_free_port())
     serve, curl = _console("Ask the served model").split("\n", 1)
     image = next((own_images.root / "data" / "own" / "grün").iterdir())
@@ -71,7 +71,7 @@ def test_ci_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path)
     assert '"predicted_label": "gr\\u00fcn"' in said or '"predicted_label": "grün"' in said
 
 
-def test_ci_served_without_a_tracking_database(own_images: Workspace, tmp_path: Path) -> None:
+def test_served_without_a_tracking_database(own_images: Workspace, tmp_path: Path) -> None:
     """After `dvc push`, `dvc pull` in a clone: nothing runs, and models/serving answers."""
     remote, clone = tmp_path / "remote", Workspace(tmp_path / "clone", tmp_path / "cache")
     own_images.run("dvc", "remote", "add", "-f", "-d", "store", str(remote))

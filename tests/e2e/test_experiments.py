@@ -9,7 +9,7 @@ from mlflow.entities import Run
 
 from tests.e2e.conftest import Workspace, make_workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _new(workspace: Workspace, before: list[Run], uri: str | None = None) -> Run
     return found
 
 
-def test_ci_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> None:
+def test_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> None:
     before = _models(workspace)
     params = (workspace.root / "params.yaml").read_bytes()
     model = (workspace.root / "models/model.h5").read_bytes()
@@ -51,7 +51,7 @@ def test_ci_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) ->
     assert (workspace.root / "models/model.h5").read_bytes() == model
 
 
-def test_ci_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Workspace) -> None:
+def test_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Workspace) -> None:
     before = _models(workspace)
     command = ["mlflow", "run", ".", "-e", "main", "--env-manager", "local"]
     workspace.run(*command, "--experiment-name", "by hand")
@@ -61,7 +61,7 @@ def test_ci_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Works
     assert recorded["run_id"] == run.info.run_id
 
 
-def test_ci_mlflow_run_from_another_folder_uses_its_database(
+def test_mlflow_run_from_another_folder_uses_its_database(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     before = _models(workspace)
@@ -72,7 +72,7 @@ def test_ci_mlflow_run_from_another_folder_uses_its_database(
     assert run.data.tags["seed"] == "5"
 
 
-def test_ci_temporary_and_queued_experiments_share_database_and_cache(
+def test_temporary_and_queued_experiments_share_database_and_cache(
     workspace: Workspace,
 ) -> None:
     before = _models(workspace)
@@ -94,7 +94,7 @@ def test_ci_temporary_and_queued_experiments_share_database_and_cache(
     assert len(shown) >= 2
 
 
-def test_ci_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
+def test_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
     before = _models(workspace)
     weights = assets / "weights/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     assignments = ["-S", "extract.backbone=vgg16", "-S", f"extract.weights={weights.resolve()}"]
@@ -104,7 +104,7 @@ def test_ci_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> Non
     assert run.data.metrics["test_accuracy"] > 0.5
 
 
-def test_ci_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> None:
+def test_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> None:
     metrics = json.loads(workspace.run("dvc", "metrics", "show", "--json"))
     assert metrics[""]["data"]["reports/metrics.json"]["data"]["accuracy"] > 0.8
     workspace.run("dvc", "metrics", "diff")
@@ -115,7 +115,7 @@ def test_ci_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> N
     assert "evaluate" in workspace.run("dvc", "dag")
 
 
-def test_ci_a_run_can_be_made_again(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_run_can_be_made_again(workspace: Workspace, tmp_path: Path) -> None:
     recorded = json.loads((workspace.root / "models/run.json").read_text())["run_id"]
     output = tmp_path / "verdict.json"
     said = workspace.run("headstart", "reproduce", recorded, "--output", str(output))
@@ -126,7 +126,7 @@ def test_ci_a_run_can_be_made_again(workspace: Workspace, tmp_path: Path) -> Non
     assert "identical" in said
 
 
-def test_ci_runs_can_be_compared(workspace: Workspace, tmp_path: Path) -> None:
+def test_runs_can_be_compared(workspace: Workspace, tmp_path: Path) -> None:
     first = json.loads((workspace.root / "models/run.json").read_text())["run_id"]
     other = next(
         run.info.run_id
