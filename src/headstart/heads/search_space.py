@@ -58,8 +58,8 @@ FIELDS = tuple(_USED)
 def suggest(space: SearchSpace, choose: Choose) -> HeadConfig:
     """The head that `choose` makes of the space; it is asked only for fields that count."""
     chosen: dict[str, Any] = {}
-    for name, is_used in _USED.items():
-        if is_used(chosen):
+    for name, counts in _USED.items():
+        if counts(chosen):
             domain = getattr(space, name)
             chosen[name] = choose(name, domain) if _is_open(domain) else domain
     return HeadConfig.model_validate(chosen)
@@ -137,13 +137,18 @@ def _expanded(
         yield from _expanded(space, fields[1:], {**chosen, name: value})
 
 
+def is_used(head: HeadConfig, name: str) -> bool:
+    """Whether a field counts for this head."""
+    return _USED[name](head.model_dump())
+
+
 def known_fields(space: SearchSpace, head: HeadConfig) -> dict[str, Any]:
     """The fields of a head that the space asks for, where it allows their values."""
     values = head.model_dump()
     return {
         name: values[name]
-        for name, is_used in _USED.items()
-        if is_used(values)
+        for name, counts in _USED.items()
+        if counts(values)
         and _is_open(getattr(space, name))
         and _allows(getattr(space, name), values[name])
     }
@@ -155,9 +160,9 @@ def is_in_space(space: SearchSpace, head: HeadConfig) -> bool:
     defaults = HeadConfig().model_dump()
     return all(
         _allows(getattr(space, name), values[name])
-        if is_used(values)
+        if counts(values)
         else values[name] == defaults[name]
-        for name, is_used in _USED.items()
+        for name, counts in _USED.items()
     )
 
 

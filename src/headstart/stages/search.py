@@ -1,16 +1,16 @@
 """Stage search: the best head over the cached features, data/best_head.json.
 
-Also writes reports/search/: trials.csv, one row a trial. The study itself lives outside of DVC's
-outputs, so that a search that was killed goes on where it was.
+Also writes reports/search/: trials.csv, one row a trial, and what the search found as plots and one
+page. The study itself lives outside of DVC's outputs, so that a search that was killed goes on.
 """
 
 from headstart.features.store import FeatureStore
-from headstart.files import write_text
 from headstart.heads.config import write_head
 from headstart.heads.search import StudyResult, run_study
 from headstart.params import SearchParams
 from headstart.params.base import Section
 from headstart.paths import Project, state_folder
+from headstart.reports.search_report import write_report
 from headstart.stages.common import run_stage
 from headstart.tracking.searching import check_store, log_search
 
@@ -34,7 +34,7 @@ def run(files: Project, params: Sections) -> str:
             storage_folder=state_folder(files.root) / "studies",
         )
     write_head(files.best_head, result.best_head())
-    write_text(files.search_report / "trials.csv", result.table().to_csv(index=False))
+    write_report(files.search_report, result, params.search)
     log_search(
         files, result, params.search, fingerprint=fingerprint, artifacts=[files.search_report]
     )
