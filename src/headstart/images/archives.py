@@ -70,7 +70,7 @@ def unpack(archive: Path, target: Path, limits: ArchiveLimits) -> int:
     budget = Budget(archive.name, limits)
     links: list[tuple[str, str]] = []
     count = 0
-    with progress_bar(total=0, unit="files", title="fetch") as bar:
+    with explained(archive), progress_bar(total=0, unit="files", title="fetch") as bar:
         for member in members(archive, budget):
             path = _inside(member.name, budget)
             if path is None or any(is_litter(part) for part in path.split("/")):
@@ -88,11 +88,17 @@ def members(archive: Path, budget: "Budget") -> Iterator[Member]:
     """Files and links of an archive, in its order; streams hold until the next member.
 
     Raises:
-        DataError: as `unpack` does.
+        DataError: a member is hostile, or there are too many. Damage raises nearly anything: see
+            `explained`.
     """
-    walk = _zip_members if _is_zip(archive) else _tar_members
+    yield from (_zip_members if _is_zip(archive) else _tar_members)(archive, budget)
+
+
+@contextmanager
+def explained(archive: Path) -> Iterator[None]:
+    """Turn what a damaged archive raises into an error that names it."""
     try:
-        yield from walk(archive, budget)
+        yield
     except (
         zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError,
         NotImplementedError, RuntimeError, ValueError, OverflowError,

@@ -11,7 +11,7 @@ import pickle
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -129,15 +129,12 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype"})
-    _MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
-
     def find_class(self, module: str, name: str) -> Any:
-        if module not in self._MODULES or name not in self._ALLOWED:
+        # numpy 2 renamed numpy.core.
+        allowed = _ALLOWED.get((module.replace("numpy._core.", "numpy.core."), name))
+        if allowed is None:
             raise DataError(f"a pickle of arrays may not name {module}.{name}")
-        if name == "_reconstruct":
-            return _reconstruct
-        return np.ndarray if name == "ndarray" else _plain_dtype
+        return allowed
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
@@ -147,10 +144,25 @@ def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> NDArray[Any
 
 
 def _plain_dtype(code: str, *_: object) -> "np.dtype[Any]":
-    dtype = np.dtype(code)
+    # A copy: the pickle sets its byte order.
+    dtype = np.dtype(code, False, True)
     if dtype.hasobject:
         raise DataError("a pickle of arrays may not hold objects")
     return dtype
+
+
+def _from_buffer(
+    data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...], order: Literal["C", "F"]
+) -> NDArray[Any]:
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _plain_dtype,
+}
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

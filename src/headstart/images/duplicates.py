@@ -116,7 +116,7 @@ class _Search:
         A bucket of frames of one film costs little more than its size, though all its pairs hold.
         """
         frontier: Rows = bucket[:0]
-        while len(bucket) > 1:
+        while len(bucket) > (not len(frontier)):
             block = frontier[:_BLOCK_ROWS] if len(frontier) else bucket[:1]
             frontier = frontier[_BLOCK_ROWS:]
             bucket = bucket[~np.isin(bucket, block)]

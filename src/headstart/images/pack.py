@@ -7,8 +7,10 @@ which is as fast as a bare array on disk; with compression each image is a chunk
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from headstart.errors import DataError, FormatError
 from headstart.files import replacing
 from headstart.images.decode import DECODE_VERSION, decode_square
 from headstart.images.manifest import Manifest
+from headstart.images.reader import usable_cores
 from headstart.params.images import ImageParams, PackParams
 from headstart.progress import progress
 
@@ -64,34 +67,40 @@ class ImageStore:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Index) -> NDArray[np.uint8]:
-        if isinstance(index, int | np.integer | slice):
-            return np.asarray(self._source()[index])
-        chosen = np.asarray(index)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
-        return self._gather(chosen.astype(np.int64))
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        if isinstance(index, list | tuple):
+            index = np.array(index, dtype=np.int64)
+        source = self._source()
+        if isinstance(source, np.ndarray):
+            return np.asarray(source[index])
+        # h5py knows neither negative rows, nor unsorted ones, nor the same one twice.
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return np.asarray(source[int(rows)])
+        pixels = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows.tolist()):
+            source.read_direct(pixels, np.s_[row], np.s_[place])
+        return pixels
 
-    def batches(self, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
         """All images in order, `batch_size` at a time."""
         for start in range(0, len(self), batch_size):
             yield self[start : start + batch_size]
 
+    def close(self) -> None:
+        """Let go of the file; the next read opens it again."""
+        if isinstance(self._pixels, h5py.Dataset) and self._owner == os.getpid():
+            self._pixels.file.close()
+        self._pixels, self._owner = None, -1
+
+    def __enter__(self) -> "ImageStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pixels": None, "_owner": -1}
-
-    def _gather(self, chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
-        source = self._source()
-        if chosen.size == 0 or isinstance(source, np.ndarray):
-            return np.asarray(source[chosen]) if chosen.size else self._empty()
-        pixels = np.empty((len(chosen), *self.shape[1:]), self.dtype)
-        # HDF5 reads one index at a time, in rising order, fastest.
-        for place in np.argsort(chosen, kind="stable"):
-            pixels[place] = source[int(chosen[place])]
-        return pixels
-
-    def _empty(self) -> NDArray[np.uint8]:
-        return np.empty((0, *self.shape[1:]), np.uint8)
 
     def _source(self) -> Any:
         if self._owner != os.getpid():
@@ -137,13 +146,14 @@ def pack(
 
 def write_store(
     path: Path,
-    images: Iterable[NDArray[np.uint8]],
+    images: Iterable[NDArray[Any]],
     *,
     shape: tuple[int, ...],
     label_ids: NDArray[np.int64],
     sha256: Sequence[str],
     splits: Sequence[str],
     attributes: dict[str, Any],
+    dtype: "np.dtype[Any] | type[np.generic]" = np.uint8,
     compression: str = "none",
 ) -> None:
     """Write `images`, one after another; the same rows give the same bytes."""
@@ -155,7 +165,7 @@ def write_store(
         file.attrs["format_version"] = _FORMAT_VERSION
         for name, value in attributes.items():
             file.attrs[name] = json.dumps(value, ensure_ascii=False, sort_keys=True)
-        pixels = file.create_dataset("images", shape, np.uint8, track_times=False, **layout)
+        pixels = file.create_dataset("images", shape, dtype, track_times=False, **layout)
         for row, picture in enumerate(images):
             pixels[row] = picture
         for name, values in (
@@ -185,16 +195,23 @@ def _squares(manifest: Manifest, folder: Path, image: ImageParams) -> Iterator[N
     """Decoded squares in the manifest's order, a bounded number of them ahead."""
     limit = manifest.max_pixels
 
-    def square(row: tuple[str, str]) -> NDArray[np.uint8]:
-        path, sha256 = row
-        data = (folder / path).read_bytes()
+    def square(path: str, sha256: str) -> NDArray[np.uint8]:
+        try:
+            data = (folder / path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{folder / path} must be readable, but is not ({error.strerror}): run `dvc repro`"
+            ) from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DataError(
-                f"{folder / path} is not the file that the manifest lists: run `dvc repro ingest`"
+                f"{folder / path} must be the file that the manifest lists, but has other bytes: "
+                "run `dvc repro`"
             )
         return decode_square(data, image, max_pixels=limit)
 
-    rows = list(zip(manifest.paths, manifest.sha256, strict=True))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(rows), _IMAGES_AHEAD):
-            yield from pool.map(square, rows[start : start + _IMAGES_AHEAD])
+    rows = zip(manifest.paths, manifest.sha256, strict=True)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        ahead = deque(pool.submit(square, *row) for row in islice(rows, _IMAGES_AHEAD))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(square, *row) for row in islice(rows, 1))

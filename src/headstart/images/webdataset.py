@@ -4,15 +4,17 @@ A shard is a tar whose members that share a name up to its first dot are one sam
 its class as `.cls` (a number or a name), as `.json` (`label`, `cls` or `class`) or as `.txt`.
 """
 
+import itertools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from headstart.errors import DataError
-from headstart.images.archives import ArchiveLimits, Budget, is_tar, members
+from headstart.images.archives import ArchiveLimits, Budget, explained, is_tar, members
 from headstart.images.labels import SPLIT_NAMES
 from headstart.images.layout import looks_like_image
 from headstart.images.linking import readable_name
@@ -45,9 +47,10 @@ def is_shard(path: Path) -> bool:
     """Whether a single tar is a shard: there is a `.cls` among its first members."""
     if not is_tar(path):
         return False
-    budget = Budget(path.name, ArchiveLimits(1, _MEMBERS_LOOKED_AT + 1))
-    first = zip(range(_MEMBERS_LOOKED_AT), members(path, budget), strict=False)
-    return any(member.name.endswith(".cls") for _, member in first)
+    budget = Budget(path.name, ArchiveLimits(0, sys.maxsize))
+    with explained(path):
+        first = itertools.islice(members(path, budget), _MEMBERS_LOOKED_AT)
+        return any(member.name.endswith(".cls") for member in first)
 
 
 def unpack_shards(source: Path, target: Path, limits: ArchiveLimits) -> int:
@@ -69,9 +72,10 @@ def unpack_shards(source: Path, target: Path, limits: ArchiveLimits) -> int:
     with progress_bar(total=0, unit="images", title="fetch") as bar:
         for number, (name, shard) in enumerate(shards.items()):
             folder = target / (splits[name] or "")
-            for sample in _samples(shard, target, budget):
-                count += _place(sample, folder, f"{number:05d}", name, classes)
-                bar.update(1)
+            with explained(shard):
+                for sample in _samples(shard, target, budget):
+                    count += _place(sample, folder, f"{number:05d}", name, classes)
+                    bar.update(1)
     return count
 
 
