@@ -1,0 +1,266 @@
+"""Stage ingest, through its own entry point: what it writes, and what users do wrong."""
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from headstart.errors import DataError
+from headstart.images.arrays import encode_png, read_array, read_spec
+from headstart.images.groups import find_groups, place, straddling
+from headstart.images.inspect import inspect
+from headstart.images.manifest import Manifest, read_manifest
+from headstart.images.splits import split_of
+from headstart.params.images import SplitParams
+from headstart.params.load import load_sections
+from headstart.paths import Project
+from headstart.stages import ingest
+from tests.images.pictures import picture, write_classes, write_picture
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def run(files: Project, **params: Any) -> str:
+    files.params.write_text(yaml.safe_dump({"ingest": params}))
+    return ingest.run(files, load_sections(files.params, ingest.Sections))
+
+
+def error(files: Project, **params: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        run(files, **params)
+    return str(caught.value)
+
+
+def metrics(files: Project) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((files.data_report / "metrics.json").read_text())
+    return found
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_clean_folder(workspace: Project) -> None:
+    write_classes(workspace.fetched, 40)
+    assert run(workspace) == "80 images of 2 classes, 0 rejected, 0 copies or near copies"
+    manifest = read_manifest(workspace.manifest)
+    assert len(manifest) == 80
+    assert table(workspace.rejected) == []
+    found = metrics(workspace)
+    assert found["leaks"] == 0
+    assert found["train"] + found["validation"] + found["test"] == 80
+    assert {row["label"]: row["images"] for row in table(workspace.data_report / "counts.csv")} == {
+        "a": "40",
+        "b": "40",
+    }
+
+
+def test_a_dirty_folder(workspace: Project) -> None:
+    folder = workspace.fetched
+    write_classes(folder, 60)
+    (folder / "a" / "page.jpg").write_text("<html>")
+    half = (folder / "a" / "000.png").read_bytes()[:-300]
+    (folder / "b" / "half.png").write_bytes(half)
+    shutil.copy(folder / "a" / "001.png", folder / "a" / "copy.png")
+    shutil.copy(folder / "a" / "002.png", folder / "b" / "conflict.png")
+    picture(3, (24, 18)).save(folder / "a" / "again.jpg", quality=90)  # looks like a/003.png
+    write_picture(folder / "stray.png", 999)
+    line = run(workspace)
+    assert "3 rejected" in line
+    assert "2 with conflicting labels" in line
+    assert [(row["path"], row["reason"]) for row in table(workspace.rejected)] == [
+        ("a/page.jpg", "not_an_image"),
+        ("b/half.png", "truncated"),
+        ("stray.png", "no_class"),
+    ]
+    manifest = read_manifest(workspace.manifest).table.set_index("path")
+    for one, other, flag in (
+        ("a/001.png", "a/copy.png", "exact_duplicate"),
+        ("a/002.png", "b/conflict.png", "label_conflict"),
+        ("a/003.png", "a/again.jpg", "near_duplicate"),
+    ):
+        rows = manifest.loc[[one, other]]
+        assert rows[flag].all()
+        assert rows["split"].nunique() == rows["group"].nunique() == 1
+    assert metrics(workspace)["leaks"] == 0
+    page = (workspace.data_report / "index.html").read_text()
+    for words in ("One picture, two labels", "a/copy.png", "it is a web page", "b/half.png"):
+        assert words in page
+    assert not re.search(r"(src|href)=.https?://", page)
+
+
+def test_a_hostile_class_name_is_escaped_in_the_card(workspace: Project) -> None:
+    write_classes(workspace.fetched, 40)
+    (workspace.fetched / "b").rename(workspace.fetched / "<script>alert(1)")
+    run(workspace)
+    page = (workspace.data_report / "index.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_same_folder_gives_the_same_bytes(workspace: Project) -> None:
+    write_classes(workspace.fetched, 40)
+    run(workspace)
+    outputs = [workspace.manifest, workspace.rejected, *sorted(workspace.data_report.iterdir())]
+    first = [path.read_bytes() for path in outputs]
+    run(workspace)
+    assert [path.read_bytes() for path in outputs] == first
+
+
+def test_newcomers_move_nobody_but_those_they_join(workspace: Project) -> None:
+    folder = workspace.fetched
+    write_classes(folder, 60)
+    run(workspace)
+    before = splits_of(read_manifest(workspace.manifest))
+    for i in range(40):  # copies in another format: some of them have a smaller hash
+        picture(i, (24, 18)).save(folder / "a" / f"copy{i:03d}.bmp")
+        write_picture(folder / "b" / f"new{i:03d}.png", 5000 + i, (24, 18))
+    line = run(workspace)
+    after = splits_of(read_manifest(workspace.manifest))
+    moved = {path for path, split in before.items() if after[path] != split}
+    assert moved
+    assert moved <= {f"a/{i:03d}.png" for i in range(40)}
+    assert {row["path"] for row in table(workspace.data_report / "moves.csv")} == moved
+    assert f"{len(moved)} moved to another split" in line
+    assert metrics(workspace)["leaks"] == 0
+
+
+def splits_of(manifest: Manifest) -> dict[str, str]:
+    return dict(zip(manifest.paths, manifest.splits, strict=True))
+
+
+def test_given_splits_that_leak_are_kept_and_reported(workspace: Project) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for label_id, label in enumerate("ab"):
+            for i in range(4):
+                seed = 100 * number + 10 * label_id + i
+                write_picture(workspace.fetched / split / label / f"{i}.png", seed, (24, 18))
+    shutil.copy(workspace.fetched / "train/a/0.png", workspace.fetched / "test/a/0.png")
+    assert "1 groups in two of the given splits" in run(workspace)
+    assert metrics(workspace)["leaks"] == 1
+    assert (metrics(workspace)["train"], metrics(workspace)["test"]) == (8, 8)
+    assert "too good to be true" in (workspace.data_report / "index.html").read_text()
+
+
+def test_groups_of_the_user_share_a_split(workspace: Project) -> None:
+    rows = ["path,label,group"]
+    for i in range(120):
+        write_picture(workspace.fetched / "images" / f"{i}.png", i, (24, 18))
+        rows.append(f"images/{i}.png,{'ab'[i % 2]},patient {i // 3}")
+    (workspace.fetched / "labels.csv").write_text("\n".join(rows) + "\n")
+    run(workspace)
+    of_group = read_manifest(workspace.manifest).table.groupby("group")["split"].nunique()
+    assert len(of_group) == 40
+    assert (of_group == 1).all()
+
+
+def test_what_users_get_wrong(workspace: Project) -> None:
+    workspace.fetched.mkdir(parents=True)
+    assert "there are no folders" in error(workspace)
+    write_classes(workspace.fetched, 40, "a")
+    assert "at least two classes, but there is only 'a'" in error(workspace)
+    (workspace.fetched / "b").mkdir()
+    assert "every class folder must hold images, but 'b' is empty" in error(workspace)
+    write_picture(workspace.fetched / "b" / "1.png", 77)
+    words = error(workspace)
+    assert words.startswith(
+        "every class needs at least 2 images in each split (ingest.min_images_per_split), but 'b' "
+        "has "
+    )
+    assert "add images of it or remove it, or change ingest.split or the seed" in words
+    (workspace.fetched / "labels.csv").write_text("path,label,split\na/000.png,a,trian\n")
+    assert "line 2 has 'trian'" in error(workspace)
+
+
+def test_too_many_rejected_files_stop_the_stage_after_the_list_is_written(
+    workspace: Project,
+) -> None:
+    write_classes(workspace.fetched, 40)
+    for i in range(20):
+        (workspace.fetched / "a" / f"bad{i}.jpg").write_text("no image")
+    assert error(workspace) == (
+        "at most 5.0% of the files may be left out (ingest.max_rejected_fraction), but 20 of 100 "
+        "(20.0%) were: see reports/rejected.csv for each of them and the reason; mend or remove "
+        "them, or raise the limit"
+    )
+    assert len(table(workspace.rejected)) == 20
+    assert not workspace.manifest.exists()
+    run(workspace, max_rejected_fraction=0.2)
+
+
+def test_nothing_but_rejected_files(workspace: Project) -> None:
+    for label in "ab":
+        (workspace.fetched / label).mkdir(parents=True)
+        (workspace.fetched / label / "x.jpg").write_text("no image")
+    assert "2 of 2 (100.0%)" in error(workspace)
+    assert "'a' has train 0, validation 0, test 0, and 1 rejected" in error(
+        workspace, max_rejected_fraction=1.0
+    )
+
+
+def test_the_hostile_folder_goes_through_the_stage(workspace: Project, assets: Path) -> None:
+    write_classes(workspace.fetched, 40)
+    hostile = workspace.fetched / "a" / "hostile"
+    shutil.copytree(assets / "hostile-images", hostile)
+    run(workspace, max_rejected_fraction=0.5)
+    rejected = {Path(row["path"]).name for row in table(workspace.rejected)}
+    accepted = {Path(path).name for path in read_manifest(workspace.manifest).paths}
+    names = {path.name for path in hostile.iterdir()} - {".hidden.jpg", "Thumbs.db"}
+    assert names <= rejected | accepted
+    assert "bomb_30000x30000.png" in rejected
+    assert "cmyk_cat.jpg" in accepted
+
+
+def test_errors_come_without_a_traceback_through_the_entry_point(workspace: Project) -> None:
+    write_classes(workspace.fetched, 3, "a")
+    workspace.params.write_text("{}\n")
+    workspace.dvc_yaml.write_text("stages: {}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "headstart.stages.ingest"],
+        cwd=workspace.root,
+        env={**os.environ, "PYTHONWARNINGS": "error::ResourceWarning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("ingest: a classifier needs at least two classes")
+    assert "Traceback" not in done.stderr
+
+
+def test_ingest_does_not_import_tensorflow(repository: Path) -> None:
+    code = "import sys, headstart.stages.ingest as _; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)
+
+
+def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Path) -> None:
+    spec = read_spec(repository / "data" / "sources" / "animal-silhouettes-all.yaml")
+    files = importlib.metadata.files(spec.package) or []
+    (path,) = [Path(str(f.locate())) for f in files if f.as_posix() == spec.images.file]
+    encoded = [encode_png(pixels) for pixels in read_array(path)]
+    facts = np.concatenate(
+        [inspect(data, hashlib.sha256(data).digest(), max_pixels=10**4) for data in encoded]
+    )
+    labels = np.repeat(np.arange(10), 1000)
+    groups = find_groups(facts, labels, [None] * len(facts), max_bits=4)
+    splits = place(groups.keys, [None] * len(facts), seed=0, fractions=SplitParams())
+    assert int(groups.exact_duplicate.sum()) == 2 * 284
+    assert np.bincount(groups.duplicates).max() <= 5  # no chains of silhouettes
+    assert straddling(groups.keys, splits) == []
+    naive = [split_of(str(row), seed=0, fractions=SplitParams()) for row in range(len(facts))]
+    assert len(straddling(groups.keys, naive)) > 50
