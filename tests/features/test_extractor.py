@@ -1,5 +1,6 @@
 """Extraction end to end: only what is new, the same bytes whatever the history."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_rows_are_the_forward_pass_of_the_decoded_images(images: Path, cache_roo
     done = run(images, extractor(cache_root))
     assert (done.n_images, done.n_extracted, done.n_cached) == (20, 20, 0)
     manifest = manifest_of(images)
-    forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", threads=1)
+    forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", cores=1)
     squares = [
         decode_square((images / path).read_bytes(), extractor(cache_root).image)
         for path in manifest.paths
@@ -223,7 +224,7 @@ def test_a_batch_that_does_not_fit_is_halved(
                 raise MemoryError
             return forward(pixels)
 
-        return run
+        return dataclasses.replace(forward, run=run, workers=1, batch_size=32)
 
     run(images, extractor(cache_root), "whole.h5")
     for path in (cache_root / "features").glob("*/shards/*"):

@@ -85,7 +85,7 @@ def test_extraction_under_jax(
         "bytes": True,
     }
     reference = extractor(cache_root, ExtractParams(**backbone)).frozen()
-    forward = open_forward(reference, "keras", "float32", threads=1)
+    forward = open_forward(reference, "keras", "float32", cores=1)
     wanted = forward(np.stack([pixels(number, SIZE_PX, SIZE_PX) for number in range(9)]))
     found = np.load(tmp_path / "rows.npy")
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)

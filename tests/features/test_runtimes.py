@@ -1,5 +1,6 @@
 """Whatever runs the network gives the reference's numbers, row by row, in any batch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from headstart.errors import BackboneError
 from headstart.features import runtimes
 from headstart.features.frozen import FrozenModel
-from headstart.features.runtimes import Fitting, Forward, is_out_of_memory, open_forward, resolve
+from headstart.features.runtimes import Fitting, Run, is_out_of_memory, open_forward, resolve
 from headstart.params import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels
 
@@ -34,7 +35,7 @@ def frozen(exported: Path) -> FrozenModel:
 
 @pytest.fixture(scope="module")
 def reference(frozen: FrozenModel) -> NDArray[np.float32]:
-    return open_forward(frozen, "keras", "float32", threads=1)(images())
+    return open_forward(frozen, "keras", "float32", cores=1)(images())
 
 
 @pytest.mark.parametrize(("runtime", "precision", "least"), OTHERS)
@@ -43,7 +44,7 @@ def test_it_agrees_with_the_reference(
 ) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino")
-    found = open_forward(frozen, runtime, precision, threads=1)(images())
+    found = open_forward(frozen, runtime, precision, cores=1)(images())
     assert (found.dtype, found.shape) == (reference.dtype, reference.shape)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
     assert ((found * reference).sum(axis=1) / norms).min() >= least
@@ -57,14 +58,29 @@ def test_a_row_does_not_depend_on_what_shares_its_batch(
 ) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino")
-    forward = open_forward(frozen, runtime, precision, threads=2)
+    forward = open_forward(frozen, runtime, precision, cores=2)
     rows = forward(images())
     for start, stop in ((0, 1), (3, 4), (2, 7), (8, 9), (0, 8)):
         np.testing.assert_array_equal(forward(images()[start:stop]), rows[start:stop])
     np.testing.assert_array_equal(forward(images()[::-1]), rows[::-1])
 
 
-def limited(forward: Forward, most: int, error: Exception) -> Forward:
+@pytest.mark.parametrize(("runtime", "precision", "_"), OTHERS[:3])
+@pytest.mark.parametrize("cores", [2, 3, 16])
+def test_the_number_of_cores_changes_no_bit(
+    frozen: FrozenModel, runtime: str, precision: str, _: float, cores: int
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    one = open_forward(frozen, runtime, precision, cores=1)
+    several = open_forward(frozen, runtime, precision, cores=cores)
+    assert several.workers == min(cores, 8)
+    with ThreadPoolExecutor(several.workers) as pool:
+        parts = list(pool.map(several, np.array_split(images(), 4)))
+    np.testing.assert_array_equal(np.concatenate(parts), one(images()))
+
+
+def limited(forward: Run, most: int, error: Exception) -> Run:
     def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         if len(batch) > most:
             raise error
@@ -75,7 +91,7 @@ def limited(forward: Forward, most: int, error: Exception) -> Forward:
 
 @pytest.mark.parametrize("most", [8, 3, 1])
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(frozen: FrozenModel, most: int) -> None:
-    forward = open_forward(frozen, "onnxruntime", "float32", threads=1)
+    forward = open_forward(frozen, "onnxruntime", "float32", cores=1)
     fitting = Fitting(limited(forward, most, MemoryError()))
     np.testing.assert_array_equal(fitting(images()), forward(images()))
     assert fitting.limit is not None
@@ -86,7 +102,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(frozen: FrozenModel, m
 
 
 def test_what_fits_nowhere_is_raised(frozen: FrozenModel) -> None:
-    forward = open_forward(frozen, "onnxruntime", "float32", threads=1)
+    forward = open_forward(frozen, "onnxruntime", "float32", cores=1)
     with pytest.raises(MemoryError):
         Fitting(limited(forward, 0, MemoryError()))(images())
     with pytest.raises(ValueError, match="another"):

@@ -33,7 +33,6 @@ from headstart.progress import progress_bar
 _UNIT_IMAGES = 64
 _WAIT_S = 0.2
 _BLOCK_ROWS = 1024
-_DEFAULT_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,6 @@ class Extractor:
         """Backbone, runtime and precision, for a person."""
         return f"{self.extract.backbone} in {self.extract.runtime} {self.extract.precision}"
 
-    def batch_size(self) -> int:
-        return _DEFAULT_BATCH if self.extract.batch_size == "auto" else self.extract.batch_size
-
 
 def extract_features(
     extractor: Extractor, manifest: Manifest, images: Path, features: Path, backbone: Path
@@ -136,9 +132,11 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
 
     Returns when the cache lacks nothing, be it by this process or by others.
     """
-    threads = os.cpu_count() or 1
+    cores = _cores()
     extract = extractor.extract
-    forward = Fitting(open_forward(extractor.frozen(), extract.runtime, extract.precision, threads))
+    forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, cores)
+    batch_size = forward.batch_size if extract.batch_size == "auto" else extract.batch_size
+    fitting = Fitting(forward)
     decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
     queue = _Queue(cache, extractor.plan, manifest, images)
     n_rows = 0
@@ -158,15 +156,23 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
                 run_pipeline(
                     queue.tasks(claims),
                     decoder=decoder,
-                    forward=forward,
+                    forward=fitting,
                     sink=sink,
-                    batch_size=extractor.batch_size(),
-                    threads=threads,
+                    batch_size=batch_size,
+                    workers=forward.workers,
+                    cores=cores,
                 )
             n_rows += sink.n_rows
             if sink.n_rows == 0:
                 time.sleep(_WAIT_S)
     return n_rows
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Queue:

@@ -1,7 +1,7 @@
 """Reading, decoding, forward pass and writing, overlapped, in bounded memory.
 
-Threads decode ahead of the forward pass by two batches at most; finished rows go to the cache in
-a thread of their own. Knows the cache and a forward pass, not where either comes from.
+Finished rows go to the cache in a thread of their own. Knows the cache and a forward pass, not
+where either comes from.
 """
 
 import hashlib
@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import DataError
 from headstart.features.cache import FeatureCache
-from headstart.features.runtimes import Forward
+from headstart.features.runtimes import Run
 from headstart.features.shards import row_keys
 from headstart.features.views import ViewPlan
 from headstart.params import ImageParams
@@ -66,62 +67,95 @@ class Decoder:
         return self.plan.squares(data, task.sha256, task.views, self.image, self.max_pixels)
 
 
-Row = tuple[Task, int, NDArray[np.uint8]]
+Rows = list[tuple[Task, int]]
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def run_pipeline(
     tasks: Iterable[Task],
     *,
     decoder: Decoder,
-    forward: Forward,
+    forward: Run,
     sink: "ShardWriter",
     batch_size: int,
-    threads: int,
+    workers: int,
+    cores: int,
 ) -> None:
     """Extract every row of every task into the sink.
+
+    With several `workers`, each thread decodes batches of its own and runs them forward; with one,
+    `cores` threads decode ahead of the only forward pass, by two batches at most.
 
     Raises:
         DataError: an image cannot be read; rows finished before that are kept.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        rows = _rows(_decoded(tasks, decoder, pool, ahead=2 * batch_size + threads))
-        batch: list[Row] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == batch_size:
-                _extract(batch, forward, sink)
-                batch = []
-        if batch:
-            _extract(batch, forward, sink)
+    if workers > 1:
+        extract = partial(_extracted, decoder, forward)
+        with ThreadPoolExecutor(workers, thread_name_prefix="extract") as pool:
+            for rows, features in _ahead(extract, _batches(tasks, batch_size), pool, 2 * workers):
+                sink.put(rows, features)
+        return
+    with ThreadPoolExecutor(cores, thread_name_prefix="decode") as pool:
+        decoded = _ahead(partial(_decoded, decoder), tasks, pool, 2 * batch_size + cores)
+        for rows, pixels in _batches_of_rows(decoded, batch_size):
+            sink.put(rows, forward(pixels))
 
 
-def _decoded(
-    tasks: Iterable[Task], decoder: Decoder, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[Task, NDArray[np.uint8]]]:
-    waiting: deque[tuple[Task, Future[NDArray[np.uint8]]]] = deque()
+def _ahead(
+    work: Callable[[A], B], items: Iterable[A], pool: ThreadPoolExecutor, most: int
+) -> Iterator[B]:
+    """`map` in the pool's threads, in order, at most so many items ahead of who takes them."""
+    waiting: deque[Future[B]] = deque()
     try:
-        for task in tasks:
-            waiting.append((task, pool.submit(decoder, task)))
-            if len(waiting) >= ahead:
-                done, future = waiting.popleft()
-                yield done, future.result()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
         while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+            yield waiting.popleft().result()
     finally:
-        for _, future in waiting:
+        for future in waiting:
             future.cancel()
 
 
-def _rows(decoded: Iterable[tuple[Task, NDArray[np.uint8]]]) -> Iterator[Row]:
-    for task, squares in decoded:
-        for view, square in zip(task.views, squares, strict=True):
-            yield task, view, square
+def _batches(tasks: Iterable[Task], n_rows: int) -> Iterator[list[Task]]:
+    """Tasks together that have about so many rows."""
+    batch: list[Task] = []
+    for task in tasks:
+        batch.append(task)
+        if sum(len(task.views) for task in batch) >= n_rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _extract(batch: list[Row], forward: Forward, sink: "ShardWriter") -> None:
-    features = forward(np.stack([square for _, _, square in batch]))
-    sink.put([(task, view) for task, view, _ in batch], features)
+def _extracted(
+    decoder: Decoder, forward: Run, tasks: list[Task]
+) -> tuple[Rows, NDArray[np.float32]]:
+    rows = [(task, view) for task in tasks for view in task.views]
+    return rows, forward(np.concatenate([decoder(task) for task in tasks]))
+
+
+def _decoded(decoder: Decoder, task: Task) -> tuple[Task, NDArray[np.uint8]]:
+    return task, decoder(task)
+
+
+def _batches_of_rows(
+    decoded: Iterable[tuple[Task, NDArray[np.uint8]]], n_rows: int
+) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    rows: Rows = []
+    squares: list[NDArray[np.uint8]] = []
+    for task, views in decoded:
+        for view, square in zip(task.views, views, strict=True):
+            rows.append((task, view))
+            squares.append(square)
+            if len(rows) == n_rows:
+                yield rows, np.stack(squares)
+                rows, squares = [], []
+    if rows:
+        yield rows, np.stack(squares)
 
 
 class ShardWriter:
@@ -159,7 +193,7 @@ class ShardWriter:
         finally:
             self._pool.shutdown()
 
-    def put(self, rows: list[tuple[Task, int]], features: NDArray[np.float32]) -> None:
+    def put(self, rows: Rows, features: NDArray[np.float32]) -> None:
         """Take rows as (task, view); writes a shard when enough have come, or after a while."""
         self._keys.extend(row_keys([task.sha256], self._plan.key(view)) for task, view in rows)
         self._finished.extend(task.sha256 for task, view in rows if view == task.views[-1])
