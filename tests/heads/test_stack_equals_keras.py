@@ -1,5 +1,11 @@
 """The fast path is never another method: every head of a stack is the plain Keras model."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,7 +55,13 @@ SINGLE = {
 }
 
 
-@pytest.mark.parametrize("name", SINGLE)
+# Between them every optimizer, schedule, normalisation and depth; the stack of sixteen has all.
+OFTEN = ("linear", "sgd constant", "no normalisation", "layer norm", "two layers")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in SINGLE]
+)
 def test_stack_of_one(name: str) -> None:
     _compare([SINGLE[name]], which=[0])
 
@@ -100,3 +112,66 @@ def test_stack_of_sixteen() -> None:
     configs = [*SINGLE.values(), *more]
     assert len(configs) == 16
     _compare(configs, which=list(range(16)))
+
+
+def test_heads_that_come_late_or_move_are_no_others() -> None:
+    """A head that begins in a used place, and is moved while it trains, is as if alone."""
+    features, label_ids = _data()
+    groups = _groups()
+    data = StackData(features[:, None], label_ids, CLASSES)
+    late = HeadConfig(width=24, hidden_layers=2, epochs=6)
+    early = [
+        HeadConfig(width=24, hidden_layers=2, normalisation="none"),
+        HeadConfig(width=10, optimizer="sgd", learning_rate=0.1),
+        HeadConfig(hidden_layers=0, input_dropout=0.3),
+        HeadConfig(width=24, input_dropout=0.1),
+    ]
+    base = shape_for([late, *early], groups=2, feature_dim=DIM, n_classes=CLASSES, batch_size=BATCH)
+    stack = HeadStack(data, groups, replace(base, lanes=4))
+    for number, config in enumerate(early):
+        assert stack.add(number, config)
+    assert not stack.add(9, late)
+    stack.run_epoch()
+    stack.run_epoch()
+    stack.remove([0, 2, 3])
+    assert stack.add(9, late)
+    stack.run_epoch()
+    assert stack.compact()
+    assert stack.shape.lanes == 2
+    assert not stack.compact() or stack.shape.lanes == 1
+    stack.run_epoch()
+
+    alone = HeadStack(data, groups, replace(base, lanes=1), first_epoch=2)
+    assert alone.add(0, late)
+    alone.run_epoch()
+    alone.run_epoch()
+    for group in range(2):
+        ours, expected = stack.fitted(9, group), alone.fitted(0, group)
+        for found, wanted in zip(ours.layers, expected.layers, strict=True):
+            np.testing.assert_allclose(found.kernel, wanted.kernel, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.bias, wanted.bias, rtol=1e-4, atol=1e-6)
+
+
+def _run_under_jax(which: str) -> None:
+    command = [sys.executable, "-m", "pytest", __file__, "-k", which, "-m", ""]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+needs_jax = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="install headstart[jax]"
+)
+
+
+@needs_jax
+def test_under_jax() -> None:
+    _run_under_jax("test_heads_that_come_late or (test_stack_of_one and two)")
+
+
+@needs_jax
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_everything_under_jax() -> None:
+    _run_under_jax("not under_jax")

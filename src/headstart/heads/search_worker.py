@@ -19,6 +19,8 @@ from headstart.params.search import SearchParams
 from headstart.progress import progress_bar
 
 MOST_FAILURES = 10
+# A program compiles in about two seconds, in which two cores do about so many operations.
+_COMPILATION_FLOP = 2e11
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Worker:
                 self._start()
                 if not self._running:
                     return
+                if self._waiting is None and self._is_compacting_worth_it():
+                    self._stack.compact()
                 self._stack.run_epoch()
                 self._note_epoch()
                 self._trials.beat([running.asked for running in self._running.values()])
@@ -83,6 +87,12 @@ class Worker:
     def _place(self, asked: AskedTrial) -> bool:
         has_room = len(self._stack) < self._search.population
         return has_room and self._stack.add(asked.number, asked.config)
+
+    def _is_compacting_worth_it(self) -> bool:
+        """Whether half the stack, for the epochs to come, costs more than compiling it anew."""
+        ages = self._stack.epochs()
+        left = [self._running[n].asked.config.epochs - epochs for n, epochs in ages.items()]
+        return self._stack.flop_per_epoch / 2 * max(left, default=0) / 2 > _COMPILATION_FLOP
 
     def _note_epoch(self) -> None:
         numbers, logits = self._stack.validation_logits()

@@ -15,15 +15,16 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from headstart.heads import blocks
 from headstart.heads.config import HeadConfig
-from headstart.heads.fitted import DenseWeights, FittedHead, feature_statistics
+from headstart.heads.fitted import FittedHead, feature_statistics
 from headstart.heads.lanes import Lanes, Place
 from headstart.heads.program import Shape, State, epoch_program, predict_program
-from headstart.heads.randomness import dropout_key, first_kernel, row_order
+from headstart.heads.randomness import dropout_key, row_order
 from headstart.heads.table import HeadTable, adam_step_sizes, learning_rates
 
 _PREDICT_ROWS = 256
-_PARTS = ("weights", "momentum", "second")
+PARTS = ("weights", "momentum", "second")
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,8 @@ class HeadStack:
         self._table = HeadTable(shape)
         self._heads: dict[int, _Head] = {}
         self._new: list[int] = []
-        self._state: State = _tensors(
-            {
-                part: {n: np.zeros(s, np.float32) for n, s in shape.weights().items()}
-                for part in _PARTS
-            }
-        )
+        self._vacated: list[Place] = []
+        self._state: State = _tensors(_zeros(shape))
         self._table_tensors: dict[str, Any] | None = None
         self._statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
@@ -125,14 +122,49 @@ class HeadStack:
         """Drop heads and free their places."""
         for number in numbers:
             place = self._heads.pop(number).place
+            self._vacated.append(place)
             self._table.clear(place)
             self._lanes.release(place)
             self._table_tensors = None
 
+    @property
+    def flop_per_epoch(self) -> float:
+        """Floating-point operations of the first layer's products in one epoch, roughly all."""
+        shape = self.shape
+        rows = max(self._steps) * shape.batch_size * shape.groups
+        return 4.0 * rows * shape.feature_dim * shape.lanes * shape.columns
+
+    def compact(self) -> bool:
+        """Move the heads to a stack of half the lanes or less; False where they need more.
+
+        Worth its compilation when no more heads are to come and many epochs are.
+        """
+        ordered = sorted(self._heads.values(), key=lambda head: -len(head.place.columns))
+        lanes = self.shape.lanes // 2
+        if not ordered or not lanes:
+            return False
+        smaller = replace(self.shape, lanes=lanes)
+        places = Lanes(smaller)
+        found = [places.take(head.config) for head in ordered]
+        if None in found:
+            return False
+        self._fill()
+        old, new = self._on_host(), _zeros(smaller)
+        self.shape, self._lanes, self._table = smaller, places, HeadTable(smaller)
+        for head, place in zip(ordered, found, strict=True):
+            assert place is not None
+            for part in PARTS:
+                block = blocks.read(old[part], head.place, smaller.n_classes)
+                blocks.write(new[part], place, smaller.n_classes, block)
+            head.place = place
+            self._enter(head.config, place)
+        self._vacated.clear()
+        self._state = _tensors(new)
+        return True
+
     def run_epoch(self) -> None:
         """Train every head for one epoch."""
-        self._fill([self._heads[number] for number in self._new if number in self._heads])
-        self._new.clear()
+        self._fill()
         plan = ops.convert_to_tensor
         tensors = {name: plan(value) for name, value in self._plan().items()}
         train = epoch_program(self.shape)
@@ -159,18 +191,18 @@ class HeadStack:
     def fitted(self, number: int, group: int = 0) -> FittedHead:
         """A head as it is now, as trained in one group."""
         head = self._heads[number]
-        place = head.place
         weights = {
-            name: np.asarray(ops.convert_to_numpy(tensor[group, place.lane]))
+            name: np.asarray(ops.convert_to_numpy(tensor))
             for name, tensor in self._state["weights"].items()
         }
+        block = blocks.read(weights, head.place, self.shape.n_classes)
         mean, variance = None, None
         if head.config.normalisation == "standardise":
             mean, variance = (values[group] for values in self._feature_statistics())
         return FittedHead(
             config=head.config,
             n_classes=self.shape.n_classes,
-            layers=_layers(weights, head, self._table.outputs(place.slot)),
+            layers=blocks.as_layers(block, head.config, group),
             mean=mean,
             variance=variance,
             epochs=head.epochs,
@@ -194,21 +226,29 @@ class HeadStack:
                 weights[index] = balanced_weights(self._data.label_ids[rows], n_classes)
         return weights
 
-    def _fill(self, heads: Sequence[_Head]) -> None:
-        """Give the heads their first weights, and optimizers without a past."""
-        if not heads:
+    def _fill(self) -> None:
+        """Give new heads their first weights, and optimizers without a past."""
+        new = [self._heads[number] for number in self._new if number in self._heads]
+        self._new.clear()
+        if not new:
             return
-        host = {
+        host, classes = self._on_host(), self.shape.n_classes
+        for place in self._vacated:
+            for part in PARTS:
+                blocks.clear(host[part], place, classes)
+        self._vacated.clear()
+        names = list(self.shape.weights())
+        seeds = [group.seed for group in self._groups]
+        for head in new:
+            first = blocks.first_weights(head.config, seeds, names, self.shape.feature_dim, classes)
+            blocks.write(host["weights"], head.place, classes, first)
+        self._state = _tensors(host)
+
+    def _on_host(self) -> dict[str, dict[str, NDArray[np.float32]]]:
+        return {
             part: {name: np.array(ops.convert_to_numpy(t)) for name, t in tensors.items()}
             for part, tensors in self._state.items()
         }
-        for head in heads:
-            place, outputs = head.place, self._table.outputs(head.place.slot)
-            for part in _PARTS:
-                _clear(host[part], place, outputs)
-            for index, group in enumerate(self._groups):
-                _begin(host["weights"], index, head, group.seed, outputs)
-        self._state = _tensors(host)
 
     def _feature_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self._statistics is None:
@@ -300,47 +340,8 @@ def _tensors(arrays: dict[str, dict[str, NDArray[np.float32]]]) -> State:
     }
 
 
-def _clear(arrays: dict[str, NDArray[np.float32]], place: Place, outputs: slice) -> None:
-    lane, columns = place.lane, place.columns
-    arrays["kernel_1"][:, lane, :, columns] = 0
-    arrays["bias_1"][:, lane, :, columns] = 0
-    arrays["kernel_out"][:, lane, columns] = 0
-    arrays["kernel_out"][:, lane, :, outputs] = 0
-    arrays["bias_out"][:, lane, :, outputs] = 0
-    if "kernel_2" in arrays:
-        arrays["kernel_2"][:, lane, :, columns] = 0
-        arrays["kernel_2"][:, lane, columns] = 0
-        arrays["bias_2"][:, lane, :, columns] = 0
-
-
-def _begin(
-    arrays: dict[str, NDArray[np.float32]], group: int, head: _Head, seed: int, outputs: slice
-) -> None:
-    """First weights of one head in one group; layers it does not have pass values on."""
-    lane, columns = head.place.lane, head.place.columns
-    kernel = arrays["kernel_1"][group, lane]
-    kernel[:, columns] = first_kernel(seed, 1, len(kernel), len(columns))
-    n_classes = outputs.stop - outputs.start
-    if "kernel_2" in arrays:
-        square = np.eye(len(columns), dtype=np.float32)
-        if head.config.hidden_layers > 1:
-            square = first_kernel(seed, 2, len(columns), len(columns))
-        arrays["kernel_2"][group, lane][np.ix_(columns, columns)] = square
-    last = np.eye(n_classes, dtype=np.float32)
-    if head.config.hidden_layers:
-        last = first_kernel(seed, 3, len(columns), n_classes)
-    arrays["kernel_out"][group, lane][columns, outputs] = last
-
-
-def _layers(
-    weights: dict[str, NDArray[np.float32]], head: _Head, outputs: slice
-) -> tuple[DenseWeights, ...]:
-    columns = head.place.columns
-    layers = [DenseWeights(weights["kernel_1"][:, columns], weights["bias_1"][0, columns])]
-    if head.config.hidden_layers > 1:
-        square = weights["kernel_2"][np.ix_(columns, columns)]
-        layers.append(DenseWeights(square, weights["bias_2"][0, columns]))
-    if head.config.hidden_layers:
-        last = weights["kernel_out"][columns, outputs]
-        layers.append(DenseWeights(last, weights["bias_out"][0, outputs]))
-    return tuple(layers)
+def _zeros(shape: Shape) -> dict[str, dict[str, NDArray[np.float32]]]:
+    return {
+        part: {name: np.zeros(size, np.float32) for name, size in shape.weights().items()}
+        for part in PARTS
+    }
