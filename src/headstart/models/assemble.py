@@ -34,13 +34,15 @@ def assemble(
     Raises:
         TrainingError: the backbone's output is not named `features`, or does not fit the heads.
     """
-    import keras
 
     _check(backbone, heads)
     logits = head_tensors(backbone.output, heads)
-    cooled = keras.layers.Rescaling(1 / temperature, name=TEMPERATURE, dtype="float32")(logits)
-    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(cooled)
-    return keras.Model(backbone.input, probabilities, name="headstart")
+    return _calibrated(backbone.input, logits, temperature)
+
+
+def with_temperature(model: "keras.Model", temperature: float) -> "keras.Model":
+    """The same assembled model with another temperature, sharing its other weights."""
+    return _calibrated(model.input, logits_of(model), temperature)
 
 
 def logits_of(model: "keras.Model") -> Any:
@@ -97,6 +99,14 @@ def average_linear(heads: Sequence[FittedHead]) -> FittedHead | None:
         epochs=max(head.epochs for head in heads),
         curve=first.curve,
     )
+
+
+def _calibrated(pixels: Any, logits: Any, temperature: float) -> "keras.Model":
+    import keras
+
+    cooled = keras.layers.Rescaling(1 / temperature, name=TEMPERATURE, dtype="float32")(logits)
+    probabilities = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(cooled)
+    return keras.Model(pixels, probabilities, name="headstart")
 
 
 def _one_head(features: Any, head: FittedHead, prefix: str, logits_name: str) -> Any:

@@ -247,7 +247,12 @@ def describe(batches: Mapping[str, FeatureBatch]) -> dict[str, Any]:
     }
 
 
-def model_metadata(store: FeatureStore, trained: TrainedHead, image: ImageParams) -> dict[str, Any]:
+def model_metadata(
+    store: FeatureStore,
+    trained: TrainedHead,
+    image: ImageParams,
+    fine_tuned: dict[str, Any] | None,
+) -> dict[str, Any]:
     """What models/model.h5 says about itself: JSON values that depend on data and params alone."""
     return {
         "classes": list(store.classes),
@@ -259,7 +264,7 @@ def model_metadata(store: FeatureStore, trained: TrainedHead, image: ImageParams
         "epochs": [head.epochs for head in trained.heads],
         "temperature": trained.temperature,
         "trained_on": trained.trained_on,
-        "fine_tuned": None,
+        "fine_tuned": fine_tuned,
     }
 
 

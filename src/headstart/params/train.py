@@ -52,6 +52,11 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _has_images_to_choose_by(self) -> Self:
+        if self.splits == "train+validation" and self.fine_tune.enabled:
+            raise ValueError(
+                "fine-tuning needs validation images to stop and to decide by, but splits: "
+                "train+validation leaves none: set splits: train or fine_tune.enabled: false"
+            )
         if self.splits == "train+validation" and self.combine == "best" and self.seeds > 1:
             raise ValueError(
                 "combine: best needs validation images to choose by, but splits: train+validation "
