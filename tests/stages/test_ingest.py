@@ -99,9 +99,20 @@ def test_a_dirty_folder(workspace: Project) -> None:
         assert rows["split"].nunique() == rows["group"].nunique() == 1
     assert metrics(workspace)["leaks"] == 0
     page = (workspace.data_report / "index.html").read_text()
+    assert page.count("what is left of") == 0  # nothing can be seen of a truncated PNG
     for words in ("One picture, two labels", "a/copy.png", "it is a web page", "b/half.png"):
         assert words in page
     assert not re.search(r"(src|href)=.https?://", page)
+
+
+def test_the_card_shows_what_is_left_of_a_truncated_photograph(workspace: Project) -> None:
+    write_classes(workspace.fetched, 40)
+    whole = workspace.fetched / "a" / "half.jpg"
+    write_picture(whole, 7, (320, 240))
+    whole.write_bytes(whole.read_bytes()[:-1500])
+    run(workspace)
+    assert [row["reason"] for row in table(workspace.rejected)] == ["truncated"]
+    assert "what is left of a/half.jpg" in (workspace.data_report / "index.html").read_text()
 
 
 def test_a_hostile_class_name_is_escaped_in_the_card(workspace: Project) -> None:

@@ -197,7 +197,7 @@ class _Pictures:
 
     def partial(self, path: str) -> str:
         """What can be seen of a rejected file; empty if nothing can."""
-        pixels = decode_what_is_there(self._card.fetched / path)
+        pixels = decode_what_is_there(self._card.fetched / path, _THUMBNAIL_PX)
         return "" if pixels is None else thumbnail_uri(pixels, _THUMBNAIL_PX)
 
     def _decode(self, rows: Iterable[int]) -> None:
