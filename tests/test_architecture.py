@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tools import params_yaml
 from tools.stage_deps import first_party_files
 
-from headstart.params import Params
+from headstart.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "headstart"
@@ -121,8 +122,9 @@ def test_library_upgrades_run_extract_and_train_again() -> None:
 
 
 def test_params_yaml_holds_every_default() -> None:
-    written = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    assert written == Params().model_dump(mode="json", by_alias=True)
+    written = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    assert written == params_yaml.text(), "run `python tools/params_yaml.py`"
+    assert load_params(ROOT / "params.yaml") == Params()
 
 
 def test_mlproject_defaults_are_those_of_params_yaml() -> None:
