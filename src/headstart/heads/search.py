@@ -147,13 +147,21 @@ def run_study(
         work_together(store.path, plan, search, storage_folder, seed=seed)
     elif not is_done:
         work(plan, search, storage_folder, seed=seed, stream=0)
-    return read_study(plan, search, storage_folder)
+    result = read_study(plan, search, storage_folder)
+    if all(trial.value is None for trial in result.trials):
+        raise SearchError(
+            "a search needs a completed trial to choose from, but none completed: "
+            "raise search.timeout_s or search.n_trials, or look at the reasons in the study"
+        )
+    return result
 
 
 def join_study(
     store: FeatureStore, search: SearchParams, *, seed: int, storage_folder: Path
 ) -> StudyResult:
-    """Be one more worker of a study that has begun, until it has enough trials.
+    """Be one more worker of a study that has begun, until others have or run enough trials.
+
+    The result may lack a completed trial, where the others have not come that far.
 
     Raises:
         SearchError: there is no such study, or it cannot go on.
@@ -170,15 +178,11 @@ def join_study(
 
 
 def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResult:
-    """What a study has found so far; reused trials count, as if they were its own.
-
-    Raises:
-        SearchError: no trial completed.
-    """
+    """What a study has found so far; reused trials count, as if they were its own."""
     storage = open_storage(search.storage, folder, plan.name)
     study = optuna.load_study(study_name=plan.name, storage=storage)
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    result = StudyResult(
+    return StudyResult(
         study_name=plan.name,
         storage=search.storage or str(journal_path(folder, plan.name)),
         metric=search.metric,
@@ -187,12 +191,6 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
         topic=plan.topic,
         trials=tuple(_trial_result(trial) for trial in sorted(ended, key=lambda t: t.number)),
     )
-    if all(trial.value is None for trial in result.trials):
-        raise SearchError(
-            "a search needs a completed trial to choose from, but none completed: "
-            "raise search.timeout_s or search.n_trials, or look at the reasons in the study"
-        )
-    return result
 
 
 def _trial_result(trial: FrozenTrial) -> TrialResult:

@@ -1,0 +1,109 @@
+"""Real cached features for `bench.search`, made by the project's own stages."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from headstart.features.store import FeatureRows, FeatureStore, write_features
+from headstart.files import sha256_of_file
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
+VGG16 = ASSETS / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+N_UNUSED = 3_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set with a backbone."""
+
+    data: str
+    backbone: str
+    source: str
+    overrides: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data}, {self.backbone}"
+
+
+def cases() -> list[Case]:
+    """Those whose data and weights are here."""
+    silhouettes = str(ROOT / "data" / "sources" / "animal-silhouettes.yaml")
+    sources = [("default", silhouettes)]
+    if (ASSETS / "animals").is_dir():
+        sources.append(("animals", str((ASSETS / "animals").resolve())))
+    found = [Case(data, "efficientnet-lite0", source, {}) for data, source in sources]
+    if VGG16.is_file():
+        vgg16 = {
+            "backbone": "vgg16",
+            "weights": str(VGG16.resolve()),
+            "weights_sha256": sha256_of_file(VGG16),
+        }
+        found += [Case(data, "vgg16", source, vgg16) for data, source in sources]
+    return found
+
+
+def unused_pictures() -> Case:
+    """Pictures of the default data's package that the default data leaves out."""
+    source = str(ROOT / "data" / "sources" / "animal-silhouettes-rest.yaml")
+    return Case("unused", "efficientnet-lite0", source, {})
+
+
+def features_of(case: Case, folder: Path) -> Path:
+    """features.h5 of a case; rows that the user's feature cache has are not extracted again."""
+    workspace = folder / case.name.replace(", ", "-")
+    path = workspace / "data" / "features.h5"
+    if path.exists():
+        return path
+    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / "dvc.yaml").touch()
+    params = {"seed": 0, "data": {"source": case.source}, "extract": case.overrides}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    for stage in ("fetch", "ingest", "extract"):
+        command = [sys.executable, "-m", f"headstart.stages.{stage}"]
+        subprocess.run(command, cwd=workspace, check=True)
+    return path
+
+
+def resplit(path: Path, target: Path, seed: int, *, n_test: float) -> Path:
+    """The same rows under another split, a fraction for testing, a sixth of the rest to validate.
+
+    Groups stay together; which group goes where is drawn from `seed`.
+    """
+    with FeatureStore(path) as store:
+        chance = np.random.default_rng(seed)
+        names = sorted(set(store.groups))
+        place = dict(zip(names, chance.random(len(names)), strict=True))
+        validation = n_test + (1 - n_test) / 6
+        splits = [
+            "test" if place[g] < n_test else "validation" if place[g] < validation else "train"
+            for g in store.groups
+        ]
+        rows = FeatureRows(store.label_ids, store.sha256, store.paths, splits, store.groups)
+        write_features(
+            target,
+            rows=rows,
+            blocks=[np.asarray(store.features)],
+            n_views=store.n_views,
+            feature_dim=store.feature_dim,
+            classes=store.classes,
+            contract=store.contract,
+            fingerprint=store.fingerprint,
+        )
+    return target
+
+
+def unused_rows(path: Path, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features (n, d) and labels of pictures that no search and no training has seen."""
+    with FeatureStore(path) as store:
+        chosen = np.random.default_rng(seed).permutation(len(store))[:N_UNUSED]
+        batch = store.rows(np.sort(chosen).astype(np.int64))
+    return batch.features[:, 0], batch.label_ids

@@ -1,0 +1,98 @@
+"""Searches in processes of their own, for memory and for workers held to one core each."""
+
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import optuna
+import psutil
+
+from headstart.features.store import FeatureStore
+from headstart.heads.search_plan import plan_study
+from headstart.heads.search_storage import open_storage
+from headstart.params import SearchParams
+
+_CODE = """
+import sys
+from pathlib import Path
+from headstart.features.store import FeatureStore
+from headstart.heads.search import join_study, run_study
+from headstart.params import SearchParams
+features, folder, search, how = sys.argv[1:]
+go = run_study if how == "run" else join_study
+with FeatureStore(Path(features)) as store:
+    go(store, SearchParams.model_validate_json(search), seed=0, storage_folder=Path(folder))
+"""
+
+
+def rss_after(
+    features: Path, folder: Path, search: SearchParams, counts: tuple[int, int]
+) -> tuple[float, float]:
+    """Resident megabytes of a search when so many trials have ended, and so many more."""
+    process = _start(features, folder, search, "run")
+    found: list[float] = []
+    while process.poll() is None:
+        if _ended(folder) >= counts[len(found)]:
+            found.append(psutil.Process(process.pid).memory_info().rss / 1e6)
+            if len(found) == len(counts):
+                break
+        time.sleep(0.2)
+    process.terminate()
+    process.wait()
+    if len(found) < len(counts):
+        raise RuntimeError(f"the search ended before {counts[len(found)]} trials")
+    return found[0], found[1]
+
+
+def trials_per_second(
+    features: Path, folder: Path, search: SearchParams, n_workers: int
+) -> tuple[float, int]:
+    """Of workers held to one core each, from the first trial's begin to the last one's end.
+
+    Returns:
+        Trials a second, and how many trials were lost or counted twice.
+    """
+    first = _start(features, folder, search, "run", core=0)
+    while n_workers > 1 and not list(folder.glob("*.journal")):
+        time.sleep(0.05)
+    others = [_start(features, folder, search, "join", core=i) for i in range(1, n_workers)]
+    codes = [process.wait() for process in (first, *others)]
+    if any(codes):
+        raise RuntimeError(f"workers ended with {codes}")
+    trials = _study(features, folder, search).get_trials()
+    begin = min(t.datetime_start for t in trials if t.datetime_start)
+    end = max(t.datetime_complete for t in trials if t.datetime_complete)
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    wrong = abs(len(done) - search.n_trials) + (len(trials) - len(done))
+    return len(done) / ((end - begin) / timedelta(seconds=1)), wrong
+
+
+def _start(
+    features: Path, folder: Path, search: SearchParams, how: str, core: int | None = None
+) -> "subprocess.Popen[bytes]":
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [str(features), str(folder), search.model_dump_json(), how]
+    command = [sys.executable, "-c", _CODE, *arguments]
+    if core is None:
+        return subprocess.Popen(command)
+    cores = sorted(os.sched_getaffinity(0))
+    return subprocess.Popen(["taskset", "-c", str(cores[core % len(cores)]), *command])
+
+
+def _study(features: Path, folder: Path, search: SearchParams) -> optuna.Study:
+    with FeatureStore(features) as store:
+        name = plan_study(store, search, seed=0).name
+    return optuna.load_study(study_name=name, storage=open_storage(search.storage, folder, name))
+
+
+def _ended(folder: Path) -> int:
+    # Counted in the journal: a study would have to be loaded anew each time.
+    journals = list(folder.glob("*.journal"))
+    if not journals:
+        return 0
+    lines = journals[0].read_text(encoding="utf-8").splitlines()
+    ends = [line for line in lines if '"op_code":6,' in line]
+    return sum('"state":1' in line or '"state":2' in line for line in ends)
