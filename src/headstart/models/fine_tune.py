@@ -132,7 +132,11 @@ def fine_tune(
 
 
 class Trainer:
-    """The compiled training step, its optimizer, and the best weights so far."""
+    """The compiled training step, its optimizer, and the best weights so far.
+
+    Attributes:
+        step: one step on a batch of `batches`; returns the sum of its losses.
+    """
 
     def __init__(
         self, model: "keras.Model", params: FineTuneParams, *, n_steps: int, seed: int
@@ -152,15 +156,15 @@ class Trainer:
             self._optimizer = _optimizer(params, n_steps)
             self._optimizer.build(self._weights)
         self.best = as_arrays(self._weights)
-        self._step = tf.function(self._distributed_step)
+        self.step = tf.function(self._distributed_step)
 
     def run_epoch(self, train: Examples, epoch: int) -> float:
         """Train on every image once; returns the mean loss."""
         losses = []
         title = f"fine-tune, epoch {epoch} of {self._params.epochs}"
         with progress_bar(total=len(train), unit="images", title=title) as bar:
-            for batch in self._batches(train, epoch):
-                losses.append(self._step(*batch))
+            for batch in self.batches(train, epoch):
+                losses.append(self.step(*batch))
                 bar.update(min(self._params.batch_size, len(train) - bar.n))
         return float(np.sum([float(loss) for loss in losses]) / len(train))
 
@@ -206,8 +210,8 @@ class Trainer:
         unfreeze(copy, self._params)
         return logits_model(copy, from_features=False)
 
-    def _batches(self, train: Examples, epoch: int) -> Iterator[tuple[Any, ...]]:
-        """Batches of equal size; the last one is filled up with images of weight 0."""
+    def batches(self, train: Examples, epoch: int) -> Iterator[tuple[Any, ...]]:
+        """What `step` takes, in this epoch's order; the last is filled with images of weight 0."""
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(train))
         views = draw_views(self._params, len(train), self._size, generator)

@@ -14,9 +14,9 @@ class FineTuneParams(Section):
     from_layer: str | None = Field(
         None, description="train this layer and all after it; none: the last `blocks` blocks"
     )
-    blocks: int = Field(2, ge=1, description="blocks of the backbone that are trained")
+    blocks: int = Field(4, ge=1, description="blocks of the backbone that are trained")
     epochs: int = Field(12, ge=1)
-    patience: int = Field(4, ge=1, description="epochs without a better log loss before stopping")
+    patience: int = Field(6, ge=1, description="epochs without a better log loss before stopping")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1.0e-4, gt=0, le=1, description="its peak, after the warm-up")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="of all steps; cosine follows")
