@@ -3,10 +3,17 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+
 from headstart import files
-from headstart.models.model_file import read_metadata
+from headstart.images.manifest import read_manifest
+from headstart.images.pack import pack
+from headstart.models.model_file import load_model, read_metadata
+from headstart.models.pixels import predict_files
+from headstart.models.predictions import read_predictions
+from headstart.params import PackParams
 from headstart.paths import Project
-from tests.models.conftest import CLASSES, make_workspace
+from tests.models.conftest import CLASSES, IMAGE, make_workspace
 from tests.stages.conftest import run_evaluate, run_train
 
 
@@ -36,3 +43,22 @@ def test_same_bytes_again(trained: Project, tmp_path: Path) -> None:
     for path in (trained.model, trained.predictions, page, trained.plots / "roc.csv"):
         other = again.root / path.relative_to(trained.root)
         assert path.read_bytes() == other.read_bytes(), path.name
+
+
+def test_a_fine_tuned_model_goes_all_the_way_to_its_page(tmp_path: Path) -> None:
+    project = make_workspace(tmp_path)
+    pack(project.images, read_manifest(project.manifest), project.fetched, IMAGE, PackParams())
+    options = {"enabled": True, "blocks": 2, "epochs": 5, "learning_rate": 1e-2}
+    assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
+    run_evaluate(project)
+    summary = files.read_json(project.training_report / "summary.json")
+    assert read_metadata(project.model)["fine_tuned"] == summary["fine_tuning"]
+    assert len((project.training_report / "fine_tune.csv").read_text().splitlines()) > 2
+    page = (project.evaluation_report / "index.html").read_text()
+    assert "The backbone was fine-tuned from" in page
+    assert list((tmp_path / ".headstart" / "fine_tune").iterdir()) == []
+    test = read_predictions(project.predictions, "test")
+    direct = predict_files(
+        load_model(project.model).model, [project.fetched / path for path in test.paths], IMAGE
+    )
+    assert np.abs(direct - test.probabilities).max() < 1e-5
