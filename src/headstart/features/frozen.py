@@ -7,7 +7,6 @@ TensorFlow. Knows nothing of images.
 import contextlib
 import logging
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from headstart.features.onnx_export import export_onnx
 from headstart.files import replacing
 
 
@@ -49,7 +49,7 @@ class FrozenModel:
         if not self.onnx.exists():
             with self._lock():
                 if not self.onnx.exists():
-                    _export_onnx(self._load(), self.onnx)
+                    export_onnx(self._load(), self.onnx)
         return self.onnx
 
     def copy_h5(self, path: Path) -> None:
@@ -82,14 +82,3 @@ def without_legacy_warning() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _export_onnx(model: Any, path: Path) -> None:
-    import numpy as np
-
-    # Keras exports only what has been called on data.
-    model(np.zeros((1, *model.input_shape[1:]), np.uint8))
-    with replacing(path) as temporary, warnings.catch_warnings():
-        # keras.src.export.tf2onnx_lib asks numpy for the removed np.object.
-        warnings.simplefilter("ignore", FutureWarning)
-        model.export(temporary, format="onnx", verbose=False)
