@@ -18,12 +18,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.linear_model import LogisticRegression
 
 from bench.common import Target, print_table, write_results
 from headstart.features.store import FeatureStore
@@ -111,12 +107,10 @@ def measure(case: Case, seed: int, folder: Path) -> Measured:
 
 
 def logistic_accuracy(features: Path) -> float:
-    """Test accuracy of scikit-learn's logistic regression, its penalty chosen by 5 folds."""
+    """Test accuracy of scikit-learn's logistic regression with its default penalty."""
     with FeatureStore(features) as store:
         train, test = store.split("train"), store.split("test")
-        classifier: Any = make_pipeline(
-            StandardScaler(), LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), max_iter=2000)
-        )
+        classifier = LogisticRegression(max_iter=1000)
         classifier.fit(train.features[:, 0], train.label_ids)
         return float(classifier.score(test.features[:, 0], test.label_ids))
 
