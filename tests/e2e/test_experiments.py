@@ -9,7 +9,7 @@ from mlflow.entities import Run
 
 from tests.e2e.conftest import Workspace, make_workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

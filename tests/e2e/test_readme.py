@@ -12,7 +12,7 @@ from PIL import Image
 from tests.e2e.conftest import REPOSITORY, Workspace, make_workspace, server
 from tests.e2e.test_pipeline import _free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
