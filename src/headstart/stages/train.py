@@ -56,7 +56,7 @@ def run(project: Project, params: Sections) -> str:
             project,
             curve=made.trained.curve,
             metrics=scores,
-            reports=[project.training_report],
+            reports=[project.training_report, project.data_report],
         )
         if made.checkpoints is not None:
             finish_tuning(made.checkpoints)

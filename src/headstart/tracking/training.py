@@ -40,13 +40,14 @@ class TrainingLog:
         Args:
             curve: metrics of each epoch.
             metrics: of the validation split, without prefix.
-            reports: folders that become artifacts under their own names.
+            reports: folders that become artifacts under their own names; those that are there.
         """
         self.run.log_epochs([_named(epoch) for epoch in curve])
         self.run.log_metrics({f"val_{name}": value for name, value in metrics.items()})
         self.run.log_artifact(project.model)
         for report in reports:
-            self.run.log_artifact(report, report.name)
+            if report.is_dir():
+                self.run.log_artifact(report, report.name)
         self.run.log_model(project.serving, "model", self.lineage, self.params)
         write_record(project.run, self.run.record)
 
