@@ -18,6 +18,7 @@ from headstart.errors import BackboneError, WeightsError
 from headstart.features.backbones import BACKBONES, bare_network, build
 from headstart.features.frozen import FrozenModel
 from headstart.features.pth import read_pth
+from headstart.features.runtimes import open_forward
 from headstart.features.tensors import random_tensors, read_tensors
 from headstart.features.weights import locate_weights
 from headstart.params import ExtractParams, ImageParams
@@ -244,3 +245,11 @@ def test_an_unknown_layer_is_refused_with_the_nearest() -> None:
 def test_a_frozen_backbone_has_nothing_to_train() -> None:
     model, _ = of_random_weights("mobilenetv2")
     assert model.trainable_weights == []
+
+
+@pytest.mark.parametrize("name", _quick("efficientnet-lite0"))
+def test_the_exported_network_agrees(name: str, tmp_path: Path) -> None:
+    model, size = of_random_weights(name)
+    frozen = FrozenModel(tmp_path, lambda: model)
+    found = open_forward(frozen, "onnxruntime", "float32", cores=1)(squares(size))
+    assert relative_difference(found, np.asarray(model(squares(size)))) < 1e-4
