@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench.common import Target, print_table, write_results
 from headstart.features.store import FeatureStore
+from headstart.files import sha256_of_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
@@ -47,7 +48,12 @@ def cases() -> list[Case]:
     if photos.is_dir():
         source = {"data.source": str(photos.resolve())}
         found.append(Case("600 photos", "efficientnet-lite0", 0.985, source))
-        weights = {"extract.backbone": "vgg16", "extract.weights": str((ASSETS / VGG16).resolve())}
+        path = (ASSETS / VGG16).resolve()
+        weights = {
+            "extract.backbone": "vgg16",
+            "extract.weights": str(path),
+            "extract.weights_sha256": sha256_of_file(path),
+        }
         found.append(Case("600 photos", "vgg16", 0.965, {**source, **weights}))
     return found
 
