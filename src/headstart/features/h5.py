@@ -60,8 +60,9 @@ def write_strings(file: Any, name: str, values: Sequence[str]) -> None:
 
 
 def strings(values: NDArray[np.bytes_]) -> list[str]:
-    """Decode fixed-length UTF-8 strings."""
-    return [value.decode() for value in values.tolist()]
+    """Decode fixed-length UTF-8 strings, which cannot hold a zero byte."""
+    # All at once: a call for each takes longer than reading the features beside them.
+    return b"\0".join(values.tolist()).decode().split("\0") if len(values) else []
 
 
 def map_dataset(dataset: Any, path: Path) -> NDArray[Any]:
