@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.conftest import TRIALS, Workspace, make_workspace, replace
 from tests.e2e.test_pipeline import OUTPUTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = pytest.mark.slow
 
 
 def _kill_when(workspace: Workspace, condition: "str", log: Path, pattern: str) -> None:
@@ -31,6 +31,7 @@ def _kill_when(workspace: Workspace, condition: "str", log: Path, pattern: str) 
         (workspace.root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
 
 
+@pytest.mark.ci
 def test_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "headstart", tmp_path / "cache")
     # Small shards, so that there is something to lose and something to keep.

@@ -154,7 +154,8 @@ def learning_curves(result: StudyResult) -> Figure:
         axes.plot(
             range(1, len(curve) + 1), curve, style, color=colour, label=f"trial {trial.number}"
         )
-        axes.plot([trial.best_epoch or 1], [trial.value], "o", color=colour, markersize=5)
+        best = float("nan") if trial.value is None else trial.value
+        axes.plot([trial.best_epoch or 1], [best], "o", color=colour, markersize=5)
     if trials:
         inner = np.concatenate([t.curve[result.metric] for t in trials])
         _limit(axes, inner, result)
