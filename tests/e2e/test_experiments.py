@@ -100,7 +100,7 @@ def test_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
     weights = assets / "weights/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     assignments = ["-S", "extract.backbone=vgg16", "-S", f"extract.weights={weights.resolve()}"]
     assignments += ["-S", f"extract.weights_sha256={sha256_of_file(weights)}"]
-    workspace.run("dvc", "exp", "run", "--temp", "-S", "image.size=96", *assignments)
+    workspace.run("dvc", "exp", "run", "--temp", "-S", "image.size_px=96", *assignments)
     run = _new(workspace, before)
     assert run.data.params["extract.backbone"] == "vgg16"
     assert run.data.metrics["test_accuracy"] > 0.5

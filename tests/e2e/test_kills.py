@@ -54,9 +54,9 @@ def test_a_changed_backbone_size_extracts_again_and_back_is_free(tmp_path: Path)
     workspace = make_workspace(tmp_path / "headstart", tmp_path / "cache")
     workspace.run("dvc", "repro", "extract")
     first = (workspace.root / "data/features.h5").read_bytes()
-    replace(workspace.root / "params.yaml", "  size: 224", "  size: 128")
+    replace(workspace.root / "params.yaml", "  size_px: 224", "  size_px: 128")
     workspace.run("dvc", "repro", "extract")
     assert (workspace.root / "data/features.h5").read_bytes() != first
-    replace(workspace.root / "params.yaml", "  size: 128", "  size: 224")
+    replace(workspace.root / "params.yaml", "  size_px: 128", "  size_px: 224")
     workspace.run("dvc", "repro", "extract", "--no-run-cache")
     assert (workspace.root / "data/features.h5").read_bytes() == first

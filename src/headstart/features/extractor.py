@@ -150,7 +150,7 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
                 extractor.plan,
                 provenance(extract),
                 extractor.shard_rows,
-                on_rows=bar.update,
+                on_images=bar.update,
                 on_written=claims.done,
             ) as sink:
                 run_pipeline(

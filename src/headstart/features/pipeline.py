@@ -168,13 +168,13 @@ class ShardWriter:
         provenance: Mapping[str, Any],
         shard_rows: int,
         *,
-        on_rows: Callable[[int], object],
+        on_images: Callable[[int], object],
         on_written: Callable[[list[str]], object],
     ) -> None:
         self.n_rows = 0
         self._cache, self._plan, self._provenance = cache, plan, provenance
         self._shard_rows = shard_rows
-        self._on_rows, self._on_written = on_rows, on_written
+        self._on_images, self._on_written = on_images, on_written
         self._finished: list[str] = []
         self._keys: list[np.ndarray[Any, np.dtype[np.bytes_]]] = []
         self._features: list[NDArray[np.float32]] = []
@@ -196,10 +196,11 @@ class ShardWriter:
     def put(self, rows: Rows, features: NDArray[np.float32]) -> None:
         """Take rows as (task, view); writes a shard when enough have come, or after a while."""
         self._keys.extend(row_keys([task.sha256], self._plan.key(view)) for task, view in rows)
-        self._finished.extend(task.sha256 for task, view in rows if view == task.views[-1])
+        finished = [task.sha256 for task, view in rows if view == task.views[-1]]
+        self._finished.extend(finished)
         self._features.append(features)
         self.n_rows += len(rows)
-        self._on_rows(len(rows))
+        self._on_images(len(finished))
         n_bytes = len(self._keys) * features[0].nbytes
         is_full = len(self._keys) >= self._shard_rows or n_bytes >= _SHARD_BYTES
         if is_full or time.monotonic() - self._since > _SHARD_SECONDS:

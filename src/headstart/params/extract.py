@@ -1,6 +1,6 @@
 """The extract section: which backbone, which of its layers, run how."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,4 +20,6 @@ class ExtractParams(Section):
     views: int = Field(1, ge=1, le=64, description="view 0 is plain, the others are augmented")
     runtime: Literal["keras", "onnxruntime", "openvino", "auto"] = Field("onnxruntime")
     precision: Literal["float32", "bfloat16", "auto"] = Field("float32")
-    batch_size: int | Literal["auto"] = Field("auto")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        "auto", description="images a forward pass; changes no number"
+    )

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from headstart.params.base import Section
 
@@ -13,7 +13,13 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class ImageParams(Section):
     """How a decoded image becomes the square that the backbone sees."""
 
-    size: int = Field(224, ge=16, le=2048, description="side of the square in pixels")
+    # DVC's run cache leaves keys named `size` out of its comparison, wherever they stand: under
+    # that name in params.yaml, a changed size would bring back the old features.
+    model_config = ConfigDict(populate_by_name=True)
+
+    size: int = Field(
+        224, alias="size_px", ge=16, le=2048, description="side of the square in pixels"
+    )
     resampling: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bilinear")
     fit: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="stretch to the square, crop the centre, or pad with black"
