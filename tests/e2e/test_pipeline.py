@@ -3,7 +3,6 @@
 import base64
 import csv
 import json
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +15,14 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.conftest import IMAGES_PER_CLASS, TRIALS, Workspace, make_workspace, server
+from tests.e2e.conftest import (
+    IMAGES_PER_CLASS,
+    TRIALS,
+    Workspace,
+    free_port,
+    make_workspace,
+    server,
+)
 
 OUTPUTS = (
     "data/manifest.csv",
@@ -187,17 +193,11 @@ def _post(url: str, body: bytes) -> Any:
         return json.loads(response.read())
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def test_served_offline_and_plain_keras_agree(reproduced: Workspace, tmp_path: Path) -> None:
     rows = [row for row in _predictions(reproduced) if row["split"] == "test"][:4]
     images = [reproduced.root / "data/fetched" / row["path"] for row in rows]
     plain = _plain_keras(reproduced, images)
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     serve = ["mlflow", "models", "serve", "-m", "models:/headstart@champion"]
     options = ["--env-manager", "local", "-p", str(port)]

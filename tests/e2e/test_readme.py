@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import REPOSITORY, Workspace, make_workspace, server
-from tests.e2e.test_pipeline import _free_port
+from tests.e2e.conftest import REPOSITORY, Workspace, free_port, make_workspace, server
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,7 @@ def test_own_images_become_a_model(own_images: Workspace) -> None:
 
 
 def test_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path) -> None:
-    port = str(_free_port())
+    port = str(free_port())
     serve, curl = _console("Ask the served model").split("\n", 1)
     image = next((own_images.root / "data" / "own" / "grün").iterdir())
     (own_images.root / "photo.jpg").write_bytes(image.read_bytes())
@@ -87,7 +86,7 @@ def test_served_without_a_tracking_database(own_images: Workspace, tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 1
     assert "models/serving` works without it" in done.stdout
-    port = str(_free_port())
+    port = str(free_port())
     serve = ["mlflow", "models", "serve", "-m", "models/serving", "--env-manager", "local"]
     url = f"http://127.0.0.1:{port}/ping"
     with server(clone, *serve, "-p", port, url=url, log=tmp_path / "log"):
