@@ -130,6 +130,7 @@ def test_params_yaml_holds_every_default() -> None:
 def test_mlproject_defaults_are_those_of_params_yaml() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
+    assert project["entry_points"].pop("reproduce")["parameters"] == {"run": {"type": "string"}}
     for name, entry in project["entry_points"].items():
         assigned = dict(re.findall(r"([\w.]+)=\{(\w+)\}", entry["command"]))
         assert set(assigned.values()) == set(entry["parameters"]), f"{name}: a parameter is lost"

@@ -213,9 +213,12 @@ def reproduce(
     """Make a past run again from its commit, and say whether it came out the same."""
     from headstart import files
     from headstart.paths import project
+    from headstart.tracking.reproduce import log_verdict
     from headstart.tracking.reproduce import reproduce as make_again
 
-    verdict = make_again(project(), run_id)
+    here = project()
+    verdict = make_again(here, run_id)
+    log_verdict(here, verdict)
     if output is not None:
         files.write_json(output, verdict.as_json())
     print(verdict.as_text())

@@ -157,7 +157,7 @@ path, size, *images = sys.argv[1:]
 model = keras.models.load_model(path, compile=False)
 size = int(size)
 pixels = [
-    np.asarray(Image.open(i).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    np.asarray(Image.open(i).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
     for i in images
 ]
 probabilities = model.predict(np.stack(pixels), verbose=0)

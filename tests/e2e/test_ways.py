@@ -268,7 +268,7 @@ def test_a_changed_image_is_named(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "first cause: input dvc.source.md5" in done.stdout
+    assert "first cause: input dvc.source.md5" in done.stdout, done.stdout
     workspace.run("dvc", "repro")
     second = json.loads((workspace.root / "models/run.json").read_text())["run_id"]
     said = workspace.run("headstart", "compare", first, second)

@@ -59,9 +59,7 @@ def test_entries_say_what_they_are(root: Path) -> None:
     found = entries(root)
     assert names(root) == ["xception", "vgg16", "resnet50"]
     assert [(entry.n_rows, entry.n_shards) for entry in found] == [(60, 6), (40, 4), (20, 2)]
-    assert found[1].meaning() == (
-        "vgg16 block5_pool avg, 96 px bilinear stretch, openvino bfloat16"
-    )
+    assert found[1].meaning() == ("vgg16 block5_pool avg, 96 px bicubic stretch, openvino bfloat16")
 
 
 def test_ls_is_a_table(root: Path) -> None:

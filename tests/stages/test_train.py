@@ -20,7 +20,7 @@ from tests.stages.conftest import run_evaluate, run_train
 def test_the_model_knows_its_classes_and_where_it_comes_from(trained: Project) -> None:
     metadata = read_metadata(trained.model)
     assert metadata["classes"] == list(CLASSES)
-    assert metadata["image"] == {"size": 16, "resampling": "bilinear", "fit": "stretch"}
+    assert metadata["image"] == {"size": 16, "resampling": "bicubic", "fit": "stretch"}
     assert metadata["fingerprint"] == "f" * 64
     assert metadata["trained_on"]["n_images"] == 120
     assert metadata["trained_on"]["splits"] == ["train"]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch, FeatureStore
 from headstart.heads.metrics import ece, log_loss, scores, softmax
+from headstart.images.decode import MAX_PIXELS
 from headstart.models.assemble import logits_model
 from headstart.models.bootstrap import Interval, intervals
 from headstart.models.model_file import LoadedModel
@@ -78,12 +79,19 @@ class Evaluation:
 
 
 def evaluate_model(
-    store: FeatureStore, loaded: LoadedModel, fetched: Path, *, n_bootstrap: int, seed: int
+    store: FeatureStore,
+    loaded: LoadedModel,
+    fetched: Path,
+    *,
+    n_bootstrap: int,
+    seed: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Evaluation:
     """Evaluate on the test split.
 
     Args:
         fetched: the folder that the store's image paths are relative to.
+        max_pixels: the limit that these images were accepted under.
 
     Raises:
         TrainingError: the features are not those the model was made for, or do not lead to the
@@ -94,7 +102,7 @@ def evaluate_model(
     if len(batch) == 0:
         raise TrainingError("evaluation needs test images, but there are none: raise split.test")
     temperature = float(loaded.metadata["temperature"])
-    logits = _logits(loaded, batch, fetched)
+    logits = _logits(loaded, batch, fetched, max_pixels)
     probabilities = softmax(logits / temperature)
     checked = _spread(len(batch), N_CHECKED)
     files = _files(batch, fetched)
@@ -103,6 +111,7 @@ def evaluate_model(
         [files[row] for row in checked],
         probabilities[checked],
         TOLERANCE[store.contract["precision"]],
+        max_pixels,
     )
     label_ids = batch.label_ids
     confusion = confusion_matrix(label_ids, probabilities.argmax(axis=1), len(loaded.classes))
@@ -137,10 +146,13 @@ def confusion_matrix(
     return flat.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def _logits(loaded: LoadedModel, batch: FeatureBatch, fetched: Path) -> NDArray[np.float32]:
+def _logits(
+    loaded: LoadedModel, batch: FeatureBatch, fetched: Path, max_pixels: int
+) -> NDArray[np.float32]:
     if loaded.metadata["fine_tuned"]:
         model = logits_model(loaded.model, from_features=False)
-        return predict_files(model, _files(batch, fetched), _image(loaded))
+        files = _files(batch, fetched)
+        return predict_files(model, files, _image(loaded), max_pixels=max_pixels)
     model = logits_model(loaded.model, from_features=True)
     return np.asarray(model.predict(batch.features[:, 0], batch_size=1024, verbose=0))
 
@@ -150,9 +162,10 @@ def _largest_difference(
     files: Sequence[Path],
     probabilities: NDArray[np.float64],
     tolerance: float,
+    max_pixels: int,
 ) -> float:
     """Between probabilities and those that the whole model gives for the images themselves."""
-    direct = predict_files(loaded.model, files, _image(loaded))
+    direct = predict_files(loaded.model, files, _image(loaded), max_pixels=max_pixels)
     differences = np.abs(direct - probabilities).max(axis=1)
     worst = int(differences.argmax())
     if differences[worst] > tolerance:

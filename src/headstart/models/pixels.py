@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.images.decode import decode_square
+from headstart.images.decode import MAX_PIXELS, decode_square
 from headstart.params import ImageParams
 
 if TYPE_CHECKING:
@@ -21,10 +21,15 @@ BATCH_SIZE = 32
 
 
 def predict_files(
-    model: "keras.Model", paths: Sequence[Path], image: ImageParams, *, batch_size: int = BATCH_SIZE
+    model: "keras.Model",
+    paths: Sequence[Path],
+    image: ImageParams,
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.float32]:
     """Outputs of `model` for image files: float32, shape (n_files, n_outputs)."""
-    batches = decoded_batches(paths, image, batch_size=batch_size)
+    batches = decoded_batches(paths, image, batch_size=batch_size, max_pixels=max_pixels)
     return np.concatenate([predict_batch(model, pixels, batch_size) for pixels in batches])
 
 
@@ -42,13 +47,18 @@ def predict_batch(
 
 
 def decoded_batches(
-    paths: Sequence[Path], image: ImageParams, *, batch_size: int = BATCH_SIZE
+    paths: Sequence[Path],
+    image: ImageParams,
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decoded squares, uint8 (n, size, size, 3); one batch is decoded ahead."""
     with ThreadPoolExecutor() as pool:
 
         def start(first: int) -> list[Future[NDArray[np.uint8]]]:
-            return [pool.submit(_decode, path, image) for path in paths[first : first + batch_size]]
+            chosen = paths[first : first + batch_size]
+            return [pool.submit(_decode, path, image, max_pixels) for path in chosen]
 
         ahead = start(0)
         for first in range(0, len(paths), batch_size):
@@ -56,5 +66,5 @@ def decoded_batches(
             yield np.stack([future.result() for future in current])
 
 
-def _decode(path: Path, image: ImageParams) -> NDArray[np.uint8]:
-    return decode_square(path.read_bytes(), image)
+def _decode(path: Path, image: ImageParams, max_pixels: int) -> NDArray[np.uint8]:
+    return decode_square(path.read_bytes(), image, max_pixels=max_pixels)

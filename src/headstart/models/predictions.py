@@ -68,6 +68,13 @@ def write_predictions(path: Path, parts: Sequence[Predictions]) -> None:
     files.write_csv(path, header, (row for part in parts for row in _rows(part)))
 
 
+def read_predictions_table(path: Path) -> pd.DataFrame:
+    """All rows as a table; a class that is called NA or null stays what it is called."""
+    return pd.read_csv(
+        path, dtype=dict.fromkeys(_COLUMNS, str), keep_default_na=False, na_filter=False
+    )
+
+
 def read_predictions(path: Path, split: str) -> Predictions:
     """Read back the images of one split.
 
@@ -75,9 +82,7 @@ def read_predictions(path: Path, split: str) -> Predictions:
         FormatError: the file is missing or is not one of `write_predictions`.
     """
     try:
-        table = pd.read_csv(
-            path, dtype=dict.fromkeys(_COLUMNS, str), keep_default_na=False, na_filter=False
-        )
+        table = read_predictions_table(path)
     except FileNotFoundError:
         raise FormatError(f"{path} must exist, but it does not: run `dvc repro`") from None
     classes = tuple(name[2:-1] for name in table.columns if name.startswith("p("))

@@ -28,6 +28,9 @@ from headstart.params import FineTuneParams
 if TYPE_CHECKING:
     import keras
 
+# Mean log loss (nats) that a fine-tuned model must save; less does not pay for leaving the cache.
+LEAST_GAIN = 0.001
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,7 +81,7 @@ def tune_model(
     """Fine-tune an assembled model, and keep the result if it is better on validation.
 
     The frozen model is kept unless the other saves more log loss than one standard error of the
-    difference: of two models that cannot be told apart, the simpler one.
+    difference and `LEAST_GAIN`: of two models that cannot be told apart, the simpler one.
 
     Args:
         checkpoints: the folder of this run's checkpoint, for `finish_tuning` to remove.
@@ -155,7 +158,7 @@ def _judge(
     )
     difference = float(saved.mean())
     error = float(saved.std(ddof=1) / np.sqrt(len(saved))) if len(saved) > 1 else 0.0
-    kept = difference > error
+    kept = difference > max(error, LEAST_GAIN)
     losses = float(log_loss(labels, frozen)), float(log_loss(labels, tuned))
     accuracies = float(accuracy(labels, frozen)), float(accuracy(labels, tuned))
     conclusion = "it is kept" if kept else "too little to tell from chance"

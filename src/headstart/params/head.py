@@ -32,10 +32,10 @@ class HeadConfig(Section):
 
     kind: Kind = "network"
     hidden_layers: HiddenLayers = 1
-    width: Width = Field(128, description="units of each hidden layer")
+    width: Width = Field(256, description="units of each hidden layer")
     activation: Activation = "relu"
-    normalisation: Normalisation = "standardise"
-    input_dropout: Rate = 0.0
+    normalisation: Normalisation = "layer_norm"
+    input_dropout: Rate = 0.3
     dropout: Rate = Field(0.3, description="after each hidden layer")
     optimizer: Optimizer = "adamw"
     learning_rate: LearningRate = 1e-3

@@ -20,7 +20,7 @@ class ImageParams(Section):
     size: int = Field(
         224, alias="size_px", ge=16, le=2048, description="side of the square in pixels"
     )
-    resampling: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bilinear")
+    resampling: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bicubic")
     fit: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="stretch to the square, crop the centre, or pad with black"
     )

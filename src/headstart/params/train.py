@@ -37,7 +37,7 @@ class TrainParams(Section):
     splits: Literal["train", "train+validation"] = Field(
         "train", description="train+validation: for the epochs found, without early stopping"
     )
-    seeds: int = Field(1, ge=1, le=32, description="heads trained from so many seeds")
+    seeds: int = Field(3, ge=1, le=32, description="heads trained from so many seeds")
     combine: Literal["ensemble", "best"] = Field(
         "ensemble", description="of several seeds; linear heads are always averaged into one"
     )

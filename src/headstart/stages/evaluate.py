@@ -29,6 +29,7 @@ class Sections(Section):
 def run(project: Project, params: Sections) -> str:
     """Evaluate the model, write what it says of each image, and show it."""
     loaded = load_model(project.model)
+    manifest = read_manifest(project.manifest)
     with FeatureStore(project.features) as store, open_evaluation(project) as log:
         evaluation = evaluate_model(
             store,
@@ -36,13 +37,14 @@ def run(project: Project, params: Sections) -> str:
             project.fetched,
             n_bootstrap=params.evaluate.n_bootstrap,
             seed=params.seed,
+            max_pixels=manifest.max_pixels,
         )
         subject = Subject(
             evaluation=evaluation,
             validation=read_predictions(project.validation_predictions, "validation"),
             loaded=loaded,
             store=store,
-            manifest=read_manifest(project.manifest),
+            manifest=manifest,
             fetched=project.fetched,
             summary=files.read_json(project.training_report / "summary.json"),
             n_bootstrap=params.evaluate.n_bootstrap,

@@ -1,12 +1,13 @@
 """Stage register: the trained model becomes a version, and champion or challenger.
 
-Reads the validation and test predictions, models/run.json and models/model.h5; writes
+Reads the manifest, the validation and test predictions, models/run.json and models/model.h5; writes
 reports/registration.json and reports/comparison.json. Knows nothing of how the model was made.
 """
 
 from pydantic import Field
 
 from headstart import files
+from headstart.images.manifest import read_manifest
 from headstart.models.model_file import read_metadata
 from headstart.params import RegisterParams
 from headstart.params.base import Section
@@ -24,11 +25,13 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Register the model of the workspace."""
+    manifest = read_manifest(project.manifest)
     registration = register_model(
         project,
         params.register_,
         metadata=read_metadata(project.model),
         test_metrics=files.read_json(project.metrics),
+        groups=dict(zip(manifest.sha256, manifest.groups, strict=True)),
         seed=params.seed,
     )
     files.write_json(project.comparison, registration.comparison)

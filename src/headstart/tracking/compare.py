@@ -174,12 +174,18 @@ def _pair(
     known = _MANIFEST in before and _MANIFEST in after
     return Pair(
         run_id=run.info.run_id,
-        test=compare_predictions(before[PREDICTIONS], after[PREDICTIONS], "test", seed)
-        if predicted
-        else None,
+        test=_paired(before, after, seed) if predicted else None,
         data=data_change(before[_MANIFEST], after[_MANIFEST]) if known else None,
         changed=changed_predictions(before[PREDICTIONS], after[PREDICTIONS]) if predicted else [],
     )
+
+
+def _paired(
+    before: dict[str, pd.DataFrame], after: dict[str, pd.DataFrame], seed: int
+) -> Comparison | None:
+    manifest = after.get(_MANIFEST)
+    groups = {} if manifest is None else dict(zip(manifest.sha256, manifest.group, strict=True))
+    return compare_predictions(before[PREDICTIONS], after[PREDICTIONS], "test", seed, groups)
 
 
 def _tables(store: TrackingStore, run: Run, folder: Path) -> dict[str, pd.DataFrame]:
@@ -190,7 +196,7 @@ def _tables(store: TrackingStore, run: Run, folder: Path) -> dict[str, pd.DataFr
             path = store.client.download_artifacts(run.info.run_id, name, str(folder))
         except (MlflowException, OSError):
             continue
-        found[name] = pd.read_csv(path)
+        found[name] = pd.read_csv(path, keep_default_na=False, na_filter=False)
     return found
 
 

@@ -40,9 +40,9 @@ class DvcState:
     def _locked(self) -> dict[str, dict[str, Any]]:
         return dict(_load_yaml(self.root / "dvc.lock").get("stages") or {})
 
-    def output_paths(self) -> set[str]:
-        """Paths of every output of every stage, metrics and plots included."""
-        return {path for stage in self.stages.values() for path in _outputs(stage)}
+    def output_paths(self) -> list[str]:
+        """Paths of every output of every stage, in their order, metrics and plots included."""
+        return [path for stage in self.stages.values() for path in _outputs(stage)]
 
     def upstream(self, stage: str) -> list[str]:
         """Names of the stages that `stage` needs, directly or not, in the order of dvc.yaml."""

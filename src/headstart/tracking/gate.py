@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from headstart.models.comparison import Comparison, compare_models
+from headstart.models.predictions import read_predictions_table
 from headstart.params import RegisterParams
 from headstart.tracking.registry import CHAMPION, Registry
 
@@ -30,13 +32,20 @@ class Decision:
 
 
 def decide(
-    registry: Registry, predictions: Path, model_bytes: int, params: RegisterParams, *, seed: int
+    registry: Registry,
+    predictions: Path,
+    model_bytes: int,
+    params: RegisterParams,
+    *,
+    groups: Mapping[str, str],
+    seed: int,
 ) -> Decision:
     """Compare a new model with the champion, on the images that both were validated with.
 
     Args:
         predictions: the new model's predictions.csv, with rows of the validation and test split.
         model_bytes: size of the new model file.
+        groups: sha256 of an image → key of its group; images of a group are no independent proof.
     """
     champion = registry.holder(CHAMPION)
     if champion is None:
@@ -49,8 +58,8 @@ def decide(
                 f"the champion, version {champion.version}, has no {PREDICTIONS} to be compared "
                 "with: `headstart promote` decides by hand",
             )
-        old, new = pd.read_csv(theirs), pd.read_csv(predictions)
-    validation = compare_predictions(old, new, "validation", seed)
+        old, new = read_predictions_table(theirs), read_predictions_table(predictions)
+    validation = compare_predictions(old, new, "validation", seed, groups)
     if validation is None:
         return Decision(
             "challenger",
@@ -58,9 +67,8 @@ def decide(
             "classes with this model, so the two cannot be compared: `headstart promote` decides",
         )
     decision = _judge(validation, _is_smaller(champion, model_bytes), params)
-    return _unless_experiment(
-        Decision(decision[0], decision[1], validation, compare_predictions(old, new, "test", seed))
-    )
+    test = compare_predictions(old, new, "test", seed, groups)
+    return _unless_experiment(Decision(decision[0], decision[1], validation, test))
 
 
 def _judge(
@@ -89,9 +97,12 @@ def _is_smaller(champion: ModelVersion, model_bytes: int) -> bool:
 
 
 def compare_predictions(
-    old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int
+    old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int, groups: Mapping[str, str]
 ) -> Comparison | None:
-    """Compare on the images of a split that both have, with the same label; None if too few."""
+    """Compare on the images of a split that both have, with the same label; None if too few.
+
+    An image that `groups` does not name is a group of its own.
+    """
     classes = [column for column in new.columns if column.startswith("p(")]
     if classes != [column for column in old.columns if column.startswith("p(")]:
         return None
@@ -102,7 +113,9 @@ def compare_predictions(
     ids = {name[2:-1]: index for index, name in enumerate(classes)}
     labels = np.asarray(both["label"].map(ids), dtype=np.int64)
     theirs = [f"{name}_old" for name in classes]
-    return compare_models(_matrix(both, theirs), _matrix(both, classes), labels, seed=seed)
+    keys = [groups.get(str(sha256), str(sha256)) for sha256 in both.index]
+    ours = _matrix(both, classes)
+    return compare_models(_matrix(both, theirs), ours, labels, seed=seed, groups=keys)
 
 
 def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:

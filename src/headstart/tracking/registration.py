@@ -46,6 +46,7 @@ def register_model(
     *,
     metadata: Mapping[str, Any],
     test_metrics: Mapping[str, Any],
+    groups: Mapping[str, str],
     seed: int,
 ) -> Registration:
     """Register the workspace's model unless a version holds the same file, and decide its alias.
@@ -64,7 +65,12 @@ def register_model(
             )
         registry = Registry(run.store, params.model_name)
         decision = decide(
-            registry, project.predictions, project.model.stat().st_size, params, seed=seed
+            registry,
+            project.predictions,
+            project.model.stat().st_size,
+            params,
+            groups=groups,
+            seed=seed,
         )
         version = registry.version_of(model_sha256)
         if version is None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from mlflow.entities import Run
 from headstart import files
 from headstart.errors import TrackingError
 from headstart.paths import Project, main_checkout
+from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
 from headstart.tracking.store import open_store
 
@@ -115,42 +116,54 @@ def reproduce(project: Project, run_id: str) -> Verdict:
             now_id = files.read_json(tree / "models" / "run.json")["run_id"]
             now = _get(MlflowClient(uri), now_id)
             model_now = files.sha256_of_file(tree / "models" / "model.h5")
+            order = DvcState(tree).output_paths()
         model = Path(store.client.download_artifacts(run_id, "model.h5", folder))
-        return Verdict(run_id, commit, (*_compare(then, now), Item(
-            "result", "model.h5", files.sha256_of_file(model), model_now)))  # fmt: skip
+        result = Item("result", "model.h5", files.sha256_of_file(model), model_now)
+        return Verdict(run_id, commit, (*_compare(then, now, order), result))
 
 
-def _compare(then: Run, now: Run) -> Iterator[Item]:
+def log_verdict(project: Project, verdict: Verdict) -> None:
+    """Keep a verdict on the run that `mlflow run -e reproduce` opened, if it did."""
+    given = os.environ.get("MLFLOW_RUN_ID")
+    if not given:
+        return
+    client = open_store(project.root).client
+    client.log_dict(given, verdict.as_json(), "verdict.json")
+    client.log_text(given, verdict.as_text(), "verdict.txt")
+    tags = {"kind": "reproduction", "of": verdict.run_id, "holds": str(verdict.holds).lower()}
+    for name, value in tags.items():
+        client.set_tag(given, f"headstart.{name}", value)
+
+
+def _compare(then: Run, now: Run, order: Sequence[str]) -> Iterator[Item]:
     versions = {f"version.{name}": version for name, version in library_versions().items()}
     for name, version in sorted(versions.items()):
         if name in then.data.tags:
             yield Item("version", name, then.data.tags[name], version)
     yield from _items("param", _params(then), _params(now))
-    yield from _items("input", _hashes(then), _hashes(now))
+    yield from _items("input", _hashes(then, order), _hashes(now, order))
     yield from _items("metric", _metrics(then), _metrics(now))
 
 
 def _params(run: Run) -> dict[str, str]:
     # `mlflow run -P` logs names without a section beside ours.
-    return {name: value for name, value in run.data.params.items() if "." in name or name == "seed"}
+    params = sorted(run.data.params.items())
+    return {name: value for name, value in params if "." in name or name == "seed"}
 
 
-def _hashes(run: Run) -> dict[str, str]:
-    names = (name for name in run.data.tags if name.startswith("dvc.") and name.endswith(".md5"))
-    return {
-        name: run.data.tags[name]
-        for name in names
-        if name.removeprefix("dvc.").removesuffix(".md5") not in _NOT_COMPARED
-    }
+def _hashes(run: Run, order: Sequence[str]) -> dict[str, str]:
+    """DVC's hashes in the pipeline's order, so that the first that differs is the cause."""
+    names = {path: f"dvc.{path}.md5" for path in ("source", *order) if path not in _NOT_COMPARED}
+    return {name: run.data.tags[name] for name in names.values() if name in run.data.tags}
 
 
 def _metrics(run: Run) -> dict[str, str]:
-    return {name: repr(value) for name, value in run.data.metrics.items()}
+    return {name: repr(value) for name, value in sorted(run.data.metrics.items())}
 
 
 def _items(kind: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Item]:
     # A run that was only trained (`mlflow run -e train`) has no test metrics to compare.
-    for name in sorted(then):
+    for name in then:
         yield Item(kind, name, then[name], now.get(name, "missing"))
 
 
