@@ -127,6 +127,21 @@ def test_params_yaml_holds_every_default() -> None:
     assert load_params(ROOT / "params.yaml") == Params()
 
 
+def test_no_param_is_named_as_dvcs_run_cache_ignores() -> None:
+    """DVC leaves `size` and `nfiles` out of what it compares, wherever the keys stand.
+
+    A stage whose param of that name changed would be given its old outputs back.
+    """
+
+    def keys(values: Any) -> set[str]:
+        if not isinstance(values, dict):
+            return set()
+        return set(values).union(*(keys(value) for value in values.values()))
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert keys(params).isdisjoint({"size", "nfiles"})
+
+
 def test_mlproject_defaults_are_those_of_params_yaml() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from headstart.tracking.dvc_state import Output
+from headstart.tracking.secrets import without_secrets
 
 # MLflow's own limit on the length of a digest.
 _MAX_DIGEST = 36
@@ -55,8 +56,9 @@ def dataset_input(output: Output, rev: str | None, context: str) -> DatasetInput
 
     MLflow keeps one context a dataset and run, so what is not for training says so in its name.
     """
-    name = output.path if context == "training" else f"{output.path} ({context})"
-    source = DvcDatasetSource(output.path, rev, output.md5)
+    path = without_secrets(output.path)
+    name = path if context == "training" else f"{path} ({context})"
+    source = DvcDatasetSource(path, rev, output.md5)
     # MLflow leaves a property abstract in a class that is meant to be instantiated.
     dataset = MetaDataset(  # type: ignore[abstract]
         source, name=name, digest=output.md5[:_MAX_DIGEST]

@@ -16,6 +16,8 @@ from headstart.tracking.runs import Run, pending_folder
 from headstart.tracking.store import TrackingStore, open_store
 
 _PARENT_TAG = "mlflow.parentRunId"
+# MLflow takes 1,000 entities a call, params included.
+_BATCH_METRICS = 900
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,16 @@ def _log_trial(store: TrackingStore, parent_id: str, study: str, trial: TrialRec
     run_id = store.client.create_run(
         store.experiment_id, tags=tags, run_name=f"trial {trial.number}"
     ).info.run_id
-    metrics = [
+    metrics = [Metric(key, value, now_ms, 0) for key, value in trial.metrics.items()]
+    metrics += [
         Metric(key, value, now_ms, step)
         for step, epoch in enumerate(trial.epochs, start=1)
         for key, value in epoch.items()
     ]
-    metrics += [Metric(key, value, now_ms, 0) for key, value in trial.metrics.items()]
     params = [Param(key, value) for key, value in trial.params.items()]
-    store.client.log_batch(run_id, metrics=metrics[:1000], params=params, tags=[])
+    first, rest = metrics[:_BATCH_METRICS], metrics[_BATCH_METRICS:]
+    store.client.log_batch(run_id, metrics=first, params=params, tags=[])
+    for start in range(0, len(rest), _BATCH_METRICS):
+        store.client.log_batch(run_id, metrics=rest[start : start + _BATCH_METRICS])
     status = "FAILED" if trial.state == "FAIL" else "FINISHED"
     store.client.set_terminated(run_id, status=status)
