@@ -211,6 +211,21 @@ def test_bombs_that_are_not_large() -> None:
     code, sentence = rejection(data[:-2] + scan * 200 + data[-2:])
     assert code == "decompression_bomb"
     assert "scans" in sentence
+    assert rejection(data[:-2] + scan * 200)[0] == "decompression_bomb"  # without an end
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": oriented(1)}])
+def test_what_follows_the_end_of_a_jpeg_is_not_counted(options: dict[str, Any]) -> None:
+    data = encode(picture(1), "JPEG", **options)
+    film = np.random.default_rng(0).bytes(10_000_000)
+    assert film.count(b"\xff\xda") > 100
+    assert np.array_equal(decode(data + film), decode(data))
+
+
+def test_the_scans_of_a_jpeg_in_its_metadata_are_not_counted() -> None:
+    note = b"\xff\xfe" + struct.pack(">H", 2 + 400) + b"\xff\xda" * 200
+    data = encode(picture(1), "JPEG")
+    assert np.array_equal(decode(data[:2] + note + data[2:]), decode(data))
 
 
 @pytest.mark.parametrize(

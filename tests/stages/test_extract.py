@@ -30,7 +30,7 @@ def workspace(tmp_path: Path, cache_root: Path) -> Path:
 
 
 def set_params(workspace: Path, **extract: object) -> None:
-    params = {"image": {"size": SIZE_PX}, "extract": extract}
+    params = {"image": {"size_px": SIZE_PX}, "extract": extract}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 
 

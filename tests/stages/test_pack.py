@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from headstart.errors import ParamsError
 from headstart.images.manifest import read_manifest
 from headstart.images.pack import ImageStore
 from headstart.params.load import load_sections
@@ -15,7 +16,7 @@ from headstart.stages import fetch, ingest, pack
 @pytest.fixture
 def workspace(repository: Path, tmp_path: Path) -> Project:
     shutil.copytree(repository / "data" / "sources", tmp_path / "data" / "sources")
-    (tmp_path / "params.yaml").write_text("image: {size: 32}\n")
+    (tmp_path / "params.yaml").write_text("image: {size_px: 32}\n")
     return Project(tmp_path)
 
 
@@ -39,9 +40,16 @@ def test_default_data_from_the_package_to_the_store(workspace: Project) -> None:
     assert all(path.read_bytes() == data for path, data in first.items())
 
 
+def test_the_size_has_one_name_in_the_file(workspace: Project) -> None:
+    # `size` is what code and model metadata say; DVC's run cache ignores keys of that name.
+    workspace.params.write_text("image: {size: 32}\n")
+    with pytest.raises(ParamsError, match=r"image\.size: unknown; allowed here: size_px, "):
+        load_sections(workspace.params, pack.Sections)
+
+
 def test_no_splits_give_a_valid_empty_store(workspace: Project) -> None:
     run_all(workspace)
-    workspace.params.write_text("image: {size: 32}\npack: {splits: []}\n")
+    workspace.params.write_text("image: {size_px: 32}\npack: {splits: []}\n")
     pack.run(workspace, load_sections(workspace.params, pack.Sections))
     store = ImageStore(workspace.images)
     assert store.shape == (0, 32, 32, 3)

@@ -286,6 +286,6 @@ def check_size(backbone: Backbone, image: ImageParams) -> None:
     """
     if image.size < backbone.least_size_px:
         raise BackboneError(
-            f"image.size must be at least {backbone.least_size_px} for {backbone.name}, "
+            f"image.size_px must be at least {backbone.least_size_px} for {backbone.name}, "
             f"but got {image.size}: raise it, {backbone.default_size_px} is what it was trained on"
         )

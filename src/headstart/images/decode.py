@@ -6,6 +6,7 @@ from several threads.
 """
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -45,6 +46,10 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _MOST_JPEG_SCANS = 100
+# As libjpeg finds a marker: neither a stuffed zero nor a fill byte follows its 0xFF.
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
+_SCAN, _END_OF_JPEG = 0xDA, 0xD9
+_MARKERS_ALONE = frozenset({*range(0x01, 0xC0), *range(0xD0, 0xD9)})  # no length follows
 # A flat picture of any size fits in a few bytes of some formats. Photographs and scans stay far
 # below a thousand pixels a byte; bilevel scans, below four thousand.
 _MOST_PIXELS_A_BYTE = 1000
@@ -187,11 +192,25 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 def _check_jpeg_scans(data: bytes) -> None:
     # Each scan of a progressive JPEG goes over all pixels, and costs an attacker a few bytes.
-    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_JPEG_SCANS:
+    if data[:2] == b"\xff\xd8" and _has_many_scans(data):
         raise RejectedImage(
             "decompression_bomb",
             f"A JPEG with more than {_MOST_JPEG_SCANS} scans takes too long to decode.",
         )
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Whether a JPEG has too many scans up to its end marker; phones append films behind that."""
+    n_scans, position = 0, 2
+    while n_scans <= _MOST_JPEG_SCANS:
+        found = _JPEG_MARKER.search(data, position)
+        if found is None or found[1][0] == _END_OF_JPEG:
+            return False
+        n_scans += found[1][0] == _SCAN
+        position = found.end()
+        if found[1][0] not in _MARKERS_ALONE:
+            position += int.from_bytes(data[position : position + 2], "big")
+    return True
 
 
 def _orientation(image: Image.Image) -> int:

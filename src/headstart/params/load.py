@@ -52,7 +52,8 @@ def load_params(path: Path) -> Params:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path.name} must hold sections, but got a {type(raw).__name__}")
     try:
-        return Params.model_validate(raw)
+        # Only by the names of the file: code and model metadata may say `size`, the file must not.
+        return Params.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
         mistakes = [_describe(detail, raw) for detail in error.errors()]
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
