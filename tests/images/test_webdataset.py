@@ -76,6 +76,46 @@ def test_a_single_shard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("members", "is_one"),
+    [
+        ([("1.jpg", b"1"), ("1.json", b'{"label": "cat"}')], True),
+        ([("./1.txt", b"cat"), ("./1.seg.png", b"1")], True),
+        ([("1.jpg", b"1"), ("2.txt", b"cat")], False),
+        ([("cat/1.jpg", b"1"), ("cat/1.json", b"{}")], False),
+        ([("labels.csv", b"path,label"), ("1.jpg", b"1"), ("1.txt", b"a cat")], False),
+        ([("1.json", b"{}"), ("1.txt", b"1")], False),
+    ],
+)
+def test_a_single_shard_without_cls(tmp_path: Path, members: Members, is_one: bool) -> None:
+    shard(tmp_path, "a.tar", members)
+    assert is_shard(tmp_path / "a.tar") == is_one
+
+
+@pytest.mark.parametrize(
+    ("images", "chosen"),
+    [
+        (["1.jpg", "1.seg.png"], "1.jpg"),
+        (["1.seg.png", "1.jpg"], "1.jpg"),
+        (["1.left.png", "1.right.png"], "1.left.png"),
+        (["1.jpg", "1.webp"], "1.jpg"),
+    ],
+)
+def test_of_several_images_of_a_sample_the_plain_one_counts(
+    tmp_path: Path, images: list[str], chosen: str
+) -> None:
+    shard(tmp_path, "a.tar", [*((name, name.encode()) for name in images), ("1.cls", b"cat")])
+    assert list(unpacked(tmp_path / "a.tar").values()) == [chosen.encode()]
+
+
+def test_a_list_of_classes_in_another_encoding(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shard(folder, "0.tar", [("1.jpg", b"1"), ("1.cls", b"1")])
+    (folder / "classes.txt").write_bytes("Bär".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes\.txt must be UTF-8 text .*: save it as UTF-8"):
+        unpacked(folder)
+
+
+@pytest.mark.parametrize(
     ("members", "words"),
     [
         ([("a/1.jpg", b"1"), ("a/1.json", b"{broken")], "'a/1' of 0.tar has none"),

@@ -1,5 +1,6 @@
 """Stage fetch, through its own entry point: every kind of source, and what users do wrong."""
 
+import errno
 import http.server
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from headstart.errors import DataError
+from headstart.images import sources
 from headstart.params.load import load_sections
 from headstart.paths import Project
 from headstart.stages import fetch
@@ -136,6 +138,21 @@ def test_an_archive_at_a_url(workspace: Project, tmp_path: Path, server: str) ->
     assert done.returncode == 1
     assert "fetch: data.source must be reachable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_no_fault_of_the_url(
+    workspace: Project, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_classes(tmp_path / "mine", 2)
+    (tmp_path / "web").mkdir()
+    shutil.make_archive(str(tmp_path / "web" / "pictures"), "zip", tmp_path / "mine")
+    monkeypatch.setattr(sources, "unpack", full)
+    told = error(workspace, f"{server}/pictures.zip")
+    assert "No space left on device" in told
+    assert "reachable" not in told
 
 
 def error(files: Project, source: object, **data: object) -> str:

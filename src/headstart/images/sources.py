@@ -80,6 +80,11 @@ def _bring(source: Path, folder: Path, data: DataParams) -> int:
             return count
     except PermissionError as error:
         raise _unreadable(Path(error.filename or source)) from None
+    except OSError as error:
+        raise DataError(
+            f"the images of data.source must be brought to {folder.parent}, but that failed: "
+            f"{one_line(error)}; mend it (a full disk: make room) and run dvc repro again"
+        ) from None
     raise DataError(
         "data.source must be a folder of images, a zip or tar archive, a spec file (.yaml) or a "
         f"URL, but {source} is none of them"
@@ -139,16 +144,18 @@ def _downloaded(url: str, root: Path, scratch: Path) -> Iterator[Path]:
     name = re.sub(r"[?#].*", "", url).rstrip("/").rpartition("/")[2] or "download"
     dvc_folder = root / ".dvc"
     try:
-        config = Config(str(dvc_folder)) if dvc_folder.is_dir() else None
-        Repo.get_url(url, str(folder / name), config=config)
+        try:
+            config = Config(str(dvc_folder)) if dvc_folder.is_dir() else None
+            Repo.get_url(url, str(folder / name), config=config)
+        except RemoteMissingDepsError as error:
+            raise DataError(f"data.source is {url}, but {one_line(error)}") from None
+        except (DvcException, OSError) as error:
+            raise DataError(
+                f"data.source must be reachable, but {url} is not: {one_line(error)}; try "
+                f"`dvc get-url {url}`"
+            ) from None
+        # Outside the `try`: what goes wrong with the files later is no fault of the URL.
         yield folder / name
-    except RemoteMissingDepsError as error:
-        raise DataError(f"data.source is {url}, but {one_line(error)}") from None
-    except (DvcException, OSError) as error:
-        raise DataError(
-            f"data.source must be reachable, but {url} is not: {one_line(error)}; try "
-            f"`dvc get-url {url}`"
-        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -6,6 +6,7 @@ its class as `.cls` (a number or a name), as `.json` (`label`, `cls` or `class`)
 
 import itertools
 import json
+import posixpath
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import IO
 
 from headstart.errors import DataError
 from headstart.images.archives import ArchiveLimits, Budget, explained, is_tar, members
-from headstart.images.labels import SPLIT_NAMES
+from headstart.images.labels import LABELS_FILE, SPLIT_NAMES
 from headstart.images.layout import looks_like_image
 from headstart.images.linking import readable_name
 from headstart.images.walk import children, files_below, is_litter
@@ -34,6 +35,7 @@ class _Sample:
     key: str
     image: Path | None = None
     suffix: str = ""
+    is_plain: bool = False
     labels: dict[str, str] = field(default_factory=dict)
 
 
@@ -44,13 +46,21 @@ def is_shard_folder(folder: Path) -> bool:
 
 
 def is_shard(path: Path) -> bool:
-    """Whether a single tar is a shard: there is a `.cls` among its first members."""
+    """Whether a single tar is a shard: among its first members there is a `.cls`, or an image and
+    a `.json` or `.txt` of the same name, in no folder (in one, they lie beside images of a class).
+    """
     if not is_tar(path):
         return False
     budget = Budget(path.name, ArchiveLimits(0, sys.maxsize))
     with explained(path):
         first = itertools.islice(members(path, budget), _MEMBERS_LOOKED_AT)
-        return any(member.name.endswith(".cls") for member in first)
+        names = [posixpath.normpath(member.name) for member in first]
+    if any(name.endswith(".cls") for name in names):
+        return True
+    if LABELS_FILE in names or any("/" in name for name in names):
+        return False
+    labelled = {_key(name)[0] for name in names if name.lower().endswith((".json", ".txt"))}
+    return any(_key(name)[0] in labelled for name in names if looks_like_image(name))
 
 
 def unpack_shards(source: Path, target: Path, limits: ArchiveLimits) -> int:
@@ -91,7 +101,13 @@ def _class_names(source: Path) -> list[str]:
     here = {name for name, is_folder in children(folder) if not is_folder}
     for name in _CLASSES_FILES:
         if name in here and source.is_dir():
-            text = (folder / name).read_text(encoding="utf-8-sig")
+            try:
+                text = (folder / name).read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{name} must be UTF-8 text with a class name a line, but {folder / name} "
+                    f"cannot be read ({error}): save it as UTF-8"
+                ) from None
             return [line.strip() for line in text.splitlines() if line.strip()]
     return []
 
@@ -106,20 +122,20 @@ def _samples(shard: Path, scratch: Path, budget: Budget) -> Iterator[_Sample]:
     """Samples of a shard, each with its image written to a scratch file."""
     sample: _Sample | None = None
     for member in members(shard, budget):
-        folder, _, name = member.name.replace("\\", "/").rpartition("/")
+        key, name, suffix = _key(member.name)
         if member.stream is None or is_litter(name):
             continue
-        stem, _, suffix = name.partition(".")
-        key = f"{folder}/{stem}"
         if sample is None or sample.key != key:
             if sample is not None:
                 yield sample
             sample = _Sample(key)
         if looks_like_image(name):
-            sample.image, sample.suffix = (
-                scratch / ".image",
-                "." + suffix.rpartition(".")[2].lower(),
-            )
+            # Beside the picture, x.jpg, there may be others of it, such as the mask x.seg.png.
+            is_plain = "." not in suffix
+            if sample.image is not None and (sample.is_plain or not is_plain):
+                continue
+            sample.image, sample.is_plain = scratch / ".image", is_plain
+            sample.suffix = "." + suffix.rpartition(".")[2].lower()
             _write(sample.image, _chunks(member.stream, member.name, budget))
         elif suffix.lower() in ("cls", "json", "txt"):
             data = member.stream.read(_MOST_LABEL_BYTES)
@@ -127,6 +143,13 @@ def _samples(shard: Path, scratch: Path, budget: Budget) -> Iterator[_Sample]:
             sample.labels[suffix.lower()] = data.decode("utf-8", "replace").strip()
     if sample is not None:
         yield sample
+
+
+def _key(member: str) -> tuple[str, str, str]:
+    """What a sample's members share, a member's name, and what follows the name's first dot."""
+    folder, _, name = member.replace("\\", "/").rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return f"{folder}/{stem}", name, suffix
 
 
 def _chunks(stream: IO[bytes], name: str, budget: Budget) -> Iterator[bytes]:
