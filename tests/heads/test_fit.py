@@ -8,6 +8,7 @@ from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head, fit_heads
 from headstart.heads.metrics import scores
+from headstart.models.out_of_fold import out_of_fold_logits
 
 CLASSES = 3
 
@@ -93,6 +94,19 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
             _scaled(VALIDATION, 1e15),
             n_classes=CLASSES,
             seed=0,
+        )
+
+
+def test_weights_that_are_no_numbers_are_an_error_without_validation_rows_too() -> None:
+    wild = HeadConfig(
+        width=8, optimizer="sgd", learning_rate=100.0, schedule="constant", normalisation="none"
+    )
+    huge = _scaled(TRAIN, 1e15)
+    with pytest.raises(TrainingError, match="weights must stay numbers"):
+        fit_head(wild, huge, None, n_classes=CLASSES, seed=0, options=FitOptions(epochs=3))
+    with pytest.raises(TrainingError, match="trained on folds"):
+        out_of_fold_logits(
+            wild, huge, n_classes=CLASSES, seeds=[0], folds=3, epochs=3, batch_size=32
         )
 
 

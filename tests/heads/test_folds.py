@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import SearchError
+from headstart.features.store import FeatureBatch
+from headstart.heads.config import HeadConfig
 from headstart.heads.folds import assign_folds, fold_groups, split_groups
+from headstart.models.out_of_fold import out_of_fold_logits
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,3 +60,14 @@ def test_split_groups_train_on_the_first_rows() -> None:
 def test_more_folds_than_groups_is_refused() -> None:
     with pytest.raises(SearchError, match="5 folds and 2 groups"):
         assign_folds(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], folds=5, seed=0)
+    names = [list("aabb")] * 3
+    with pytest.raises(SearchError, match=r"train\.folds must .* 2 groups: lower train\.folds"):
+        out_of_fold_logits(
+            HeadConfig(),
+            FeatureBatch(np.zeros((4, 1, 2), np.float32), np.array([0, 1, 0, 1]), *names),
+            n_classes=2,
+            seeds=[0],
+            folds=5,
+            epochs=1,
+            batch_size=4,
+        )

@@ -1,62 +1,19 @@
 """Studies: what is tried, when it ends, how it goes on, and what it says."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
-from filelock import FileLock
 
 from headstart.errors import SearchError
 from headstart.features.store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head
-from headstart.heads.search import StudyResult, join_study, run_study
 from headstart.heads.search_plan import plan_study
-from headstart.heads.search_storage import journal_path, open_storage
-from headstart.heads.search_trials import Trials
-from headstart.params import SearchParams
 from tests.heads.made_features import write_made_features
-
-# One space for all tests, so that its programs are compiled once.
-BASE: dict[str, Any] = {
-    "n_trials": 6,
-    "population": 4,
-    "batch_size": 32,
-    "patience": 3,
-    "default_head": {"width": 8, "epochs": 4},
-    "space": {"width": {"choices": [4, 8]}, "activation": "relu", "epochs": 4},
-}
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("features") / "features.h5"
-    write_made_features(path)
-    return path
-
-
-def params(**changes: Any) -> SearchParams:
-    space = {**BASE["space"], **changes.pop("space", {})}
-    return SearchParams.model_validate({**BASE, **changes, "space": space})
-
-
-def run(features: Path, folder: Path, seed: int = 0, **changes: Any) -> StudyResult:
-    with FeatureStore(features) as store:
-        return run_study(store, params(**changes), seed=seed, storage_folder=folder)
-
-
-def study_of(features: Path, folder: Path, seed: int = 0, **changes: Any) -> optuna.Study:
-    search = params(**changes)
-    with FeatureStore(features) as store:
-        name = plan_study(store, search, seed=seed).name
-    return optuna.load_study(study_name=name, storage=open_storage(search.storage, folder, name))
+from tests.heads.made_studies import params, run, study_of
 
 
 def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
@@ -139,48 +96,6 @@ def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -
     assert not others & same
 
 
-def test_trials_of_dead_workers_are_failed_and_asked_again(features: Path, tmp_path: Path) -> None:
-    search = params(n_trials=5)
-    with FeatureStore(features) as store:
-        plan = plan_study(store, search, seed=0)
-    dead = Trials(plan, search, tmp_path, seed=0)
-    asked = [dead.ask() for _ in range(4)]
-    dead.close()
-    lost = [trial.config for trial in asked if trial is not None]
-    result = run(features, tmp_path, n_trials=5)
-    by_state = {
-        state: [t for t in result.trials if t.state == state] for state in ("FAIL", "COMPLETE")
-    }
-    assert [trial.number for trial in by_state["FAIL"]] == [0, 1, 2, 3]
-    assert {trial.reason for trial in by_state["FAIL"]} == {"its worker died"}
-    assert len(by_state["COMPLETE"]) == 5
-    done = [trial.config for trial in by_state["COMPLETE"]]
-    assert all(config in done for config in lost)
-    assert run(features, tmp_path, n_trials=5) == result
-
-
-def test_trials_of_living_workers_are_left_alone(features: Path, tmp_path: Path) -> None:
-    search = params(n_trials=3)
-    with FeatureStore(features) as store:
-        plan = plan_study(store, search, seed=0)
-        other = Trials(plan, search, tmp_path, seed=0)
-        asked = other.ask()
-        assert asked is not None
-        result = run_study(store, search, seed=0, storage_folder=tmp_path)
-        assert [trial.number for trial in result.trials] == [1, 2]
-        other.fail(asked, "for the test")
-        other.close()
-        result = run_study(store, search, seed=0, storage_folder=tmp_path)
-    assert [(trial.number, trial.state) for trial in result.trials] == [
-        (0, "FAIL"),
-        (1, "COMPLETE"),
-        (2, "COMPLETE"),
-        (3, "COMPLETE"),
-    ]
-    assert result.trials[0].reason == "for the test"
-    assert result.trials[0].config == search.default_head
-
-
 WILD = {"kind": "network", "optimizer": "sgd", "learning_rate": 100.0, "schedule": "constant"}
 
 
@@ -252,6 +167,27 @@ def test_a_grid_is_searched_whole(features: Path, tmp_path: Path) -> None:
     assert len({str(trial.config) for trial in result.trials}) == len(result.trials)
 
 
+def test_a_grid_goes_on_when_it_may_be_longer_or_comes_later(
+    features: Path, tmp_path: Path
+) -> None:
+    grid = {
+        "kind": "network",
+        "hidden_layers": 0,
+        "normalisation": {"choices": ["none", "standardise", "layer_norm"]},
+        "class_weights": {"choices": ["none", "balanced"]},
+        "input_dropout": 0.0,
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+    }
+    assert len(run(features, tmp_path, n_trials=2, sampler="grid", space=grid).trials) == 2
+    assert len(run(features, tmp_path, n_trials=4, sampler="grid", space=grid).trials) == 4
+    assert len(run(features, tmp_path, n_trials=5, sampler="random", space=grid).trials) == 5
+    whole = run(features, tmp_path, n_trials=100, sampler="grid", space=grid)
+    # the default head and the grid; what was drawn in between is one of these
+    assert len({str(trial.config) for trial in whole.trials}) == 1 + 6
+
+
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])
 def test_other_samplers(features: Path, tmp_path: Path, sampler: str) -> None:
     result = run(features, tmp_path, sampler=sampler)
@@ -296,111 +232,8 @@ def test_a_database_holds_it_too(features: Path, tmp_path: Path) -> None:
     assert result.storage == url
 
 
-def test_joining_needs_a_study_that_has_begun(features: Path, tmp_path: Path) -> None:
-    with FeatureStore(features) as store:
-        with pytest.raises(SearchError, match="joining needs a study that has begun"):
-            join_study(store, params(), seed=0, storage_folder=tmp_path)
-        assert not list(tmp_path.glob("*.journal"))
-        run_study(store, params(n_trials=2), seed=0, storage_folder=tmp_path)
-        result = join_study(store, params(n_trials=5), seed=0, storage_folder=tmp_path)
-    assert len(result.trials) == 5
-
-
-def test_workers_share_a_study(features: Path, tmp_path: Path) -> None:
-    result = run(features, tmp_path, n_trials=16, workers=2)
-    assert [trial.number for trial in result.trials] == list(range(16))
-    assert {trial.state for trial in result.trials} == {"COMPLETE"}
-    assert len({str(trial.config) for trial in result.trials}) == 16
-    study = study_of(features, tmp_path)
-    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
-    assert not list((tmp_path / f"{result.study_name}.workers").iterdir())
-
-
 def test_the_metric_must_fit_the_classes(tmp_path: Path) -> None:
     path = tmp_path / "three.h5"
     write_made_features(path, n_classes=3)
     with pytest.raises(SearchError, match="for 3 classes, but got top_3_accuracy"):
         run(path, tmp_path, metric="top_3_accuracy")
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from headstart.features.store import FeatureStore
-from headstart.heads.search import run_study
-from headstart.params import SearchParams
-
-features, folder, search = sys.argv[1:]
-with FeatureStore(Path(features)) as store:
-    run_study(store, SearchParams.model_validate_json(search), seed=0, storage_folder=Path(folder))
-"""
-
-
-def kill_and_go_on(features: Path, folder: Path, kills: int, search: SearchParams) -> StudyResult:
-    """Run the search in processes that are killed at moments of chance; then to its end."""
-    chance = np.random.default_rng(0)
-    command = [sys.executable, "-c", KILLED, str(features), str(folder), search.model_dump_json()]
-    with FeatureStore(features) as store:
-        path = journal_path(folder, plan_study(store, search, seed=0).name)
-    for _ in range(kills):
-        before = path.stat().st_size if path.exists() else 0
-        process = subprocess.Popen(command)
-        # from the first word it writes; so kills do not all fall into the imports
-        while process.poll() is None and (path.stat().st_size if path.exists() else 0) == before:
-            time.sleep(0.01)
-        time.sleep(float(chance.uniform(0, 3)))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    with FeatureStore(features) as store:
-        return run_study(store, search, seed=0, storage_folder=folder)
-
-
-def check_killed(result: StudyResult, features: Path, folder: Path, search: SearchParams) -> None:
-    finished = [trial for trial in result.trials if trial.state in ("COMPLETE", "PRUNED")]
-    assert len(finished) == search.n_trials
-    assert len({str(trial.config) for trial in finished}) == search.n_trials
-    lost = [trial for trial in result.trials if trial.state == "FAIL"]
-    assert {trial.reason for trial in lost} <= {"its worker died"}
-    with FeatureStore(features) as store:
-        name = plan_study(store, search, seed=0).name
-    study = optuna.load_study(study_name=name, storage=open_storage(None, folder, name))
-    states = [trial.state.name for trial in study.trials]
-    assert states.count("RUNNING") == states.count("WAITING") == 0
-    again = [t.user_attrs["again_of"] for t in study.trials if "again_of" in t.user_attrs]
-    assert len(set(again)) == len(again)
-    with FileLock(folder / f"{name}.lock", timeout=0):
-        pass
-
-
-def test_killed_searches_go_on(features: Path, tmp_path: Path) -> None:
-    search = params(n_trials=20)
-    result = kill_and_go_on(features, tmp_path, 2, search)
-    check_killed(result, features, tmp_path, search)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_twenty_kills_of_a_hundred_trials(features: Path, tmp_path: Path) -> None:
-    search = params(n_trials=100, space={"width": {"low": 4, "high": 64}, "epochs": 30})
-    result = kill_and_go_on(features, tmp_path, 20, search)
-    check_killed(result, features, tmp_path, search)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_does_not_end_the_others(features: Path, tmp_path: Path) -> None:
-    search = params(n_trials=60, workers=2, space={"width": {"low": 4, "high": 64}, "epochs": 30})
-    command = [sys.executable, "-c", KILLED, str(features), str(tmp_path), search.model_dump_json()]
-    process = subprocess.Popen(command)
-    victim = None
-    while victim is None and process.poll() is None:
-        lines = sorted(tmp_path.glob("*.workers/*.lock"))
-        pids = [int(path.name.split(".")[-3]) for path in lines]
-        victim = next((pid for pid in pids if pid != process.pid), None)
-        time.sleep(0.05)
-    assert victim is not None
-    time.sleep(2)
-    os.kill(victim, signal.SIGKILL)
-    assert process.wait() == 0
-    with FeatureStore(features) as store:
-        result = run_study(store, search, seed=0, storage_folder=tmp_path)
-    check_killed(result, features, tmp_path, search)

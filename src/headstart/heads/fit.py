@@ -193,6 +193,21 @@ class _Results:
         return epochs >= config.epochs or all(curve.stalled(options.patience) for curve in curves)
 
     def _final(self, number: int, group: int, curve: Curve) -> FittedHead:
-        if self._options.epochs is not None:
-            return replace(self._stack.fitted(number, group), curve=curve.values)
-        return replace(self._best[number, group], curve=curve.values)
+        is_last = self._options.epochs is not None
+        head = self._stack.fitted(number, group) if is_last else self._best[number, group]
+        check_finite(head, f"number {number}")
+        return replace(head, curve=curve.values)
+
+
+def check_finite(head: FittedHead, name: str) -> None:
+    """Refuse weights that are no longer numbers: without validation rows no curve shows them.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    arrays = [array for layer in head.layers for array in (layer.kernel, layer.bias)]
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise TrainingError(
+            f"a head's weights must stay numbers, but they did not in {head.epochs} epochs "
+            f"(head {name}): lower learning_rate"
+        )

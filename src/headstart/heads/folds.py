@@ -43,21 +43,29 @@ def fold_groups(
 
 
 def assign_folds(
-    label_ids: NDArray[np.int64], keys: Sequence[str], *, folds: int, seed: int
+    label_ids: NDArray[np.int64],
+    keys: Sequence[str],
+    *,
+    folds: int,
+    seed: int,
+    parameter: str = "search.folds",
 ) -> NDArray[np.int64]:
     """The fold of each row, int64 (n,).
 
     Groups go, largest first and else in an order of chance, to the fold that has most room for
     their classes.
 
+    Args:
+        parameter: where `folds` comes from, for the error.
+
     Raises:
-        SearchError: fewer groups than folds, or a class that all lies in one group's fold.
+        SearchError: fewer groups than folds.
     """
     names, group_of = np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)
     if len(names) < folds:
         raise SearchError(
-            f"search.folds must not be above the number of groups, but got {folds} folds and "
-            f"{len(names)} groups: lower search.folds"
+            f"{parameter} must not be above the number of groups, but got {folds} folds and "
+            f"{len(names)} groups: lower {parameter}"
         )
     n_classes = int(label_ids.max()) + 1
     counts = np.zeros((len(names), n_classes))

@@ -3,7 +3,9 @@
 Knows nothing of DVC, MLflow and params.yaml's file.
 """
 
+import itertools
 import os
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,10 @@ from headstart.heads.search_plan import StudyPlan, plan_study
 from headstart.heads.search_storage import journal_path, open_storage, study_exists
 from headstart.heads.search_study import REASON, RESULT, REUSED
 from headstart.heads.search_trials import Trials
-from headstart.heads.search_workers import work, work_together
+from headstart.heads.search_workers import deadline_of, work, work_together
 from headstart.params.search import SearchParams
+
+_POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -136,17 +140,28 @@ def run_study(
 ) -> StudyResult:
     """Search until the study has `search.n_trials` finished trials; go on with an old one.
 
+    Waits for trials that others run; those of a worker that dies are made again here.
+
     Raises:
         SearchError: the search cannot start or go on, or no trial completed.
     """
     plan = plan_study(store, search, seed=seed)
-    # The study exists, and is mended, before any worker starts.
-    with closing(Trials(plan, search, storage_folder, seed=seed)) as trials:
-        is_done = trials.missing() <= 0
-    if search.workers > 1 and not is_done:
-        work_together(store.path, plan, search, storage_folder, seed=seed)
-    elif not is_done:
-        work(plan, search, storage_folder, seed=seed, stream=0)
+    deadline = deadline_of(search)
+    for turn in itertools.count():
+        # The study exists, and is mended of what dead workers left, before any worker starts.
+        with closing(Trials(plan, search, storage_folder, seed=seed)) as trials:
+            is_wanted, is_others_turn = trials.wants_more(), trials.has_running()
+        if turn and time.monotonic() >= deadline:
+            break
+        if is_wanted and search.workers > 1 and turn == 0:
+            work_together(store.path, search, storage_folder, seed=seed, deadline=deadline)
+        elif is_wanted:
+            stream = turn and search.workers + turn
+            work(plan, search, storage_folder, seed=seed, stream=stream, deadline=deadline)
+        elif is_others_turn:
+            time.sleep(_POLL_S)
+        else:
+            break
     result = read_study(plan, search, storage_folder)
     if all(trial.value is None for trial in result.trials):
         raise SearchError(
@@ -173,7 +188,8 @@ def join_study(
             f"{search.storage or storage_folder}: start `dvc repro search` first, "
             "with the same params.yaml"
         )
-    work(plan, search, storage_folder, seed=seed, stream=1000 + os.getpid())
+    stream = 1000 + os.getpid()
+    work(plan, search, storage_folder, seed=seed, stream=stream, deadline=deadline_of(search))
     return read_study(plan, search, storage_folder)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from itertools import islice
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -18,8 +19,8 @@ def first_heads(search: SearchParams) -> list[HeadConfig]:
     """The default head, then a linear probe where the space has it; or the whole grid."""
     heads = [search.default_head]
     if search.sampler == "grid":
-        heads += [head for head in grid(search.space) if head != search.default_head]
-        return heads[: search.n_trials]
+        others = (head for head in grid(search.space) if head != search.default_head)
+        return [*heads, *islice(others, search.n_trials - 1)]
     probe = HeadConfig(kind="linear_probe")
     if probe != search.default_head and is_in_space(search.space, probe):
         heads.append(probe)

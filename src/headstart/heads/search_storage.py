@@ -10,12 +10,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 from filelock import BaseFileLock, FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
@@ -44,6 +45,11 @@ def open_storage(url: str | None, folder: Path, study_name: str) -> BaseStorage:
             "search.storage must be an Optuna storage that can be reached, but "
             f"{_without_password(url)} cannot: {_without_password(one_line(error))}"
         ) from None
+
+
+def has_heartbeats(storage: BaseStorage) -> TypeGuard[BaseHeartbeat]:
+    """Whether workers tell this storage that they live: databases; a study holds them wrapped."""
+    return isinstance(storage, BaseHeartbeat)
 
 
 def _without_password(text: str) -> str:

@@ -4,11 +4,14 @@ Safe against kills at any moment. A trial that a dead worker left running is fai
 asked for again, once.
 """
 
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from headstart.heads.config import HeadConfig
@@ -17,7 +20,7 @@ from headstart.heads.search_life import LifeLine
 from headstart.heads.search_plan import StudyPlan, may_share_trials
 from headstart.heads.search_sampling import first_heads, make_pruner
 from headstart.heads.search_space import distributions, is_in_space, known_fields
-from headstart.heads.search_storage import neighbours, open_storage
+from headstart.heads.search_storage import has_heartbeats, neighbours, open_storage
 from headstart.params.search import SearchParams
 
 # User attributes of trials.
@@ -38,10 +41,12 @@ def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLi
         pruner=make_pruner(search),
         load_if_exists=True,
     )
-    if not study.user_attrs.get(READY):
+    is_new = not study.user_attrs.get(READY)
+    if is_new:
         study.set_user_attr(TOPIC, plan.topic)
-        for head in first_heads(search):
-            _enqueue(study, search, head)
+    # Each time: n_trials and the sampler, which decide the first heads, are not in the name.
+    _enqueue(study, search)
+    if is_new:
         if search.reuse_trials:
             _add_old_trials(study, plan, search, folder)
         study.set_user_attr(READY, True)
@@ -49,15 +54,23 @@ def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLi
     return study
 
 
-def _enqueue(study: optuna.Study, search: SearchParams, head: HeadConfig) -> None:
-    given = head.model_dump(mode="json")
-    if all(trial.user_attrs.get(HEAD) != given for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(known_fields(search.space, head), {HEAD: given})
+def _enqueue(study: optuna.Study, search: SearchParams) -> None:
+    """Ask for the first heads that the study has not had, as far as it needs more trials."""
+    own = [t for t in study.get_trials(deepcopy=False) if REUSED not in t.user_attrs]
+    known = [t.user_attrs.get(HEAD) or t.user_attrs.get(RESULT, {}).get("config") for t in own]
+    room = search.n_trials - sum(t.state is not TrialState.FAIL for t in own)
+    for head in first_heads(search):
+        given = head.model_dump(mode="json")
+        if room > 0 and given not in known:
+            study.enqueue_trial(known_fields(search.space, head), {HEAD: given})
+            room -= 1
 
 
 def _fail_dead(study: optuna.Study, life: LifeLine) -> None:
-    if isinstance(study._storage, RDBStorage):
-        fail_stale_trials(study)
+    if has_heartbeats(study._storage):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
     again = {trial.user_attrs.get(AGAIN) for trial in trials}
     for trial in trials:
@@ -68,8 +81,10 @@ def _fail_dead(study: optuna.Study, life: LifeLine) -> None:
             # asked for again before it is failed: a kill in between then loses nothing
             _ask_again(study, trial)
         if is_dead:
-            study._storage.set_trial_user_attr(trial._trial_id, REASON, "its worker died")
-            study.tell(trial.number, state=TrialState.FAIL)
+            # another machine may have failed it since
+            with suppress(UpdateFinishedTrialError):
+                study._storage.set_trial_user_attr(trial._trial_id, REASON, "its worker died")
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _ask_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -84,7 +99,7 @@ def _is_alive(trial: FrozenTrial, study: optuna.Study, life: LifeLine) -> bool:
     if worker is None:
         # Trials are given out under the study's lock, which is held now: its worker died at that.
         return False
-    if isinstance(study._storage, RDBStorage) and not life.is_of_this_machine(worker):
+    if has_heartbeats(study._storage) and not life.is_of_this_machine(worker):
         return True  # the database's heartbeats tell
     return life.is_alive(worker)
 

@@ -2,13 +2,15 @@
 
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from headstart.heads.config import HeadConfig
@@ -16,7 +18,7 @@ from headstart.heads.search_life import LifeLine
 from headstart.heads.search_plan import StudyPlan
 from headstart.heads.search_sampling import make_sampler
 from headstart.heads.search_space import asking, known_fields, suggest
-from headstart.heads.search_storage import HEARTBEAT_S, study_lock
+from headstart.heads.search_storage import HEARTBEAT_S, has_heartbeats, study_lock
 from headstart.heads.search_study import HEAD, REASON, RESULT, REUSED, WORKER, open_study
 from headstart.params.search import SearchParams
 
@@ -38,6 +40,9 @@ class AskedTrial:
 class Trials:
     """A worker's side of a study.
 
+    A trial that another worker has failed meanwhile, taking this one for dead, is asked for again
+    there; what is told of it here is dropped.
+
     `stream` tells the workers of one search apart, so that their samplers do not propose the same.
     """
 
@@ -57,13 +62,15 @@ class Trials:
     def ask(self) -> AskedTrial | None:
         """The next trial, or None where the finished and the running ones are enough."""
         with self._lock:
-            if self.missing() <= 0 or self._is_grid_done():
+            if not self.wants_more():
                 return None
             with warnings.catch_warnings():
                 # Optuna expects heartbeats of its own loop; here `beat` sends them.
                 warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
                 trial = self.study.ask()
             trial.set_user_attr(WORKER, self._life.name)
+            # A trial without any heartbeat never counts as stale.
+            self._record_heartbeat(trial)
         given = trial.user_attrs.get(HEAD)
         if given is None:
             config = suggest(self._search.space, asking(trial))
@@ -76,39 +83,54 @@ class Trials:
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return self._search.sampler == "grid" and not waiting
 
+    def wants_more(self) -> bool:
+        """Whether a worker that asks now is given a trial."""
+        return self.missing() > 0 and not self._is_grid_done()
+
+    def has_running(self) -> bool:
+        """Whether some worker has a trial in work."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
     def missing(self) -> int:
         """How many more trials the study needs, beside those that run."""
         trials = self.study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
         return self._search.n_trials - sum(REUSED not in trial.user_attrs for trial in trials)
 
-    def n_finished(self) -> int:
-        """How many trials of the study's own are finished."""
-        trials = self.study.get_trials(deepcopy=False, states=FINISHED)
-        return sum(REUSED not in trial.user_attrs for trial in trials)
+    def report(self, asked: AskedTrial, value: float, epoch: int) -> None:
+        """Tell how good a trial is after an epoch."""
+        with suppress(UpdateFinishedTrialError):
+            asked.trial.report(value, epoch)
 
     def complete(self, asked: AskedTrial, value: float, result: dict[str, Any]) -> None:
         """Tell that a trial has ended with a value."""
-        asked.trial.set_user_attr(RESULT, result)
-        self.study.tell(asked.trial, value)
+        with suppress(UpdateFinishedTrialError):
+            asked.trial.set_user_attr(RESULT, result)
+            self.study.tell(asked.trial, value, skip_if_finished=True)
 
     def prune(self, asked: AskedTrial, result: dict[str, Any]) -> None:
         """Tell that a trial was given up."""
-        asked.trial.set_user_attr(RESULT, result)
-        self.study.tell(asked.trial, state=TrialState.PRUNED)
+        with suppress(UpdateFinishedTrialError):
+            asked.trial.set_user_attr(RESULT, result)
+            self.study.tell(asked.trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, asked: AskedTrial, reason: str) -> None:
         """Tell that a trial has failed."""
-        asked.trial.set_user_attr(RESULT, {"config": asked.config.model_dump(mode="json")})
-        asked.trial.set_user_attr(REASON, reason)
-        self.study.tell(asked.trial, state=TrialState.FAIL)
+        with suppress(UpdateFinishedTrialError):
+            asked.trial.set_user_attr(RESULT, {"config": asked.config.model_dump(mode="json")})
+            asked.trial.set_user_attr(REASON, reason)
+            self.study.tell(asked.trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def beat(self, running: list[AskedTrial]) -> None:
         """Tell a database now and then that this worker's trials are alive."""
-        storage: BaseStorage = self.study._storage
-        if isinstance(storage, RDBStorage) and time.monotonic() - self._beat > HEARTBEAT_S:
+        if time.monotonic() - self._beat > HEARTBEAT_S:
             self._beat = time.monotonic()
             for asked in running:
-                storage.record_heartbeat(asked.trial._trial_id)
+                self._record_heartbeat(asked.trial)
+
+    def _record_heartbeat(self, trial: optuna.Trial) -> None:
+        storage: BaseStorage = self.study._storage
+        if has_heartbeats(storage):
+            storage.record_heartbeat(trial._trial_id)
 
     def close(self) -> None:
         """Leave the study; trials left running count as those of a dead worker."""

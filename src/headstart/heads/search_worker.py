@@ -32,9 +32,11 @@ class _Running:
 
 
 class Worker:
-    """Trains the trials that it is given, together."""
+    """Trains the trials that it is given, together; begins none after `deadline`."""
 
-    def __init__(self, plan: StudyPlan, search: SearchParams, trials: Trials) -> None:
+    def __init__(
+        self, plan: StudyPlan, search: SearchParams, trials: Trials, *, deadline: float
+    ) -> None:
         self._plan, self._search, self._trials = plan, search, trials
         self._names = curve_metrics(search.metric)
         self._labels = [plan.label_ids[group.validation] for group in plan.groups]
@@ -47,7 +49,7 @@ class Worker:
         self._running: dict[int, _Running] = {}
         self._waiting: AskedTrial | None = None
         self._failures = 0
-        self._deadline = time.monotonic() + (search.timeout_s or float("inf"))
+        self._deadline = deadline
 
     def run(self) -> None:
         """Work until the study has enough trials, or its time is up.
@@ -65,7 +67,8 @@ class Worker:
                     self._stack.compact()
                 self._stack.run_epoch()
                 self._note_epoch()
-                self._trials.beat([running.asked for running in self._running.values()])
+                waiting = [] if self._waiting is None else [self._waiting]
+                self._trials.beat([*waiting, *(r.asked for r in self._running.values())])
 
     def _start(self) -> None:
         """Fill the stack as far as heads find a place, in the order they are asked in."""
@@ -111,7 +114,7 @@ class Worker:
             return False
         curve.add({name: float(found.mean()) for name, found in values.items()})
         running.spread.append(_deviation(values[curve.metric]))
-        asked.trial.report(curve.values[curve.metric][-1], curve.epochs)
+        self._trials.report(asked, curve.values[curve.metric][-1], curve.epochs)
         return True
 
     def _decide(self, running: _Running) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from contextlib import closing
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -14,20 +15,33 @@ from headstart.heads.search_worker import Worker
 from headstart.params.search import SearchParams
 
 
-def work(plan: StudyPlan, search: SearchParams, folder: Path, *, seed: int, stream: int) -> None:
-    """Be one worker of a study until it has enough trials.
+def deadline_of(search: SearchParams) -> float:
+    """When `search.timeout_s` from now is over, on the monotonic clock that processes share."""
+    return time.monotonic() + (search.timeout_s or float("inf"))
+
+
+def work(
+    plan: StudyPlan,
+    search: SearchParams,
+    folder: Path,
+    *,
+    seed: int,
+    stream: int,
+    deadline: float,
+) -> None:
+    """Be one worker of a study until it has enough trials, or `deadline` is past.
 
     Raises:
         SearchError: the study cannot go on.
     """
     with closing(Trials(plan, search, folder, seed=seed, stream=stream)) as trials:
-        Worker(plan, search, trials).run()
+        Worker(plan, search, trials, deadline=deadline).run()
 
 
 def work_together(
-    features: Path, plan: StudyPlan, search: SearchParams, folder: Path, *, seed: int
+    features: Path, search: SearchParams, folder: Path, *, seed: int, deadline: float
 ) -> None:
-    """Run `search.workers` processes on a study that exists; what a killed one leaves is done here.
+    """Run `search.workers` processes on a study that exists; a killed one leaves its trials.
 
     Raises:
         SearchError: a worker could not go on, with its reason.
@@ -37,7 +51,7 @@ def work_together(
     processes: list[SpawnProcess] = [
         context.Process(
             target=_process,
-            args=(features, search.model_dump_json(), folder, seed, index, errors),
+            args=(features, search.model_dump_json(), folder, seed, index, deadline, errors),
             name=f"search-worker-{index}",
         )
         for index in range(search.workers)
@@ -53,7 +67,6 @@ def work_together(
                 process.terminate()
     if not errors.empty():
         raise SearchError(errors.get())
-    work(plan, search, folder, seed=seed, stream=search.workers)
 
 
 def _process(
@@ -62,6 +75,7 @@ def _process(
     folder: Path,
     seed: int,
     index: int,
+    deadline: float,
     errors: "multiprocessing.SimpleQueue[str]",
 ) -> None:
     search = SearchParams.model_validate_json(params_json)
@@ -69,7 +83,7 @@ def _process(
     try:
         with FeatureStore(features) as store:
             plan = plan_study(store, search, seed=seed)
-        work(plan, search, folder, seed=seed, stream=index)
+        work(plan, search, folder, seed=seed, stream=index, deadline=deadline)
     except SearchError as error:
         errors.put(one_line(error))
         raise SystemExit(1) from None

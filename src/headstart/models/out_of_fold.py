@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
+from headstart.heads.fit import check_finite
 from headstart.heads.fitted import FittedHead
 from headstart.heads.folds import assign_folds
 from headstart.heads.lanes import shape_for
@@ -34,8 +36,13 @@ def out_of_fold_logits(
         folds: grouped and stratified; drawn from the first seed.
         seeds: one head a fold and seed; their logits are averaged.
         epochs: of every head.
+
+    Raises:
+        TrainingError: weights are no longer numbers.
     """
-    fold = assign_folds(batch.label_ids, batch.groups, folds=folds, seed=seeds[0])
+    fold = assign_folds(
+        batch.label_ids, batch.groups, folds=folds, seed=seeds[0], parameter="train.folds"
+    )
     groups = [
         RowGroup((fold != held_out).astype(np.float32), np.flatnonzero(fold == held_out), seed)
         for held_out in range(folds)
@@ -49,7 +56,13 @@ def out_of_fold_logits(
         fitted = _networks(config, data, groups, epochs=epochs, batch_size=batch_size)
     logits = np.zeros((len(batch), n_classes))
     for group, head in zip(groups, fitted, strict=True):
+        check_finite(head, "trained on folds")
         logits[group.validation] += head.logits(batch.features[group.validation, 0]) / len(seeds)
+    if not np.isfinite(logits).all():
+        raise TrainingError(
+            "the logits of images that a head was not trained on must be finite, but some are not: "
+            "lower learning_rate"
+        )
     return logits
 
 
