@@ -1,5 +1,7 @@
 """The feature cache: shards that are sound, found, merged, and shared by processes."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -151,6 +153,17 @@ def test_small_shards_are_merged_and_rows_stay(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").glob("*.h5"))) == 1
     # A reader that had listed the small shards finds the rows in the merged one.
     np.testing.assert_array_equal(reader.read(keys_of(range(140))), rows_of(range(140)))
+
+
+def test_a_cache_of_another_user_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, range(5))
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "utime", refused)
+    cache = FeatureCache(tmp_path, CONTRACT)
+    np.testing.assert_array_equal(cache.read(keys_of(range(5))), rows_of(range(5)))
 
 
 def test_few_shards_are_left_alone(tmp_path: Path) -> None:

@@ -236,6 +236,26 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert (images.parent / "features.h5").read_bytes() == whole
 
 
+def test_many_views_of_an_image_come_in_batches(
+    images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = runtimes.open_forward
+    sizes: list[int] = []
+
+    def watched(*arguments: Any) -> Any:
+        forward = real(*arguments)
+
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            sizes.append(len(pixels))
+            return forward(pixels)
+
+        return dataclasses.replace(forward, run=run, workers=2)
+
+    monkeypatch.setattr(extractor_module, "open_forward", watched)
+    done = run(images, extractor(cache_root, ExtractParams(views=7, batch_size=3)))
+    assert (done.n_extracted, sum(sizes), max(sizes)) == (140, 140, 3)
+
+
 def test_the_line_says_what_was_done(images: Path, cache_root: Path) -> None:
     line = run(images, extractor(cache_root)).line()
     assert line.startswith("20 images by efficientnet-lite0 in onnxruntime float32: 20 rows extr")

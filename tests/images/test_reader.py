@@ -166,6 +166,40 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     assert "going on without the cache" in capsys.readouterr().err
 
 
+def test_a_cache_whose_folder_cannot_be_made_costs_only_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    names = write_files(tmp_path / "f", 3)
+    cache = tmp_path / "cache" / "ingest" / "images.sqlite3"
+    assert read(tmp_path / "f", names, cache=cache).n_decoded == 3
+    assert "going on without the cache" in capsys.readouterr().err
+
+
+def test_known_outcomes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "images.sqlite3"
+    names = write_files(tmp_path / "f", 3)
+    read(tmp_path / "f", names, cache=cache)
+    waiting = 0
+    look_up = reader._look_up
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal waiting
+        waiting += 1
+        assert waiting == 1, "a chunk is handed on before the next is looked up"
+        return look_up(*arguments)
+
+    monkeypatch.setattr(reader, "_look_up", counted)
+    known_images = KnownImages(cache, recipe(LIMITS.max_pixels))
+    workers = reader._Workers(LIMITS, cache, 1)
+    n_outcomes = 0
+    for outcomes in reader._all_outcomes(tmp_path / "f", names * 1000, known_images, workers):
+        waiting = 0
+        n_outcomes += len(outcomes)
+    assert n_outcomes == 3000
+    known_images.close()
+
+
 def test_a_locked_cache_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

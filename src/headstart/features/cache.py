@@ -61,8 +61,9 @@ class FeatureCache:
         self.shards_folder = folder / "shards"
         self.shards_folder.mkdir(parents=True, exist_ok=True)
         if (folder / "contract.json").exists():
-            # The time of last use, for those who make room.
-            os.utime(folder / "contract.json")
+            # The time of last use, for those who make room. Another user's file keeps its own.
+            with contextlib.suppress(PermissionError):
+                os.utime(folder / "contract.json")
         else:
             write_json(folder / "contract.json", self.contract)
         self._shards: dict[str, Shard] = {}

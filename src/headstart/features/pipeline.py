@@ -91,7 +91,7 @@ def run_pipeline(
         DataError: an image cannot be read; rows finished before that are kept.
     """
     if workers > 1:
-        extract = partial(_extracted, decoder, forward)
+        extract = partial(_extracted, decoder, forward, batch_size)
         with ThreadPoolExecutor(workers, thread_name_prefix="extract") as pool:
             for rows, features in _ahead(extract, _batches(tasks, batch_size), pool, 2 * workers):
                 sink.put(rows, features)
@@ -132,10 +132,13 @@ def _batches(tasks: Iterable[Task], n_rows: int) -> Iterator[list[Task]]:
 
 
 def _extracted(
-    decoder: Decoder, forward: Run, tasks: list[Task]
+    decoder: Decoder, forward: Run, batch_size: int, tasks: list[Task]
 ) -> tuple[Rows, NDArray[np.float32]]:
     rows = [(task, view) for task in tasks for view in task.views]
-    return rows, forward(np.concatenate([decoder(task) for task in tasks]))
+    pixels = np.concatenate([decoder(task) for task in tasks])
+    # A task may have more views than a batch has rows.
+    starts = range(0, len(rows), batch_size)
+    return rows, np.concatenate([forward(pixels[i : i + batch_size]) for i in starts])
 
 
 def _decoded(decoder: Decoder, task: Task) -> tuple[Task, NDArray[np.uint8]]:

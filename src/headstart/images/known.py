@@ -136,15 +136,20 @@ def _is_whole(facts: bytes | None) -> bool:
 def _open(path: Path) -> sqlite3.Connection | None:
     """The database at `path`; a damaged one is set aside; none if it cannot be had at all."""
     try:
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        print(
+            f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", file=sys.stderr
+        )
         return _connect(path)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            print(f"ingest: going on without the cache {path}: {error}", file=sys.stderr)
-            return None
-    aside = path.with_name(f"{path.name}.damaged")
-    print(f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", file=sys.stderr)
-    path.replace(aside)
-    return _connect(path)
+    except (sqlite3.Error, OSError) as error:
+        print(f"ingest: going on without the cache {path}: {error}", file=sys.stderr)
+        return None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

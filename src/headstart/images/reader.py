@@ -103,23 +103,21 @@ def _all_outcomes(
 ) -> Iterator[list[_Outcome]]:
     """Outcomes of all files, known ones from the cache, in the order in which they come in."""
 
-    def unknown(found: list[list[_Outcome]]) -> Iterator[_Item]:
+    def remembered(found: Iterable[list[_Outcome]]) -> Iterator[list[_Outcome]]:
+        for outcomes in found:
+            _remember(outcomes, paths, folder, known)
+            yield outcomes
+
+    with workers:
         for start in range(0, len(paths), _FILES_LOOKED_UP_AT_ONCE):
             names = paths[start : start + _FILES_LOOKED_UP_AT_ONCE]
             items = [(start + i, str(folder / name)) for i, name in enumerate(names)]
             outcomes = _look_up(items, known)
-            found.append(outcomes)
-            seen = {outcome.index for outcome in outcomes}
-            yield from (item for item in items if item[0] not in seen)
-
-    from_cache: list[list[_Outcome]] = []
-    with workers:
-        for outcomes in workers.read(unknown(from_cache)):
-            _remember(outcomes, paths, folder, known)
             yield outcomes
-            while from_cache:
-                yield from_cache.pop()
-    yield from from_cache
+            seen = {outcome.index for outcome in outcomes}
+            new = [item for item in items if item[0] not in seen]
+            yield from remembered(workers.read(new))
+        yield from remembered(workers.rest())
 
 
 def _look_up(items: list[_Item], known: KnownImages) -> list[_Outcome]:
@@ -155,6 +153,8 @@ class _Workers:
         self._begin = (limits, cache)
         self._n_workers = n_workers
         self._pool: ProcessPoolExecutor | None = None
+        self._pending: dict[Future[list[_Outcome]], list[_Item]] = {}
+        self._task: list[_Item] = []
 
     def __enter__(self) -> "_Workers":
         return self
@@ -163,23 +163,28 @@ class _Workers:
         self._stop()
 
     def read(self, items: Iterable[_Item]) -> Iterator[list[_Outcome]]:
-        """Outcomes of all items, in lists, as they come."""
-        pending: dict[Future[list[_Outcome]], list[_Item]] = {}
-        task: list[_Item] = []
+        """Take items to read; outcomes of these and earlier ones, in lists, as they come."""
         for item in items:
-            task.append(item)
-            if len(task) == (_FILES_A_TASK if self._pool else _FEW_FILES):
-                pending[self._submit(task)] = task
-                task = []
-            if len(pending) >= _TASKS_AHEAD_A_WORKER * self._n_workers:
-                yield from self._collect(pending)
-        if task and self._pool is None:
+            self._task.append(item)
+            if len(self._task) >= (_FILES_A_TASK if self._pool else _FEW_FILES):
+                self._submit_task()
+            if len(self._pending) >= _TASKS_AHEAD_A_WORKER * self._n_workers:
+                yield from self._collect(self._pending)
+
+    def rest(self) -> Iterator[list[_Outcome]]:
+        """Outcomes of all items that were taken and not answered yet."""
+        if self._task and self._pool is None:
             limits, cache = self._begin
+            task, self._task = self._task, []
             yield _read_task(task, _Reader(limits, cache))
-        elif task:
-            pending[self._submit(task)] = task
-        while pending:
-            yield from self._collect(pending)
+        elif self._task:
+            self._submit_task()
+        while self._pending:
+            yield from self._collect(self._pending)
+
+    def _submit_task(self) -> None:
+        self._pending[self._submit(self._task)] = self._task
+        self._task = []
 
     def _submit(self, task: list[_Item]) -> "Future[list[_Outcome]]":
         if self._pool is None:
