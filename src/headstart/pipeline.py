@@ -14,7 +14,7 @@ import yaml
 
 from headstart import files
 from headstart.errors import ParamsError, TrackingError
-from headstart.params import Params, load_params
+from headstart.params import load_params
 from headstart.paths import Project, project
 
 # Which stage an entry point ends with; None is the whole pipeline.
@@ -43,7 +43,8 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
             f"an entry point must be one of {', '.join(ENTRY_POINTS)}, but got {entry_point!r}"
         )
     here = project()
-    changed = _changes(load_params(here.params), _parse(assignments))
+    current = load_params(here.params).model_dump(by_alias=True)
+    changed = _changes(current, _parse(current, assignments))
     target = ENTRY_POINTS[entry_point]
     targets = [target] if target else []
     needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
@@ -57,6 +58,8 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
         if needs_run and not _run_is_used(here):
             _dvc(here, "repro", "--force", "--single-item", "train")
             _dvc(here, "repro", *targets)
+    if not needs_run and os.environ.get("MLFLOW_RUN_ID"):
+        _say_what_ran(here, entry_point)
     if needs_run and not _run_is_used(here):
         raise TrackingError(
             "the run that MLflow opened must be the trained model's, but no stage wrote to it: "
@@ -64,22 +67,33 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
         )
 
 
-def _parse(assignments: Sequence[str]) -> dict[str, Any]:
+def _parse(current: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     parsed = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ParamsError(f"an assignment must be section.field=value, but got {assignment!r}")
-        value = yaml.safe_load(text) if text else ""
-        if text.lower() == "none":
-            value = None
-        elif isinstance(value, str):
-            value = _number(value)
-        if isinstance(value, float) and value.is_integer():
-            # MLproject knows no integers, only floats.
-            value = int(value)
-        parsed[path] = value
+        parsed[path] = _value(path, text, _at(current, path))
     return parsed
+
+
+def _value(path: str, text: str, current: Any) -> Any:
+    """A value from the command line, read as what stands in params.yaml is."""
+    if text.lower() == "none":
+        return None
+    if isinstance(current, str):
+        # Paths and addresses may hold what YAML would take for a comment or a list.
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ParamsError(f"{path} must be a YAML value, but got {text!r}") from None
+    if isinstance(value, str):
+        value = _number(value)
+    if isinstance(value, float) and value.is_integer():
+        # MLproject knows no integers, only floats.
+        value = int(value)
+    return value
 
 
 def _number(text: str) -> str | float:
@@ -90,8 +104,7 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _changes(params: Params, assigned: Mapping[str, Any]) -> dict[str, Any]:
-    current = params.model_dump(by_alias=True)
+def _changes(current: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in assigned.items() if _at(current, path) != value}
 
 
@@ -106,6 +119,10 @@ def _at(values: Any, path: str) -> Any:
 
 
 def _hydra(value: Any) -> str:
+    """A value in the grammar of `dvc exp run -S`, where an unquoted comma means several values."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
     return "null" if value is None else str(value)
 
 
@@ -114,6 +131,16 @@ def _run_is_used(here: Project) -> bool:
     from headstart.tracking.runs import is_trained_run
 
     return is_trained_run(here, os.environ["MLFLOW_RUN_ID"])
+
+
+def _say_what_ran(here: Project, entry_point: str) -> None:
+    """Describe the run that MLflow opened for stages that make no model."""
+    from headstart.tracking.runs import describe_run
+
+    text = f"`dvc repro {entry_point}`, started by `mlflow run`."
+    if entry_point == "search":
+        text += " The study has a parent run of its own, its trials nested below."
+    describe_run(here, os.environ["MLFLOW_RUN_ID"], entry_point, text)
 
 
 def _dvc(here: Project, *arguments: str) -> None:

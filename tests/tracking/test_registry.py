@@ -15,6 +15,8 @@ def _registry_with(project: Project, tmp_path: Path, *hashes: str) -> Registry:
     folder = tmp_path / "serving"
     folder.mkdir()
     (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
+    (folder / "artifacts").mkdir()
+    (folder / "artifacts" / "model.h5").write_bytes(b"model")
     registry = None
     for model_sha256 in hashes:
         lineage = gather(project, "train", {})
@@ -53,6 +55,16 @@ def test_crown_and_rollback_keep_a_history(workspace: Project, tmp_path: Path) -
         ("2", "better"),
         ("1", "rolled back from version 2"),
     ]
+
+
+def test_a_rollback_passes_over_what_was_rolled_back_from(
+    workspace: Project, tmp_path: Path
+) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa", "bb", "cc")
+    for version in ("1", "2", "3"):
+        registry.crown(version, "better")
+    assert registry.rollback() == ("3", "2")
+    assert registry.rollback() == ("2", "1")
 
 
 def test_a_rollback_without_an_earlier_champion(workspace: Project, tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     serving = tmp_path / "serving"
     serving.mkdir()
     (serving / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
+    (serving / "artifacts").mkdir()
+    (serving / "artifacts" / "model.h5").write_bytes(b"model")
     lineage = gather(workspace, "train", {})
     running = _server(tmp_path, port)
     running.__enter__()
@@ -71,6 +73,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         running.__exit__(None, None, None)
         run.log_epochs([{"train_loss": 2.0}, {"train_loss": 1.0}])
         run.log_params({"head.width": "8"})
+        run.log_inputs([(output, "training") for output in lineage.inputs], lineage)
         run.log_artifact(workspace.features)
         run.log_model(serving, "model", lineage, {})
         write_record(workspace.run, run.record)
@@ -92,3 +95,5 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         assert [m.step for m in client.get_metric_history(run.run_id, "train_loss")] == [1, 2]
         assert [a.path for a in client.list_artifacts(run.run_id)] == ["features.h5"]
         assert found.data.tags["headstart.model_id"].startswith("m-")
+        assert found.inputs is not None
+        assert [i.dataset.name for i in found.inputs.dataset_inputs] == ["data/features.h5"]

@@ -196,7 +196,9 @@ def _tables(store: TrackingStore, run: Run, folder: Path) -> dict[str, pd.DataFr
             path = store.client.download_artifacts(run.info.run_id, name, str(folder))
         except (MlflowException, OSError):
             continue
-        found[name] = pd.read_csv(path, keep_default_na=False, na_filter=False)
+        # Classes and groups may be called 01 or NA.
+        texts = dict.fromkeys(("label", "predicted_label", "group", "path", "split"), str)
+        found[name] = pd.read_csv(path, dtype=texts, keep_default_na=False, na_filter=False)
     return found
 
 

@@ -1,13 +1,13 @@
 """A dataset source that MLflow can show and resolve: a path at a revision, in DVC's hands."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from headstart.errors import TrackingError
 from headstart.tracking.dvc_state import Output
 from headstart.tracking.secrets import without_secrets
 
@@ -33,6 +33,11 @@ class DvcDatasetSource(DatasetSource):
 
         target = Path(dst_path or f"dvc-{self.md5[:12]}")
         Repo.get(".", self.path, out=str(target), rev=self.rev)
+        if target.is_file() and (found := _md5_of_file(target)) != self.md5:
+            raise TrackingError(
+                f"{self.path} must have the md5 {self.md5}, but at revision {self.rev} it has "
+                f"{found}: the run was made with data that this commit's dvc.lock does not name"
+            )
         return str(target)
 
     @staticmethod
@@ -51,8 +56,15 @@ class DvcDatasetSource(DatasetSource):
         return cls(source_dict["path"], source_dict.get("rev"), source_dict["md5"])
 
 
-def dataset_input(output: Output, rev: str | None, context: str) -> DatasetInput:
-    """An MLflow dataset input for an output of DVC; `context` is training, validation or test.
+def _md5_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def dataset_values(output: Output, rev: str | None, context: str) -> dict[str, str]:
+    """An MLflow dataset input for an output of DVC, as plain values.
+
+    `context` is training, validation or test.
 
     MLflow keeps one context a dataset and run, so what is not for training says so in its name.
     """
@@ -62,7 +74,11 @@ def dataset_input(output: Output, rev: str | None, context: str) -> DatasetInput
     # MLflow leaves a property abstract in a class that is meant to be instantiated.
     dataset = MetaDataset(  # type: ignore[abstract]
         source, name=name, digest=output.md5[:_MAX_DIGEST]
-    )
-    return DatasetInput(
-        dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, context)]
-    )
+    )._to_mlflow_entity()
+    return {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "source_type": dataset.source_type,
+        "source": dataset.source,
+        "context": context,
+    }

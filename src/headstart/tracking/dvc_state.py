@@ -80,7 +80,10 @@ class DvcState:
         """The data source: the first dependency of the fetch stage, as DVC hashed it."""
         for entry in self._locked.get("fetch", {}).get("deps", []):
             if not str(entry["path"]).startswith("src/"):
-                return Output(str(entry["path"]), "source", str(entry.get("md5") or ""))
+                # For an address DVC keeps what the server says of it instead of an md5.
+                found = (entry.get(name) for name in ("md5", "etag", "checksum"))
+                digest = str(next(filter(None, found), "")).strip('"')
+                return Output(str(entry["path"]), "source", digest)
         return None
 
     def _current_md5(self, entry: dict[str, Any]) -> str | None:

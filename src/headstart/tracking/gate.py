@@ -53,22 +53,28 @@ def decide(
     with tempfile.TemporaryDirectory() as folder:
         theirs = registry.artifact(champion, PREDICTIONS, Path(folder))
         if theirs is None:
-            return Decision(
-                "challenger",
+            return _incomparable(
                 f"the champion, version {champion.version}, has no {PREDICTIONS} to be compared "
-                "with: `headstart promote` decides by hand",
+                "with",
+                params,
             )
         old, new = read_predictions_table(theirs), read_predictions_table(predictions)
     validation = compare_predictions(old, new, "validation", seed, groups)
     if validation is None:
-        return Decision(
-            "challenger",
-            f"the champion, version {champion.version}, shares too few validation images or other "
-            "classes with this model, so the two cannot be compared: `headstart promote` decides",
+        return _incomparable(
+            f"the champion, version {champion.version}, has other classes or shares too few "
+            "validation images with this model, so the two cannot be compared",
+            params,
         )
     decision = _judge(validation, _is_smaller(champion, model_bytes), params)
     test = compare_predictions(old, new, "test", seed, groups)
     return _unless_experiment(Decision(decision[0], decision[1], validation, test))
+
+
+def _incomparable(why: str, params: RegisterParams) -> Decision:
+    if params.gate == "always":
+        return _unless_experiment(Decision("champion", f"register.gate is always; {why}"))
+    return Decision("challenger", f"{why}: `headstart promote` decides by hand")
 
 
 def _judge(

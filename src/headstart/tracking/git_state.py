@@ -14,7 +14,7 @@ from pathlib import Path
 from headstart.errors import TrackingError
 
 # Untracked files count as source when they lie here; images and results of others never do.
-_SOURCE_FOLDERS = ("src", "data/sources")
+_SOURCES = ("src", "data/sources", ":(glob)data/*.dvc")
 _MAX_UNTRACKED_BYTES = 1_000_000
 
 
@@ -57,15 +57,15 @@ def _diff_with_head(root: Path, ignoring: Collection[str]) -> str:
         untracked = _untracked_sources(root)
         if untracked:
             _git_must(root, "add", "--", *untracked, env=scratch)
-        excluded = [f":(exclude,top){path}" for path in sorted(ignoring)]
+        excluded = [f":(exclude){path}" for path in sorted(ignoring)]
         options = ("--cached", "--binary", "--no-color", "--no-ext-diff", "--no-renames")
         return _git_must(root, "diff", *options, "HEAD", "--", ".", *excluded, env=scratch)
 
 
 def _untracked_sources(root: Path) -> list[str]:
-    listed = _git(
-        root, "ls-files", "-z", "--others", "--exclude-standard", "--", *_SOURCE_FOLDERS
-    ).split("\0")
+    listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *_SOURCES).split(
+        "\0"
+    )
     return [
         name
         for name in listed

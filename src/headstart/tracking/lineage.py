@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -104,7 +105,17 @@ def _machine_tags() -> dict[str, str]:
         "machine.processor": _processor(),
         "machine.cores": str(os.cpu_count()),
         "machine.memory_gb": f"{psutil.virtual_memory().total / 2**30:.0f}",
+        **({"machine.gpu": gpus} if (gpus := _gpus()) else {}),
     }
+
+
+def _gpus() -> str:
+    """Models of the NVIDIA GPUs as their driver lists them, without a process or a library."""
+    models = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        models += [line.split(":", 1)[1].strip() for line in text.splitlines() if "Model:" in line]
+    return ", ".join(models)
 
 
 def _processor() -> str:

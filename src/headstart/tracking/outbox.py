@@ -5,15 +5,26 @@ overwritten, a model is logged once a run), so an interrupted upload is simply d
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from headstart import files
 
@@ -21,13 +32,15 @@ from headstart import files
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 MODEL_TAG = "headstart.model_id"
+_MODEL_SHA256_TAG = "headstart.model_sha256"
+_OPERATIONS, _DESCRIPTOR = "operations.jsonl", "run.json"
 
 
 @dataclass(frozen=True)
 class Operation:
     """One thing to log on a run. `values` and `path` depend on `kind`."""
 
-    kind: Literal["params", "tags", "metrics", "artifact", "model", "status"]
+    kind: Literal["params", "tags", "metrics", "inputs", "artifact", "model", "status"]
     values: Any = None
     path: str | None = None
     folder: str | None = None
@@ -43,6 +56,8 @@ def apply(client: MlflowClient, run_id: str, operation: Operation) -> None:
             client.log_batch(run_id, tags=tags)
         case "metrics":
             _log_metrics(client, run_id, operation.values)
+        case "inputs":
+            client.log_inputs(run_id, [_dataset_input(values) for values in operation.values])
         case "artifact":
             _log_artifact(client, run_id, Path(operation.path or ""), operation.folder)
         case "model":
@@ -51,29 +66,70 @@ def apply(client: MlflowClient, run_id: str, operation: Operation) -> None:
             client.set_terminated(run_id, status=operation.values)
 
 
-def keep(outbox: Path, operation: Operation) -> None:
-    """Append an operation to a run's outbox, with a copy of the files it sends."""
-    outbox.mkdir(parents=True, exist_ok=True)
-    if operation.path is not None:
-        # Workspace files are replaced by the next run; the outbox needs its own.
-        copy = outbox / f"{sum(1 for _ in outbox.iterdir()):04d}" / Path(operation.path).name
-        copy.parent.mkdir()
-        if Path(operation.path).is_dir():
-            shutil.copytree(operation.path, copy)
+@dataclass(frozen=True)
+class Outbox:
+    """What waits to be sent of one run: `folder`, for the store at `uri` (without credentials)."""
+
+    folder: Path
+    uri: str
+    run_id: str
+
+    def keep(self, operation: Operation) -> None:
+        """Append an operation, with a copy of the files it sends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = {"tracking_uri": self.uri, "run_id": self.run_id}
+        files.write_json(self.folder / _DESCRIPTOR, descriptor)
+        if operation.path is not None:
+            operation = replace(operation, path=self._copy(Path(operation.path)))
+        with (self.folder / _OPERATIONS).open("ab+") as stream:
+            # After a line that a kill cut off, begin a new one.
+            if stream.tell() and not self._ends_with_newline():
+                stream.write(b"\n")
+            stream.write(json.dumps(asdict(operation)).encode() + b"\n")
+
+    def operations(self) -> Iterator[Operation]:
+        """All operations in their order; lines that were cut off are left out."""
+        path = self.folder / _OPERATIONS
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                operation = Operation(**json.loads(line))
+            except json.JSONDecodeError:
+                continue
+            if operation.path is not None:
+                operation = replace(operation, path=str(self.folder / operation.path))
+            yield operation
+
+    def _copy(self, path: Path) -> str:
+        """Copy a file or folder, which the next run would replace; relative to the outbox."""
+        number = sum(1 for _ in self.folder.iterdir())
+        while (parent := self.folder / f"{number:04d}").exists():
+            number += 1
+        parent.mkdir()
+        copy = parent / path.name
+        if path.is_dir():
+            shutil.copytree(path, copy)
         else:
-            shutil.copy2(operation.path, copy)
-        operation = Operation(operation.kind, operation.values, str(copy), operation.folder)
-    with (outbox / "operations.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(asdict(operation)) + "\n")
+            shutil.copy2(path, copy)
+        return copy.relative_to(self.folder).as_posix()
+
+    def _ends_with_newline(self) -> bool:
+        with (self.folder / _OPERATIONS).open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) == b"\n"
 
 
-def kept(outbox: Path) -> Iterator[Operation]:
-    """The operations of an outbox in their order; a half-written last line is left out."""
-    for line in (outbox / "operations.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            yield Operation(**json.loads(line))
-        except json.JSONDecodeError:
-            return
+def outboxes(pending: Path) -> list[Outbox]:
+    """All outboxes in the folder of those that wait, the oldest runs' first."""
+    found = []
+    for path in sorted(pending.glob(f"*/{_DESCRIPTOR}")):
+        meant = files.read_json(path)
+        found.append(Outbox(path.parent, meant["tracking_uri"], meant["run_id"]))
+    return found
+
+
+def _dataset_input(values: dict[str, str]) -> DatasetInput:
+    dataset = Dataset(values["name"], values["digest"], values["source_type"], values["source"])
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, values["context"])])
 
 
 def _log_params(client: MlflowClient, run_id: str, values: dict[str, str]) -> None:
@@ -98,9 +154,9 @@ def _log_artifact(client: MlflowClient, run_id: str, path: Path, folder: str | N
 
 
 def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str, Any]) -> None:
-    """Log a saved pyfunc folder as the run's model, once."""
+    """Log a saved pyfunc folder as the run's model; once, unless it is another model by now."""
     run = client.get_run(run_id)
-    if MODEL_TAG in run.data.tags:
+    if run.data.tags.get(_MODEL_SHA256_TAG) == values["sha256"] and MODEL_TAG in run.data.tags:
         return
     logged = client.create_logged_model(
         run.info.experiment_id,
@@ -123,9 +179,4 @@ def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     client.set_tag(run_id, MODEL_TAG, logged.model_id)
-
-
-def write_descriptor(outbox: Path, uri: str, run_id: str) -> None:
-    """Say where an outbox is to be sent (the address without credentials, to be shown)."""
-    outbox.mkdir(parents=True, exist_ok=True)
-    files.write_json(outbox / "run.json", {"tracking_uri": uri, "run_id": run_id})
+    client.set_tag(run_id, _MODEL_SHA256_TAG, values["sha256"])

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 _HISTORY_TAG = "champion.history"
 _SHA256_TAG = "model.sha256"
+_ROLLED_BACK = "rolled back from version "
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ class Registry:
         """All reigns, oldest first."""
         try:
             tags = self._client.get_registered_model(self.name).tags
-        except MlflowException:
+        except MlflowException as error:
+            # Anything else must not look like an empty history, which the next reign would replace.
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
             return []
         return [Reign(**reign) for reign in json.loads(tags.get(_HISTORY_TAG, "[]"))]
 
@@ -126,13 +130,13 @@ class Registry:
                 f"a rollback needs a champion, but {self.name!r} has none: run `dvc repro`"
             )
         current = str(now.version)
-        earlier = [r.version for r in self.history() if r.version != current]
+        earlier = _before(self.history(), current)
         if not earlier:
             raise TrackingError(
                 f"a rollback needs an earlier champion, but version {current} of {self.name!r} is "
                 "the first: name a version with `headstart promote VERSION`"
             )
-        self.crown(earlier[-1], f"rolled back from version {current}")
+        self.crown(earlier[-1], f"{_ROLLED_BACK}{current}")
         return current, earlier[-1]
 
     def artifact(self, version: ModelVersion, name: str, folder: Path) -> Path | None:
@@ -164,3 +168,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def _before(history: Sequence[Reign], current: str) -> list[str]:
+    """Champions before the current one, oldest first, without those that were rolled back from."""
+    left = {r.why.removeprefix(_ROLLED_BACK) for r in history if r.why.startswith(_ROLLED_BACK)}
+    return [r.version for r in history if r.version != current and r.version not in left]

@@ -4,7 +4,9 @@ Nothing is compared with itself: the feature cache, the study store and the trac
 scratch ones, and DVC runs every stage by force, without its run cache.
 """
 
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,17 +20,22 @@ from typing import Any
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from headstart import files
-from headstart.errors import TrackingError
+from headstart.errors import TrackingError, one_line
 from headstart.paths import Project, main_checkout
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
+from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import open_store
 
 # Outputs that hold a run's id or a time; their own contents are compared instead.
 _NOT_COMPARED = ("models/run.json", "models/serving", "reports/metrics.json")
 _PATCH = "uncommitted.patch"
+# Not by PATH: the environment need not be activated.
+_DVC = (sys.executable, "-m", "dvc")
+_LOCKED = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -107,19 +114,26 @@ def reproduce(project: Project, run_id: str) -> Verdict:
         raise TrackingError(f"a run can be made again from its commit, but {run_id} has none")
     with tempfile.TemporaryDirectory(prefix="headstart-reproduce-") as folder:
         scratch = Path(folder)
-        provenance = Path(store.client.download_artifacts(run_id, "provenance", folder))
+        provenance = _artifact(store.client, run_id, "provenance", folder)
         with _worktree(project.root, commit, scratch / "tree", provenance / _PATCH) as tree:
             _provide_source(main_checkout(project.root), tree)
             environment = _scratch_environment(scratch)
-            _run(["dvc", "repro", "--force", "--no-run-cache"], tree, environment)
+            _run([*_DVC, "repro", "--force", "--no-run-cache"], tree, environment)
             uri = environment["MLFLOW_TRACKING_URI"]
             now_id = files.read_json(tree / "models" / "run.json")["run_id"]
             now = _get(MlflowClient(uri), now_id)
             model_now = files.sha256_of_file(tree / "models" / "model.h5")
             order = DvcState(tree).output_paths()
-        model = Path(store.client.download_artifacts(run_id, "model.h5", folder))
+            locked = list(_beside_the_lock(tree))
+        model = _artifact(store.client, run_id, "model.h5", folder)
         result = Item("result", "model.h5", files.sha256_of_file(model), model_now)
-        return Verdict(run_id, commit, (*_compare(then, now, order), result))
+        return Verdict(run_id, commit, (*locked, *_compare(then, now, order), result))
+
+
+def write_verdict(path: Path, verdict: Verdict) -> None:
+    """Write the verdict as JSON to `path`, and as text beside it."""
+    files.write_json(path, verdict.as_json())
+    files.write_text(path.with_suffix(".txt"), verdict.as_text() + "\n")
 
 
 def log_verdict(project: Project, verdict: Verdict) -> None:
@@ -133,6 +147,29 @@ def log_verdict(project: Project, verdict: Verdict) -> None:
     tags = {"kind": "reproduction", "of": verdict.run_id, "holds": str(verdict.holds).lower()}
     for name, value in tags.items():
         client.set_tag(given, f"headstart.{name}", value)
+
+
+def _beside_the_lock(tree: Path) -> Iterator[Item]:
+    """Packages installed here in another version than the run's commit locks."""
+    for path in sorted((tree / "requirements").glob("[cg]pu.txt")):
+        for name, locked in _LOCKED.findall(path.read_text(encoding="utf-8")):
+            try:
+                installed = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                # Locked for another platform, another Python or the other extra.
+                continue
+            if installed != locked:
+                yield Item("version", f"{path.name}: {name}", locked, installed)
+
+
+def _artifact(client: MlflowClient, run_id: str, name: str, folder: str) -> Path:
+    try:
+        return Path(client.download_artifacts(run_id, name, folder))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"a run can be made again from its artifacts, but {run_id} has no {name} that can be "
+            f"read ({without_secrets(one_line(error, 120))}): choose a run that train has ended"
+        ) from None
 
 
 def _compare(then: Run, now: Run, order: Sequence[str]) -> Iterator[Item]:
@@ -168,8 +205,6 @@ def _items(kind: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterat
 
 
 def _get(client: MlflowClient, run_id: str) -> Run:
-    from mlflow.exceptions import MlflowException
-
     try:
         run = client.get_run(run_id)
     except MlflowException:
@@ -199,16 +234,19 @@ def _worktree(root: Path, commit: str, tree: Path, patch: Path) -> Iterator[Path
 
 def _provide_source(checkout: Path, tree: Path) -> None:
     """Bring the data source into the worktree: by DVC from its cache or a remote, else a copy."""
-    local = tree / ".dvc" / "config.local"
-    cache = checkout / ".dvc" / "cache"
-    local.write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    own = checkout / ".dvc" / "config.local"
+    if own.is_file():
+        # Remotes, credentials and a cache elsewhere.
+        shutil.copy2(own, tree / ".dvc" / "config.local")
+    cache = _run([*_DVC, "cache", "dir"], checkout, dict(os.environ)).strip()
+    _run([*_DVC, "cache", "dir", "--local", cache], tree, dict(os.environ))
     source = yaml.safe_load((tree / "params.yaml").read_text(encoding="utf-8"))["data"]["source"]
     path = tree / source
     if "://" in source or path.exists():
         return
     tracked = tree / f"{source}.dvc"
     if tracked.is_file():
-        command = ["dvc", "pull" if _has_remote(checkout) else "checkout", str(tracked)]
+        command = [*_DVC, "pull" if _has_remote(tree) else "checkout", str(tracked)]
         _run(command, tree, dict(os.environ))
     elif (checkout / source).exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,9 +262,8 @@ def _provide_source(checkout: Path, tree: Path) -> None:
         )
 
 
-def _has_remote(checkout: Path) -> bool:
-    config = checkout / ".dvc" / "config"
-    return "remote" in config.read_text(encoding="utf-8") if config.is_file() else False
+def _has_remote(tree: Path) -> bool:
+    return bool(_run([*_DVC, "remote", "list"], tree, dict(os.environ)).strip())
 
 
 def _scratch_environment(scratch: Path) -> dict[str, str]:
@@ -243,12 +280,13 @@ def _scratch_environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str] | None) -> None:
+def _run(command: list[str], folder: Path, environment: dict[str, str] | None) -> str:
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-1500:]
         raise TrackingError(
-            f"making a run again needs `{' '.join(command[:4])}` to succeed, but it failed: {said}"
+            f"making a run again needs `{' '.join(command[:5])}` to succeed, but it failed: {said}"
         )
+    return done.stdout

@@ -14,21 +14,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import DatasetInput
 from mlflow.exceptions import MlflowException
 
 from headstart import files
 from headstart.errors import TrackingError, one_line
 from headstart.paths import Project, state_folder
-from headstart.tracking import outbox
-from headstart.tracking.datasets import dataset_input
+from headstart.tracking import outbox as sending
+from headstart.tracking.datasets import dataset_values
 from headstart.tracking.dvc_state import Output
 from headstart.tracking.lineage import Lineage
-from headstart.tracking.outbox import Operation
+from headstart.tracking.outbox import MODEL_TAG, Operation, Outbox
 from headstart.tracking.secrets import without_secrets
-from headstart.tracking.store import TrackingStore, open_store
+from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
 
 _MAX_TAG = 5000
+# Where a saved pyfunc folder holds its model file.
+MODEL_FILE = "artifacts/model.h5"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Run:
 
     store: TrackingStore
     run_id: str
-    pending: Path
+    outbox: Outbox
     is_away: bool = field(default=False)
 
     @property
@@ -81,26 +82,24 @@ class Run:
 
     def log_text(self, text: str, name: str, folder: str | None = None) -> None:
         """A text as an artifact, without secrets."""
-        scratch = self.pending.parent / f".{self.run_id}" / name
-        files.write_text(scratch, without_secrets(text))
+        scratch = self.outbox.folder.parent / f".{self.run_id}" / name
+        # A diff may hold bytes of any encoding.
+        files.write_bytes(scratch, without_secrets(text).encode(errors="surrogateescape"))
         self.log_artifact(scratch, folder)
         scratch.unlink()
         scratch.parent.rmdir()
 
     def log_model(self, folder: Path, name: str, lineage: Lineage, params: dict[str, str]) -> None:
         """A saved pyfunc folder as the run's logged model, carrying the run's lineage."""
-        values = {"name": name, "tags": lineage.tags, "params": params}
+        sha256 = files.sha256_of_file(folder / MODEL_FILE)
+        values = {"name": name, "tags": lineage.tags, "params": params, "sha256": sha256}
         self._send(Operation("model", values, str(folder)))
 
     def log_inputs(self, inputs: Sequence[tuple[Output, str]], lineage: Lineage) -> None:
         """DVC outputs as dataset inputs, each with its context (training, validation, test)."""
-        if self.is_away:
-            return
-        datasets: list[DatasetInput] = [
-            dataset_input(output, lineage.git.commit, context) for output, context in inputs
-        ]
-        with self._keeping_on():
-            self.store.client.log_inputs(self.run_id, datasets)
+        rev = lineage.git.commit
+        values = [dataset_values(output, rev, context) for output, context in inputs]
+        self._send(Operation("inputs", values))
 
     def end(self, status: str = "FINISHED") -> None:
         self._send(Operation("status", status))
@@ -108,23 +107,22 @@ class Run:
     def _send(self, operation: Operation) -> None:
         if not self.is_away:
             with self._keeping_on():
-                outbox.apply(self.store.client, self.run_id, operation)
+                sending.apply(self.store.client, self.run_id, operation)
                 return
-        outbox.keep(self.pending, operation)
+        self.outbox.keep(operation)
 
     @contextlib.contextmanager
     def _keeping_on(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, OSError) as error:
-            if not _is_away(error):
+        except Exception as error:
+            if not is_away(error):
                 raise
             self.is_away = True
-            outbox.write_descriptor(self.pending, without_secrets(self.store.uri), self.run_id)
             print(
                 f"warning: the tracking store {without_secrets(self.store.uri)} went away "
                 f"({without_secrets(one_line(error, 120))}); what this run logs is kept in "
-                f"{self.pending}; `headstart sync` sends it when the store is back",
+                f"{self.outbox.folder}; `headstart sync` sends it when the store is back",
                 file=sys.stderr,
             )
 
@@ -142,11 +140,11 @@ def training_run(project: Project, name: str, lineage: Lineage) -> Iterator[Run]
         run_id = _existing(store, given).info.run_id
     else:
         # What `mlflow run` writes on the runs that it opens.
-        source = {"mlflow.source.name": "dvc.yaml:train", "mlflow.user": getpass.getuser()}
+        source = {"mlflow.source.name": "dvc.yaml:train", "mlflow.user": _user()}
         run_id = store.client.create_run(
             store.experiment_id, tags={**source, **tags}, run_name=name
         ).info.run_id
-    run = Run(store, run_id, pending_folder(project.root) / run_id)
+    run = Run(store, run_id, _outbox(project, store, run_id))
     if given:
         run.set_tags(tags)
     with _failing(run):
@@ -162,20 +160,39 @@ def continued_run(project: Project, lineage_tags: Mapping[str, str]) -> Iterator
     """
     record = read_record(project.run)
     store = open_store(project.root)
-    folder = pending_folder(project.root) / record.run_id
-    if folder.is_dir():
-        # The store went away while this run was written: everything goes on to the outbox.
-        run = Run(store, record.run_id, folder, is_away=True)
-    else:
-        run = Run(store, _existing(store, record.run_id).info.run_id, folder)
+    outbox = _outbox(project, store, record.run_id)
+    # If the store went away while this run was written, everything goes on to the outbox.
+    waits = any(outbox.folder.parent.glob(f"{record.run_id}*"))
+    run = Run(store, record.run_id, outbox, is_away=waits)
+    failed_before = [] if waits else _error_tags(_existing(store, record.run_id))
     with _failing(run):
         run.set_tags(lineage_tags)
         yield run
+    if not run.is_away:
+        for tag in failed_before:
+            store.client.delete_tag(run.run_id, tag)
 
 
 def pending_folder(root: Path) -> Path:
     """Where the outboxes of runs lie whose store went away."""
     return state_folder(root) / "pending"
+
+
+def _outbox(project: Project, store: TrackingStore, run_id: str) -> Outbox:
+    folder = pending_folder(project.root) / run_id
+    return Outbox(folder, without_secrets(store.uri), run_id)
+
+
+def _error_tags(run: Any) -> list[str]:
+    return [tag for tag in ("error", "error.type") if tag in run.data.tags]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user need not have a name.
+        return "unknown"
 
 
 def write_record(path: Path, record: RunRecord) -> None:
@@ -206,15 +223,22 @@ def recorded_run_is_there(project: Project) -> bool:
 def is_trained_run(project: Project, run_id: str) -> bool:
     """Whether train has written a model into the run."""
     store = open_store(project.root)
-    return outbox.MODEL_TAG in _existing(store, run_id).data.tags
+    return MODEL_TAG in _existing(store, run_id).data.tags
+
+
+def describe_run(project: Project, run_id: str, kind: str, text: str) -> None:
+    """Say what a run that holds no model is about."""
+    client = open_store(project.root).client
+    client.set_tag(run_id, "headstart.kind", kind)
+    client.set_tag(run_id, "mlflow.note.content", text)
 
 
 def _existing(store: TrackingStore, run_id: str) -> Any:
     try:
         run = store.client.get_run(run_id)
     except MlflowException as error:
-        if _is_away(error):
-            raise
+        if is_away(error):
+            raise unreachable(store.uri, error) from None
         raise TrackingError(
             f"the recorded run must be in the tracking store, but {without_secrets(store.uri)} "
             f"has no run {run_id} (another database, or a new clone): make the run again with "
@@ -240,15 +264,3 @@ def _failing(run: Run) -> Iterator[None]:
             run.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.end()
-
-
-def _is_away(error: BaseException) -> bool:
-    """Whether the store did not answer, as against: it answered no."""
-    if not isinstance(error, MlflowException):
-        return True
-    text = str(error)
-    return (
-        "API request to" in text
-        or error.error_code == "TEMPORARILY_UNAVAILABLE"
-        or ("OperationalError" in text)
-    )

@@ -3,7 +3,10 @@
 import os
 import re
 
-_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/@\s'\"]+@")
+# A password may hold slashes and further @ signs; what looks like host:port/ is none.
+_USERINFO = re.compile(
+    r"(?P<scheme>[a-zA-Z][\w+.-]*://)(?:[^/:@\s'\"]*:(?!\d+/)[^\s'\"]*|[^/@\s'\"]+)@(?=[\w\[])"
+)
 _QUERY = re.compile(
     r"(?P<name>[?&](?:[\w-]*(?:token|secret|password|signature|credential|key)[\w-]*)=)[^&\s'\"]+",
     re.IGNORECASE,

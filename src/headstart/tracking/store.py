@@ -4,6 +4,7 @@ Whatever MLflow's own environment variables say stands. With none set, runs go t
 checkout's `mlflow.db`, found also from queued and temporary experiments and from git worktrees.
 """
 
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from headstart.paths import main_checkout, state_folder
 from headstart.tracking.secrets import without_secrets
 
 DEFAULT_EXPERIMENT = "headstart"
+_OF_THIS_MACHINE = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EISDIR,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,19 @@ def unreachable(uri: str, error: BaseException) -> TrackingError:
         f"{without_secrets(one_line(error))}: start the server, correct MLFLOW_TRACKING_URI, or "
         "unset it to use this project's mlflow.db"
     )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a store or its artifacts did not answer, as against: they answered no."""
+    if isinstance(error, MlflowException):
+        text = str(error)
+        no_answer = "API request to" in text or "OperationalError" in text
+        return no_answer or error.error_code == "TEMPORARILY_UNAVAILABLE"
+    if isinstance(error, OSError):
+        # A file or a disk of this machine; requests' errors are OSErrors without a number.
+        return error.errno not in _OF_THIS_MACHINE
+    # What artifact stores raise when they cannot be reached.
+    return type(error).__module__.startswith(("botocore", "boto3", "urllib3", "sqlalchemy"))
 
 
 def _prepare_mlflow() -> None:

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from mlflow.entities import Metric, Param
 
 from headstart.paths import Project
 from headstart.tracking.lineage import Lineage
+from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import Run, pending_folder
+from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import TrackingStore, open_store
 
 _PARENT_TAG = "mlflow.parentRunId"
@@ -52,8 +55,16 @@ def log_study(project: Project, study: StudyRecord, lineage: Lineage) -> str:
     that `mlflow run` opened is that of the trained model.
     """
     store = open_store(project.root)
+    pending = pending_folder(project.root)
+    pending.mkdir(parents=True, exist_ok=True)
+    # Two experiments that search over the same end in the same study, perhaps at the same time.
+    with FileLock(pending.parent / f"log-{study.name}.lock"):
+        return _log(store, study, lineage, pending)
+
+
+def _log(store: TrackingStore, study: StudyRecord, lineage: Lineage, pending: Path) -> str:
     parent_id = _parent(store, study, lineage)
-    run = Run(store, parent_id, pending_folder(project.root) / parent_id)
+    run = Run(store, parent_id, Outbox(pending / parent_id, without_secrets(store.uri), parent_id))
     run.log_params(study.params)
     known = _logged_trials(store, parent_id)
     for trial in study.trials:
@@ -88,7 +99,12 @@ def _logged_trials(store: TrackingStore, parent_id: str) -> set[int]:
             max_results=1000,
             page_token=token,
         )
-        numbers.update(int(run.data.tags["optuna.trial"]) for run in page)
+        for run in page:
+            if run.info.status == "RUNNING":
+                # A kill between its beginning and its end left it empty.
+                store.client.delete_run(run.info.run_id)
+            else:
+                numbers.add(int(run.data.tags["optuna.trial"]))
         token = page.token
         if not token:
             return numbers

@@ -1,17 +1,21 @@
 """Sending what was kept while the tracking store was away. Doing it twice is harmless."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from headstart import files
-from headstart.errors import TrackingError
+from headstart.errors import TrackingError, one_line
 from headstart.paths import Project
 from headstart.tracking import outbox
+from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import pending_folder
 from headstart.tracking.secrets import without_secrets
-from headstart.tracking.store import open_store, unreachable
+from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
+
+# An outbox that is being sent has another name, so that a stage that still writes begins a new one.
+_SENDING = ".sending"
 
 
 @dataclass(frozen=True)
@@ -26,27 +30,52 @@ def sync(project: Project) -> list[Synced]:
     """Send every outbox to the tracking store it was meant for, and remove those that were sent.
 
     Raises:
-        TrackingError: the store is still away, or another store is set than the one meant.
+        TrackingError: the store is still away; or, once all others are sent, an outbox is meant
+            for another store than the one that is set, or the store refused it.
     """
-    folder = pending_folder(project.root)
-    boxes = sorted(folder.glob("*/run.json")) if folder.is_dir() else []
-    if not boxes:
+    pending = pending_folder(project.root)
+    if not outbox.outboxes(pending):
         return []
     store = open_store(project.root)
-    sent = []
-    for box in boxes:
-        meant = files.read_json(box)
-        if meant["tracking_uri"] != without_secrets(store.uri):
-            raise TrackingError(
-                f"run {meant['run_id']} belongs to {meant['tracking_uri']}, but the tracking "
-                f"store is {without_secrets(store.uri)}: set MLFLOW_TRACKING_URI and sync again"
-            )
-        operations = list(outbox.kept(box.parent))
-        for operation in operations:
+    sent, problems = [], []
+    with FileLock(pending / "sync.lock"):
+        for box in sorted(outbox.outboxes(pending), key=_begun_first):
+            if box.uri != without_secrets(store.uri):
+                problems.append(
+                    f"run {box.run_id} belongs to {box.uri}, but the tracking store is "
+                    f"{without_secrets(store.uri)}: set MLFLOW_TRACKING_URI and sync again"
+                )
+                continue
             try:
-                outbox.apply(store.client, meant["run_id"], operation)
-            except (MlflowException, OSError) as error:
-                raise unreachable(store.uri, error) from None
-        shutil.rmtree(box.parent)
-        sent.append(Synced(meant["run_id"], len(operations)))
+                sent.append(_send(store, box))
+            except MlflowException as error:
+                problems.append(
+                    f"run {box.run_id} must be accepted by the store, but it said: "
+                    f"{without_secrets(one_line(error))}; it is kept in {box.folder}"
+                )
+    if problems:
+        done = f"; {len(sent)} other runs were sent" if sent else ""
+        raise TrackingError(f"{'; '.join(problems)}{done}")
     return sent
+
+
+def _begun_first(box: Outbox) -> tuple[bool, int]:
+    return not box.folder.name.endswith(_SENDING), len(box.folder.name)
+
+
+def _send(store: TrackingStore, box: Outbox) -> Synced:
+    if not box.folder.name.endswith(_SENDING):
+        folder = box.folder.with_name(f"{box.folder.name}{_SENDING}")
+        while folder.exists():
+            folder = folder.with_name(f"{folder.stem}-later{_SENDING}")
+        box = replace(box, folder=box.folder.rename(folder))
+    operations = list(box.operations())
+    for operation in operations:
+        try:
+            outbox.apply(store.client, box.run_id, operation)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            raise unreachable(store.uri, error) from None
+    shutil.rmtree(box.folder)
+    return Synced(box.run_id, len(operations))
