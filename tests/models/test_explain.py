@@ -48,3 +48,5 @@ def test_a_file_that_is_no_image_gets_a_reason_and_the_rest_go_on(
     assert [bool(one.reason) for one in found] == [True, True, False]
     assert found[0].picture is None
     assert len(list((tmp_path / "out").iterdir())) == 1
+    (limited,) = explain_files(loaded, paths[2:], tmp_path / "out", max_pixels=399)
+    assert "399" in limited.reason.replace(",", "")

@@ -102,6 +102,17 @@ def test_mistakes_are_named(model_file: Path, tmp_path: Path) -> None:
         _export(model_file, [], "onnx", tmp_path / "model")
 
 
+def test_files_that_are_no_images_are_left_out(
+    model_file: Path, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.png").write_text("no image")
+    files = [tmp_path / "notes.png", images[0], tmp_path / "missing.png", images[1]]
+    _, made = _export(model_file, files, "onnx", tmp_path / "model")
+    assert made.n_checked == 2
+    with pytest.raises(TrainingError, match=r"none of 1 files could be decoded.*notes\.png"):
+        _export(model_file, files[:1], "onnx", tmp_path / "model")
+
+
 def test_a_missing_runtime_is_an_error_with_its_extra(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

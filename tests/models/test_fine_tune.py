@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     undisturbed, interrupted = _model(), _model()
     _tune(undisturbed, tmp_path / "a")
 
-    def stop(_epoch: int, _metrics: object) -> None:
-        raise KeyboardInterrupt
+    heard: list[tuple[int, Mapping[str, float]]] = []
+    for attempt in (1, 2):
+        heard.clear()
 
-    for _ in range(2):
+        def stop(epoch: int, metrics: Mapping[str, float], attempt: int = attempt) -> None:
+            heard.append((epoch, metrics))
+            if epoch == attempt:
+                raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
             fine_tune(
                 _model(),
@@ -168,7 +174,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path) -> None:
             )
     checkpoint = read_checkpoint(tmp_path / "b")
     assert checkpoint is not None
-    assert len(checkpoint.state["curve"]) == 2
+    assert heard == list(enumerate(checkpoint.state["curve"], start=1))
+    assert len(heard) == 2
     _tune(interrupted, tmp_path / "b")
     for one, other in zip(
         as_arrays(undisturbed.weights), as_arrays(interrupted.weights), strict=True

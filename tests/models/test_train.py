@@ -41,7 +41,8 @@ def store(workspace: Project) -> Iterator[FeatureStore]:
 
 
 def _train(store: FeatureStore, config: HeadConfig = NETWORK, **fields: object) -> TrainedHead:
-    return train_model(store, _best(config), TrainParams.model_validate(fields), seed=0)
+    params = TrainParams.model_validate({"splits": "train", **fields})
+    return train_model(store, _best(config), params, seed=0)
 
 
 def test_one_head_with_its_curve_and_a_temperature(store: FeatureStore) -> None:

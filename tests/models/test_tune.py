@@ -14,9 +14,17 @@ from headstart.images.manifest import read_manifest
 from headstart.images.pack import ImageStore, pack
 from headstart.models.assemble import assemble
 from headstart.models.checkpoint import read_checkpoint
+from headstart.models.fine_tune import FineTuned
 from headstart.models.model_file import load_backbone
 from headstart.models.train import TrainedHead, train_model
-from headstart.models.tune import Tuned, checkpoint_folder, finish_tuning, tune_model
+from headstart.models.tune import (
+    Tuned,
+    checkpoint_folder,
+    finish_tuning,
+    grouped_error,
+    judge,
+    tune_model,
+)
 from headstart.params import FineTuneParams, PackParams, TrainParams
 from headstart.paths import Project
 from tests.models.conftest import IMAGE
@@ -92,6 +100,25 @@ def test_what_does_not_help_leaves_the_frozen_model(
     frozen = assemble(load_backbone(workspace.backbone), trained.heads, trained.temperature)
     for one, other in zip(tuned.model.get_weights(), frozen.get_weights(), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_what_harms_is_called_worse(store: FeatureStore, trained: TrainedHead) -> None:
+    validation = store.split("validation")
+    frozen = trained.validation.probabilities
+    outcome = FineTuned(None, np.zeros((1, 1), np.float32), (), 0, "")
+    judged = judge(validation, frozen, np.roll(frozen, 1, axis=1), outcome)
+    assert not judged.kept
+    assert judged.sentence.endswith("it is worse, so the frozen model stays.")
+
+
+def test_the_error_counts_groups_and_not_images() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    names = [str(row) for row in range(40)]
+    alone = grouped_error(values, names)
+    assert alone == pytest.approx(values.std(ddof=1) / np.sqrt(40))
+    # each image four times over says no more than once
+    assert grouped_error(np.repeat(values, 4), np.repeat(names, 4).tolist()) == pytest.approx(alone)
+    assert grouped_error(values, ["one"] * 40) == 0.0
 
 
 def test_images_that_are_not_packed_are_an_error_with_the_remedy(

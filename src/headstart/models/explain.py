@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from headstart import files
 from headstart.errors import DataError
-from headstart.images.decode import decode, resize
+from headstart.images.decode import MAX_PIXELS, decode, resize
 from headstart.models.gradcam import GradCam, overlay
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
@@ -43,7 +43,12 @@ class Explanation:
 
 
 def explain_files(
-    loaded: LoadedModel, paths: Iterable[Path], folder: Path, *, top: int = 5
+    loaded: LoadedModel,
+    paths: Iterable[Path],
+    folder: Path,
+    *,
+    top: int = 5,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Explanation]:
     """Explain files one after another, writing a picture of each to `folder`.
 
@@ -55,12 +60,12 @@ def explain_files(
     taken: set[str] = set()
     for path in paths:
         try:
-            picture = decode(path.read_bytes())
+            picture = decode(path.read_bytes(), max_pixels=max_pixels)
         except (DataError, OSError) as error:
             yield Explanation(path, reason=str(error))
             continue
         square = resize(picture, image)
-        probabilities = predict_batch(loaded.model, square[None], 2)[0]
+        probabilities = predict_batch(loaded.model, square[None])[0]
         order = np.argsort(-probabilities, kind="stable")[:top]
         heat = cam.heat(square[None], order[:1].astype(np.int64))[0]
         best = tuple((loaded.classes[i], float(probabilities[i])) for i in order)

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import files
-from headstart.errors import TrainingError
+from headstart.errors import DataError, TrainingError
+from headstart.images.decode import decode_square
 from headstart.models.model_file import LoadedModel, quiet_keras
-from headstart.models.pixels import BATCH_SIZE, decoded_batches, predict_batch
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params import ImageParams
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def export_model(
         model_path: the `.h5` that `loaded` came from.
         name: a key of `FORMATS`.
         target: the file to write; gets the format's suffix.
-        images: real images to check on; `N_CHECKED` of them, evenly spread, are used.
+        images: real images to check on; `N_CHECKED` of them, evenly spread, are used. Files that
+            do not decode are left out, as ingest leaves them out.
 
     Raises:
         TrainingError: an unknown format, a missing package, no images, or other answers than the
@@ -220,7 +222,16 @@ def _sample(images: Sequence[Path], image: ImageParams) -> NDArray[np.uint8]:
     if not images:
         raise TrainingError("an export is checked on real images, but got none: name some")
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
-    return np.concatenate(list(decoded_batches([images[row] for row in rows], image)))
+    squares = []
+    for row in rows:
+        with contextlib.suppress(DataError, OSError):
+            squares.append(decode_square(images[row].read_bytes(), image))
+    if not squares:
+        raise TrainingError(
+            f"an export is checked on real images, but none of {len(rows)} files could be decoded, "
+            f"among them {images[0]}: name others"
+        )
+    return np.stack(squares)
 
 
 def _in_batches(runner: Runner, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -106,13 +106,17 @@ def fine_tune(
 
     Args:
         checkpoints: a folder for this run alone; what lies there is gone on with.
-        on_epoch: called with the number of each epoch, from 1, and its metrics.
+        on_epoch: called with the number of each epoch, from 1, and its metrics; of those that were
+            done before a kill too, since who listens now did not hear of them.
 
     Raises:
         TrainingError: Keras does not run on TensorFlow, or the layers cannot be told.
     """
     trainer = Trainer(model, params, n_steps=-(-len(train) // params.batch_size), seed=seed)
     progress = _restored(trainer, checkpoints) or _begun(trainer, validation)
+    if on_epoch is not None:
+        for epoch, metrics in enumerate(progress.curve, start=1):
+            on_epoch(epoch, metrics)
     while not _ended(progress, params):
         epoch = len(progress.curve) + 1
         loss = trainer.run_epoch(train, epoch)

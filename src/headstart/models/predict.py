@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import DataError
-from headstart.images.decode import decode_square
+from headstart.images.decode import MAX_PIXELS, decode_square
 from headstart.models.model_file import LoadedModel
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params import ImageParams
-
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,18 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
-def predict_files(loaded: LoadedModel, paths: Iterable[Path]) -> Iterator[Prediction]:
-    """Predict files in their order; one that is no image gets a reason instead."""
+def predict_files(
+    loaded: LoadedModel, paths: Iterable[Path], *, max_pixels: int = MAX_PIXELS
+) -> Iterator[Prediction]:
+    """Predict files in their order; one that is no image gets a reason instead.
+
+    Args:
+        max_pixels: of the largest image that is decoded.
+    """
     image = ImageParams.model_validate(loaded.metadata["image"])
     waiting = iter(paths)
-    while batch := list(islice(waiting, _BATCH)):
-        yield from _predict_batch(loaded, batch, image)
+    while batch := list(islice(waiting, BATCH_SIZE)):
+        yield from _predict_some(loaded, batch, image, max_pixels)
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
@@ -57,19 +62,19 @@ def find_images(paths: Iterable[Path]) -> Iterator[Path]:
             raise DataError(f"an image must be a file or a folder, but {path} does not exist")
 
 
-def _predict_batch(
-    loaded: LoadedModel, paths: list[Path], image: ImageParams
+def _predict_some(
+    loaded: LoadedModel, paths: list[Path], image: ImageParams, max_pixels: int
 ) -> Iterator[Prediction]:
     squares: list[NDArray[np.uint8]] = []
     reasons: dict[Path, str] = {}
     for path in paths:
         try:
-            squares.append(decode_square(path.read_bytes(), image))
+            squares.append(decode_square(path.read_bytes(), image, max_pixels=max_pixels))
         except (DataError, OSError) as error:
             reasons[path] = str(error)
     answers = iter(())
     if squares:
-        answers = iter(loaded.model.predict(np.stack(squares), verbose=0))
+        answers = iter(predict_batch(loaded.model, np.stack(squares)))
     for path in paths:
         if path in reasons:
             yield Prediction(path, loaded.classes, None, reasons[path])

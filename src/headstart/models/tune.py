@@ -103,7 +103,7 @@ def tune_model(
     )
     temperature = fit_temperature(tuned.logits, validation.label_ids)
     probabilities = softmax(tuned.logits / temperature)
-    outcome = _judge(validation, trained.validation.probabilities, probabilities, tuned)
+    outcome = judge(validation, trained.validation.probabilities, probabilities, tuned)
     if not outcome.kept:
         model.set_weights(frozen_weights)
         return Tuned(model, trained, outcome, tuned.curve)
@@ -145,23 +145,30 @@ def finish_tuning(checkpoints: Path) -> None:
     remove_checkpoint(checkpoints)
 
 
-def _judge(
+def judge(
     validation: FeatureBatch,
     frozen: NDArray[np.float64],
     tuned: NDArray[np.float64],
     outcome: FineTuned,
 ) -> Outcome:
+    """Compare the probabilities of the frozen and the tuned model on the validation images."""
     labels = validation.label_ids
     rows = np.arange(len(labels))
     saved = np.log(np.maximum(tuned[rows, labels], 1e-7)) - np.log(
         np.maximum(frozen[rows, labels], 1e-7)
     )
     difference = float(saved.mean())
-    error = float(saved.std(ddof=1) / np.sqrt(len(saved))) if len(saved) > 1 else 0.0
-    kept = difference > max(error, LEAST_GAIN)
+    error = grouped_error(saved, validation.groups)
+    least = max(error, LEAST_GAIN)
+    kept = difference > least
     losses = float(log_loss(labels, frozen)), float(log_loss(labels, tuned))
     accuracies = float(accuracy(labels, frozen)), float(accuracy(labels, tuned))
-    conclusion = "it is kept" if kept else "too little to tell from chance"
+    if kept:
+        conclusion = "it is kept"
+    elif difference < -least:
+        conclusion = "it is worse, so the frozen model stays"
+    else:
+        conclusion = "too little to tell from chance"
     sentence = (
         f"on {len(labels)} validation images log loss goes from {losses[0]:.3f} to "
         f"{losses[1]:.3f} (saves {difference:.3f}, standard error {error:.3f}) and accuracy from "
@@ -180,6 +187,15 @@ def _judge(
         tuned_accuracy=accuracies[1],
         sentence=sentence,
     )
+
+
+def grouped_error(values: NDArray[np.float64], groups: Sequence[str]) -> float:
+    """Standard error of the mean where images of a group are drawn together; 0 for one group."""
+    ids = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sums = np.bincount(ids, values - values.mean())
+    if len(sums) < 2:
+        return 0.0
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum()) / len(values))
 
 
 def _rows(images: ImageStore, store: FeatureStore, model: "keras.Model") -> dict[str, int]:
