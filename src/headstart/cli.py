@@ -23,7 +23,14 @@ app = typer.Typer(
 cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
-ModelOption = Annotated[Path, typer.Option("--model", help="a model file of this project")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="a model file of this project, or models:/headstart@champion"),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, help="refuse larger images [default: 100 million]"),
+]
 
 
 @app.callback()
@@ -38,15 +45,22 @@ def options(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    model: ModelOption = Path("models/model.h5"),
+    model: ModelOption = "models/model.h5",
     top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 3,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Predict the class of images."""
+    from headstart.images.decode import MAX_PIXELS
     from headstart.models.model_file import load_model
     from headstart.models.predict import find_images, predict_files
+    from headstart.paths import project
+    from headstart.tracking.model_uri import model_file
 
     failed = False
-    for prediction in predict_files(load_model(model), find_images(images)):
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    with model_file(model, project().root) as path:
+        loaded = load_model(path)
+    for prediction in predict_files(loaded, find_images(images), max_pixels=limit):
         if prediction.probabilities is None:
             failed = True
             print(f"{prediction.path}: {prediction.reason}", file=sys.stderr)
@@ -60,17 +74,25 @@ def predict(
 @app.command()
 def explain(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    model: ModelOption = Path("models/model.h5"),
+    model: ModelOption = "models/model.h5",
     output: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("explained"),
     top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 5,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
+    from headstart.images.decode import MAX_PIXELS
     from headstart.models.explain import explain_files
     from headstart.models.model_file import load_model
     from headstart.models.predict import find_images
+    from headstart.paths import project
+    from headstart.tracking.model_uri import model_file
 
     failed = False
-    for explained in explain_files(load_model(model), find_images(images), output, top=top):
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    with model_file(model, project().root) as path:
+        loaded = load_model(path)
+    found = explain_files(loaded, find_images(images), output, top=top, max_pixels=limit)
+    for explained in found:
         if explained.picture is None:
             failed = True
             print(f"{explained.path}: {explained.reason}", file=sys.stderr)
@@ -84,7 +106,7 @@ def explain(
 @app.command()
 def export(
     format_: Annotated[str, typer.Option("--format", help="onnx, openvino or litert")],
-    model: ModelOption = Path("models/model.h5"),
+    model: ModelOption = "models/model.h5",
     output: Annotated[Path, typer.Option(help="the file to write")] = Path("models/export/model"),
     images: Annotated[Path, typer.Option(help="real images to check on")] = Path("data/fetched"),
 ) -> None:
@@ -92,8 +114,11 @@ def export(
     from headstart.models.export import export_model
     from headstart.models.model_file import load_model
     from headstart.models.predict import find_images
+    from headstart.paths import project
+    from headstart.tracking.model_uri import model_file
 
-    rows = export_model(load_model(model), model, format_, output, list(find_images([images])))
+    with model_file(model, project().root) as path:
+        rows = export_model(load_model(path), path, format_, output, list(find_images([images])))
     print(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
     for row in rows:
         megabytes = row.size_bytes / 1e6

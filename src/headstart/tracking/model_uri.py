@@ -1,0 +1,54 @@
+"""A model file named by a path or by an MLflow model URI such as `models:/headstart@champion`."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from headstart.errors import TrackingError, one_line
+from headstart.tracking.secrets import without_secrets
+from headstart.tracking.store import tracking_uri
+
+# Where `serving.package` leaves the model file in a pyfunc model's folder.
+_IN_PYFUNC = "artifacts/model.h5"
+
+
+@contextmanager
+def model_file(model: str, root: Path) -> Iterator[Path]:
+    """The local path of a model file; what a URI names is there until the context ends.
+
+    Args:
+        model: a path, or a URI of a pyfunc model of this project.
+
+    Raises:
+        TrackingError: a URI that names no model, or a store that does not answer.
+    """
+    # More than one letter, so that a drive of Windows is no scheme.
+    if re.match(r"[a-z][a-z0-9+.-]+:", model) is None:
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="headstart-model-") as folder:
+        yield _downloaded(model, root, folder)
+
+
+def _downloaded(model: str, root: Path, folder: str) -> Path:
+    # Aliases are resolved at MLflow's own, process-wide addresses.
+    mlflow.set_tracking_uri(tracking_uri(root))
+    uri = f"{model.rstrip('/')}/{_IN_PYFUNC}"
+    try:
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                uri, dst_path=folder, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI")
+            )
+        )
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"a model URI must name a registered model of this project, but "
+            f"{without_secrets(model)} gave no {_IN_PYFUNC}: {without_secrets(one_line(error))}: "
+            "look at the versions in `mlflow ui`, or name a file such as models/model.h5"
+        ) from None
