@@ -1,7 +1,9 @@
 """`headstart cache ls | verify | gc`: what is there, whether it is sound, and making room."""
 
 import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from headstart.features.cache_commands import (
     verify,
     verify_text,
 )
-from headstart.features.claims import Claims
+from headstart.features.claims import Claims, anybody_claims, nobody_claims
 from headstart.features.contract import contract, fingerprint, model_key
 from headstart.params import ExtractParams, ImageParams
 from tests.features.test_cache import flip_a_bit, keys_of, rows_of
@@ -132,6 +134,50 @@ def test_gc_removes_damaged_shards_of_what_stays(root: Path) -> None:
     verify(root)
     assert collect(root, older_than_days=365).freed_bytes > 0
     assert list((root / "features").glob("*/damaged")) == []
+
+
+def test_gc_counts_only_what_it_can_free(root: Path) -> None:
+    total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    (root / "weights").mkdir()
+    (root / "weights" / "vgg16.onnx").write_bytes(bytes(3 * total))
+    (root / "ingest").mkdir()
+    (root / "ingest" / "images.sqlite3").write_bytes(bytes(total))
+    assert collect(root, max_bytes=total).removed == ()
+    done = collect(root, max_bytes=total - 1)
+    assert [entry.contract["backbone"] for entry in done.removed] == ["resnet50"]
+    assert done.kept_bytes > 4 * total
+
+
+def test_gc_removes_what_killed_processes_left(root: Path) -> None:
+    shards = next((root / "features").glob("*/shards"))
+    old, young = shards / ".1.h5.a.tmp.h5", shards / ".2.h5.b.tmp.h5"
+    for path in (old, young):
+        path.write_bytes(bytes(5000))
+    hours_ago = time.time() - 2 * 3600
+    os.utime(old, (hours_ago, hours_ago))
+    half_gone = root / "features" / ".removed-0123"
+    half_gone.mkdir()
+    (half_gone / "contract.json").write_bytes(bytes(300))
+    assert len(entries(root)) == 3
+    assert collect(root, older_than_days=365, dry_run=True).freed_bytes == 5300
+    assert old.exists()
+    assert collect(root, older_than_days=365).freed_bytes == 5300
+    assert young.exists()
+    assert not old.exists()
+    assert not half_gone.exists()
+
+
+def test_whoever_waited_while_room_was_made_begins_anew(root: Path) -> None:
+    folder = root / "features" / fingerprint(contract_of("resnet50"))[:32]
+    with nobody_claims(folder / "claims") as is_free, ThreadPoolExecutor(1) as pool:
+        assert is_free
+        waiting = pool.submit(Claims(folder / "claims").__enter__)
+        time.sleep(0.2)
+        shutil.rmtree(folder)
+        pool.shutdown(wait=False)
+    claims = waiting.result(timeout=60)
+    assert anybody_claims(folder / "claims")
+    claims.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(

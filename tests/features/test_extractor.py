@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from headstart.errors import DataError
 from headstart.features import extractor as extractor_module
 from headstart.features import runtimes
+from headstart.features.cache_commands import collect
+from headstart.features.contract import contract
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.features.runtimes import open_forward
+from headstart.features.shards import read_shard
 from headstart.features.store import FeatureStore
 from headstart.images.decode import decode_square
 from headstart.params import ExtractParams
@@ -254,6 +257,54 @@ def test_many_views_of_an_image_come_in_batches(
     monkeypatch.setattr(extractor_module, "open_forward", watched)
     done = run(images, extractor(cache_root, ExtractParams(views=7, batch_size=3)))
     assert (done.n_extracted, sum(sizes), max(sizes)) == (140, 140, 3)
+
+
+@pytest.mark.parametrize("moment", ["open_forward", "write_features"])
+def test_nobody_makes_room_where_an_extraction_runs(
+    images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    real = getattr(extractor_module, moment)
+
+    def make_room_first(*arguments: Any, **options: Any) -> Any:
+        assert collect(cache_root, older_than_days=0, max_bytes=0).removed == ()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(extractor_module, moment, make_room_first)
+    assert run(images, extractor(cache_root)).n_extracted == 20
+    assert run(images, extractor(cache_root)).n_extracted == 0
+    assert len(collect(cache_root, max_bytes=0).removed) == 1
+
+
+def test_a_weights_file_is_hashed_once(
+    images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = contract
+    n_calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(extractor_module, "contract", counted)
+    run(images, extractor(cache_root))
+    assert n_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "libraries", "device"),
+    [("onnxruntime", {"onnxruntime"}, "CPUExecutionProvider"), ("keras", {"keras"}, "cpu:0")],
+)
+def test_shards_say_what_computed_them(
+    images: Path, cache_root: Path, runtime: Any, libraries: set[str], device: str
+) -> None:
+    chosen = extractor(cache_root, ExtractParams(runtime=runtime))
+    run(images, chosen)
+    (path,) = chosen.cache().shards_folder.glob("*.h5")
+    found = read_shard(path).provenance
+    assert libraries | {"pillow"} <= set(found["versions"])
+    assert device in [name.removeprefix("/") for name in found["devices"]]
+    assert found["processor"]
 
 
 def test_the_line_says_what_was_done(images: Path, cache_root: Path) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import FormatError
-from headstart.features.claims import anybody_claims
+from headstart.features.claims import anybody_claims, nobody_claims
 from headstart.features.contract import model_key
 from headstart.features.shards import read_shard
 from headstart.files import read_json
 
 _DAY_S = 86_400.0
+# No write of one shard takes that long: what is older was left by a process that was killed.
+_LONGEST_WRITE_S = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Collection:
 
 def entries(cache_root: Path) -> list[CacheEntry]:
     """All fingerprints in the cache, the one used last first."""
-    found = [_entry(path.parent) for path in (cache_root / "features").glob("*/contract.json")]
+    found = [_entry(path.parent) for path in (cache_root / "features").glob("[!.]*/contract.json")]
     return sorted(found, key=lambda entry: (-entry.last_used, entry.folder.name))
 
 
@@ -115,40 +117,80 @@ def collect(
 ) -> Collection:
     """Remove fingerprints that were not used for so long, then the longest unused down to a size.
 
-    Whatever a running extraction works on stays. Damaged shards go, and so do exported models that
-    no remaining fingerprint needs.
+    The size is that of rows and exported models: of the rest of the cache, nothing goes. Whatever
+    a running extraction works on stays. Damaged shards go, as do those that a killed process was
+    writing, and exported models that no remaining fingerprint needs.
     """
     kept, removed = entries(cache_root), []
+    doomed: list[Path] = []
     now = time.time()
-    total = _size(cache_root)
     for entry in reversed(list(kept)):
         too_old = older_than_days is not None and now - entry.last_used > older_than_days * _DAY_S
-        too_big = max_bytes is not None and total > max_bytes
-        if (too_old or too_big) and not anybody_claims(entry.folder / "claims"):
+        too_big = max_bytes is not None and _freeable_bytes(cache_root, kept) > max_bytes
+        if not (too_old or too_big):
+            continue
+        folder = _taken(entry, dry_run=dry_run)
+        if folder is not None:
+            doomed.append(folder)
             kept.remove(entry)
             removed.append(entry)
-            total -= entry.size_bytes
-    doomed = [entry.folder for entry in removed] + _leftovers(cache_root, kept)
-    freed = sum(_size(folder) for folder in doomed)
+    doomed += _leftovers(cache_root, doomed)
+    freed = sum(_size(path) for path in doomed)
     kept_bytes = _size(cache_root) - freed
     if not dry_run:
-        for folder in doomed:
-            _remove(folder)
+        for path in doomed:
+            _remove(path)
     return Collection(tuple(removed), freed, kept_bytes, dry_run)
 
 
-def _leftovers(cache_root: Path, kept: Sequence[CacheEntry]) -> list[Path]:
-    needed = {model_key(entry.contract)[:32] for entry in kept}
+def _freeable_bytes(cache_root: Path, kept: Sequence[CacheEntry]) -> int:
+    """What these fingerprints and the models that they need take, without what goes anyway."""
+    models = {cache_root / "backbones" / model_key(entry.contract)[:32] for entry in kept}
+    debris = [path for entry in kept for path in _debris(entry.folder)]
+    rows = sum(entry.size_bytes for entry in kept) - sum(map(_size, debris))
+    return rows + sum(map(_size, models))
+
+
+def _taken(entry: CacheEntry, *, dry_run: bool) -> Path | None:
+    """The entry's folder out of everybody's way, unless an extraction works on it."""
+    if dry_run:
+        return None if anybody_claims(entry.folder / "claims") else entry.folder
+    with nobody_claims(entry.folder / "claims") as is_free:
+        return _out_of_the_way(entry.folder) if is_free else None
+
+
+def _leftovers(cache_root: Path, doomed: Sequence[Path]) -> list[Path]:
+    # Listed anew: an extraction may have begun since the entries were read.
+    folders = [path.parent for path in (cache_root / "features").glob("[!.]*/contract.json")]
+    kept = [folder for folder in folders if folder not in doomed]
+    needed = {model_key(read_json(folder / "contract.json"))[:32] for folder in kept}
     models = [path for path in (cache_root / "backbones").glob("*") if path.name not in needed]
-    return models + [entry.folder / "damaged" for entry in kept]
+    half_gone = [p for p in (cache_root / "features").glob(".removed-*") if p not in doomed]
+    return [*models, *half_gone, *(path for folder in kept for path in _debris(folder))]
 
 
-def _remove(folder: Path) -> None:
-    if not folder.exists():
-        return
-    # Renamed first, so that nobody opens a folder that is half gone.
+def _debris(folder: Path) -> list[Path]:
+    """What of an entry nobody needs: damaged shards, and those that were never finished."""
+    found = [folder / "damaged"] if (folder / "damaged").exists() else []
+    for path in (folder / "shards").glob(".*.tmp.h5"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:
+                found.append(path)
+    return found
+
+
+def _out_of_the_way(folder: Path) -> Path:
+    """Renamed before it goes, so that nobody opens a folder that is half gone."""
     doomed = folder.with_name(f".removed-{folder.name}")
     folder.replace(doomed)
+    return doomed
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    doomed = path if path.name.startswith(".removed-") else _out_of_the_way(path)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -226,7 +268,7 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size if path.is_file() else 0
     return total

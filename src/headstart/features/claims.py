@@ -7,7 +7,7 @@ happens under one short lock. Knows nothing of features.
 
 import contextlib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,9 +29,12 @@ class Claims:
         self._mine: set[str] = set()
 
     def __enter__(self) -> Self:
-        with self.taking:
-            self._own.acquire()
-        return self
+        while True:
+            # Whoever held the lock before may have removed the folder, to make room.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError), self.taking:
+                self._own.acquire()
+                return self
 
     def __exit__(
         self,
@@ -87,6 +90,14 @@ def anybody_claims(folder: Path) -> bool:
     """Whether a living process holds claims in `folder`."""
     locks = [path for path in folder.glob("*.lock") if path.stem != "taking"]
     return any(_is_held(path) for path in locks)
+
+
+@contextlib.contextmanager
+def nobody_claims(folder: Path) -> Iterator[bool]:
+    """Whether no living process holds claims in `folder`; none begins to before the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "taking.lock", thread_local=False):
+        yield not anybody_claims(folder)
 
 
 def _is_held(path: Path) -> bool:

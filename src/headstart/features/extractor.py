@@ -7,9 +7,9 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,21 @@ class Extractor:
         return ViewPlan(self.extract.views, self.seed)
 
     def contract(self) -> dict[str, Any]:
+        return dict(self._contract)
+
+    @cached_property
+    def _contract(self) -> dict[str, Any]:
+        # Once: a weights file that is given as a path is read whole for its hash.
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
         return contract(self.extract, self.image, seed=self.seed, backend=backend, root=self.root)
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where the rows are kept, with those of nothing else."""
+        return self.cache_root / "features" / fingerprint(rows_contract(self._contract))[:32]
+
     def cache(self) -> FeatureCache:
-        rows = rows_contract(self.contract())
-        return FeatureCache(self.cache_root / "features" / fingerprint(rows)[:32], rows)
+        return FeatureCache(self.cache_folder, rows_contract(self._contract))
 
     def frozen(self) -> FrozenModel:
         folder = self.cache_root / "backbones" / model_key(self.contract())[:32]
@@ -99,24 +108,26 @@ def extract_features(
         BackboneError, WeightsError: the backbone cannot be had as asked.
         DataError: an image is gone or is no longer what the manifest says.
     """
-    cache = extractor.cache()
     keys = _keys(extractor.plan, manifest.sha256)
-    started = time.monotonic()
-    n_missing = int(np.count_nonzero(cache.missing(_unique(keys))))
-    n_extracted = fill(extractor, cache, manifest, images) if n_missing else 0
-    seconds = time.monotonic() - started
-    write_features(
-        features,
-        rows=_rows(manifest),
-        blocks=_blocks(cache, keys),
-        n_views=extractor.plan.n_views,
-        feature_dim=cache.feature_dim,
-        classes=manifest.classes,
-        contract=extractor.contract(),
-        fingerprint=fingerprint(extractor.contract()),
-    )
-    extractor.frozen().copy_h5(backbone)
-    cache.merge()
+    # Held to the end: what is claimed is not removed to make room.
+    with Claims(extractor.cache_folder / "claims") as claims:
+        cache = extractor.cache()
+        started = time.monotonic()
+        n_missing = int(np.count_nonzero(cache.missing(_unique(keys))))
+        n_extracted = fill(extractor, cache, claims, manifest, images) if n_missing else 0
+        seconds = time.monotonic() - started
+        write_features(
+            features,
+            rows=_rows(manifest),
+            blocks=_blocks(cache, keys),
+            n_views=extractor.plan.n_views,
+            feature_dim=cache.feature_dim,
+            classes=manifest.classes,
+            contract=extractor.contract(),
+            fingerprint=fingerprint(extractor.contract()),
+        )
+        extractor.frozen().copy_h5(backbone)
+        cache.merge()
     return Extraction(
         n_images=len(manifest),
         n_extracted=n_extracted,
@@ -127,7 +138,9 @@ def extract_features(
     )
 
 
-def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: Path) -> int:
+def fill(
+    extractor: Extractor, cache: FeatureCache, claims: Claims, manifest: Manifest, images: Path
+) -> int:
     """Extract what the cache lacks of the manifest; returns how many rows this process did.
 
     Returns when the cache lacks nothing, be it by this process or by others.
@@ -140,15 +153,12 @@ def fill(extractor: Extractor, cache: FeatureCache, manifest: Manifest, images: 
     decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
     queue = _Queue(cache, extractor.plan, manifest, images)
     n_rows = 0
-    with (
-        Claims(cache.folder / "claims") as claims,
-        progress_bar(total=queue.n_missing, unit="images", title="extract") as bar,
-    ):
+    with progress_bar(total=queue.n_missing, unit="images", title="extract") as bar:
         while not queue.is_done():
             with ShardWriter(
                 cache,
                 extractor.plan,
-                provenance(extract),
+                provenance(extract, forward.devices),
                 extractor.shard_rows,
                 on_images=bar.update,
                 on_written=claims.done,
@@ -256,13 +266,19 @@ def _rows(manifest: Manifest) -> FeatureRows:
     )
 
 
-def provenance(extract: ExtractParams) -> dict[str, Any]:
-    """What may differ between machines: libraries that compute, and the processor."""
-    libraries = {"keras": ("keras", "tensorflow-cpu", "tensorflow", "jax")}
-    names = libraries.get(extract.runtime, (extract.runtime,))
+_LIBRARIES = {
+    "keras": ("keras", "tensorflow-cpu", "tensorflow", "jax"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}
+
+
+def provenance(extract: ExtractParams, devices: Sequence[str]) -> dict[str, Any]:
+    """What may differ between machines: libraries that compute, the processor, and devices."""
+    names = _LIBRARIES.get(extract.runtime, (extract.runtime,))
     return {
         "versions": {name: _version(name) for name in (*names, "pillow") if _version(name)},
         "processor": _processor(),
+        "devices": list(devices),
     }
 
 

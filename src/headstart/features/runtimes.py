@@ -70,11 +70,13 @@ class Forward:
     Attributes:
         workers: threads that may call it at once, each on cores of its own; 1: one at a time.
         batch_size: rows a call that suit it, when the user names none.
+        devices: what it runs on, as the runtime names it.
     """
 
     run: Run
     workers: int
     batch_size: int
+    devices: tuple[str, ...]
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self.run(pixels)
@@ -136,7 +138,8 @@ def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
         result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
         return result
 
-    return Forward(run, workers, _ON_GPU if on_gpu else _OF_A_WORKER)
+    batch_size = _ON_GPU if on_gpu else _OF_A_WORKER
+    return Forward(run, workers, batch_size, tuple(session.get_providers()))
 
 
 def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
@@ -158,10 +161,12 @@ def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
             own.request = compiled.create_infer_request()
         return np.array(own.request.infer([pixels])[0], np.float32)
 
-    return Forward(run, workers, _OF_A_WORKER)
+    return Forward(run, workers, _OF_A_WORKER, ("CPU",))
 
 
 def _keras(frozen: FrozenModel, precision: str) -> Forward:
+    import keras
+
     size = _constant_batch()
     model = _at_precision(frozen.load(), precision)
 
@@ -172,7 +177,8 @@ def _keras(frozen: FrozenModel, precision: str) -> Forward:
         ]
         return np.concatenate(parts)[: len(pixels)]
 
-    return Forward(run, workers=1, batch_size=size or _ON_CPU)
+    devices = tuple(keras.distribution.list_devices())
+    return Forward(run, workers=1, batch_size=size or _ON_CPU, devices=devices)
 
 
 def _constant_batch() -> int | None:
