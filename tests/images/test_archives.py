@@ -135,6 +135,71 @@ def test_links_to_nothing_are_left_out(tmp_path: Path) -> None:
     assert unpacked(archive) == {"cat/1.jpg": b"one"}
 
 
+Links = list[tuple[str, str]]
+
+
+def make_linked(path: Path, members: Members, links: Links, kind: str) -> Path:
+    """An archive whose symbolic links come before what they point to."""
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, link in links:
+                info = zipfile.ZipInfo(name)
+                info.external_attr = 0o120777 << 16
+                packed.writestr(info, link)
+            for name, data in members:
+                packed.writestr(name, data)
+        return path
+    with tarfile.open(path, "w") as archive:
+        for name, link in links:
+            symbolic = tarfile.TarInfo(name)
+            symbolic.type, symbolic.linkname = tarfile.SYMTYPE, link
+            archive.addfile(symbolic)
+        for name, data in members:
+            regular = tarfile.TarInfo(name)
+            regular.size = len(data)
+            archive.addfile(regular, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_links_to_folders_and_to_later_links_are_brought(tmp_path: Path, kind: str) -> None:
+    links = [
+        ("dog/1.jpg", "2.jpg"),  # to a link further on
+        ("dog/2.jpg", "../more/deep/1.jpg"),  # through a linked folder
+        ("more", "all/cat"),
+        ("all/cat/copy.jpg", "1.jpg"),  # a link in the folder that a link leads to
+        ("all/cat/deep", "../deep"),
+        ("all/loop", ".."),
+        ("round", "about"),
+        ("about", "round"),
+    ]
+    members = [("all/cat/1.jpg", b"1"), ("all/deep/1.jpg", b"2")]
+    assert unpacked(make_linked(tmp_path / "a", members, links, kind)) == {
+        "all/cat/1.jpg": b"1",
+        "all/cat/copy.jpg": b"1",
+        "all/cat/deep/1.jpg": b"2",
+        "all/deep/1.jpg": b"2",
+        "dog/1.jpg": b"2",
+        "dog/2.jpg": b"2",
+        "more/1.jpg": b"1",
+        "more/copy.jpg": b"1",
+        "more/deep/1.jpg": b"2",
+    }
+
+
+def test_links_that_double_are_counted(tmp_path: Path) -> None:
+    links = [(f"{i + 1}/{side}", f"../{i}") for i in range(20) for side in "ab"]
+    archive = make_linked(tmp_path / "a", [("0/1.jpg", b"1")], links, "tar")
+    assert "data.max_archive_members" in refusal(archive)
+
+
+def test_a_link_below_a_file_is_refused(tmp_path: Path) -> None:
+    links = [("cat/1.jpg/3.jpg", "../2.jpg")]
+    members = [("cat/1.jpg", b"1"), ("cat/2.jpg", b"2")]
+    archive = make_linked(tmp_path / "a", members, links, "tar")
+    assert "is both a file and a folder" in refusal(archive)
+
+
 def test_a_chain_of_links_cannot_write_outside(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         folder = tarfile.TarInfo("cat/here")

@@ -28,6 +28,7 @@ from headstart.progress import progress_bar
 _CHUNK_BYTES = 1 << 20
 # Headers are read whole; no honest one comes near this.
 _MOST_HEADER_BYTES = 1 << 24
+_MOST_LINKS_IN_A_ROW = 40  # as Linux follows
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ def unpack(archive: Path, target: Path, limits: ArchiveLimits) -> int:
                 links.append((path, member.link))
             elif member.stream is not None:
                 _write(target, path, member, budget)
-            count += 1
-            bar.update(1)
-    return count - _bring_links(target, links, budget)
+                count += 1
+                bar.update(1)
+        count += _bring_links(target, links, budget)
+    return count
 
 
 def members(archive: Path, budget: "Budget") -> Iterator[Member]:
@@ -172,17 +174,57 @@ def _write(target: Path, path: str, member: Member, budget: Budget) -> None:
 
 
 def _bring_links(target: Path, links: list[tuple[str, str]], budget: Budget) -> int:
-    """Bring what links point to; returns how many point to nothing and are left out."""
-    left_out = 0
-    for path, link in links:
-        source = target / link
-        if source.is_file() and not (target / path).exists():
-            budget.count_bytes(path, source.stat().st_size)
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            bring_file(source, target / path)
-        else:
-            left_out += 1
-    return left_out
+    """Bring the files that links point to; returns how many.
+
+    A link may lead to a link further on, or through a linked folder: what leads nowhere yet is
+    tried again after the others. Links to nothing and to a folder that they lie in are left out.
+    """
+    count = 0
+    waiting = [(path, link) for path, link in links if not _holds(link, path)]
+    for _ in range(_MOST_LINKS_IN_A_ROW):
+        # Files first, so that a folder is brought with what links in it point to.
+        ready = [pair for pair in waiting if (target / pair[1]).is_file()]
+        if not ready:
+            ready = _innermost([pair for pair in waiting if (target / pair[1]).is_dir()])
+        if not ready:
+            break
+        for path, link in ready:
+            count += _bring_link(target, path, link, budget)
+        brought = set(ready)
+        waiting = [pair for pair in waiting if pair not in brought]
+    return count
+
+
+def _innermost(links: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that lead to folders in which no other link lies; where all do, the first."""
+    holding = {
+        "/".join(parts[:depth]) or "."
+        for parts in (path.split("/") for path, _ in links)
+        for depth in range(len(parts))
+    }
+    return [pair for pair in links if pair[1] not in holding] or links[:1]
+
+
+def _holds(folder: str, path: str) -> bool:
+    return folder == "." or path == folder or path.startswith(f"{folder}/")
+
+
+def _bring_link(target: Path, path: str, link: str, budget: Budget) -> int:
+    source, destination = target / link, target / path
+    if destination.exists():
+        return 0
+    found = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = [file for file in found if file.is_file()]
+    for file in files:
+        to = destination / file.relative_to(source)
+        budget.count_member(path)
+        budget.count_bytes(path, file.stat().st_size)
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise budget.refuse(path, "is both a file and a folder") from None
+        bring_file(file, to)
+    return len(files)
 
 
 def _link(name: str, pointed_to: str, folder: str, budget: Budget) -> str:
