@@ -10,6 +10,7 @@ import pytest
 from headstart.errors import DataError
 from headstart.images.labels import Entry
 from headstart.images.layout import scan
+from headstart.images.sources import link_folder
 
 
 def touch(folder: Path, *paths: str) -> None:
@@ -51,6 +52,31 @@ def test_links_are_followed_and_loops_survived(tmp_path: Path) -> None:
     paths = [entry.path for entry in scan(data).entries]
     assert paths[:3] == ["cat/1.jpg", "cat/linked/5.jpg", "dog/2.jpg"]
     assert all("loop" not in path and "self" not in path and "pipe" not in path for path in paths)
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_class_folders_that_link_to_one_another_are_walked_once_a_class(
+    tmp_path: Path, split: str
+) -> None:
+    # All paths through nine folders that link to each other are 9! and more.
+    names = "abcdefghi"
+    touch(tmp_path, "elsewhere/x.jpg", *(f"data/{split}{name}/1.jpg" for name in names))
+    touch(tmp_path, *(["data/test/a/1.jpg"] if split else []))
+    data = tmp_path / "data"
+    for name in names:
+        here = data / split / name
+        (here / "0 also").symlink_to(here / "own")
+        (here / "own").mkdir()
+        (here / "own" / "elsewhere").symlink_to(tmp_path / "elsewhere")
+        (here / "up").symlink_to(data / split)
+        for other in names:
+            (here / f"to {other}").symlink_to(data / split / other)
+    (tmp_path / "target").mkdir()
+    n_own = link_folder(data, tmp_path / "target") - bool(split)
+    # Of each class the image of every class, and of the shared folder.
+    assert n_own == 9 * (9 + 1)
+    assert (tmp_path / "target" / split / "a" / "own" / "elsewhere" / "x.jpg").exists()
+    assert (tmp_path / "target" / split / "i" / "own" / "elsewhere" / "x.jpg").exists()
 
 
 def test_split_folders_are_kept_as_given(tmp_path: Path) -> None:

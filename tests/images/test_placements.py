@@ -32,6 +32,14 @@ def test_moves_are_those_since_the_last_ingest(tmp_path: Path) -> None:
     ]
 
 
+def test_images_of_another_source_do_not_displace_the_first_ones(tmp_path: Path) -> None:
+    former = tmp_path / "placements.csv"
+    remember_placements(two("train", "test"), former)
+    remember_placements(manifest_of([("a", "g", "train")]), former)  # without the second image
+    (move,) = find_moves(two("train", "train"), former)
+    assert (move.path, move.before, move.now) == ("b/h/1", "test", "train")
+
+
 def test_each_seed_and_each_set_of_fractions_has_its_own_record(tmp_path: Path) -> None:
     other = SplitParams(train=0.6, validation=0.2, test=0.2)
     files = {

@@ -1,7 +1,8 @@
 """Which images an ingest moved to another split than the one before it put them in.
 
 A stage's outputs are gone before it runs again, so former placements are kept in the main
-checkout's `.headstart/`, one file for each seed and set of fractions.
+checkout's `.headstart/`, one file for each seed and set of fractions. It keeps images that are gone:
+they may come back, when `data.source` names another set of images and then the first one again.
 """
 
 import csv
@@ -45,7 +46,7 @@ def find_moves(manifest: Manifest, former: Path) -> list[Move]:
 
 def remember_placements(manifest: Manifest, path: Path) -> None:
     """Keep where every image is, for the next ingest."""
-    places = dict(zip(manifest.sha256, manifest.splits, strict=True))
+    places = _read(path) | dict(zip(manifest.sha256, manifest.splits, strict=True))
     write_csv(path, ("sha256", "split"), sorted(places.items()))
 
 

@@ -102,7 +102,8 @@ def link_folder(source: Path, target: Path) -> int:
     """Bring every file below `source` to the same place below `target`; returns how many."""
     count = 0
     with progress_bar(total=0, unit="files", title="fetch") as bar:
-        for path, is_folder in everything_below(source):
+        class_depth = 2 if is_split_into_folders(source) else 1
+        for path, is_folder in everything_below(source, class_depth=class_depth):
             destination = target / readable_name(path)
             if is_folder:
                 destination.mkdir()

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +20,22 @@ def is_litter(name: str) -> bool:
 def files_below(folder: Path, start: str = "") -> Iterator[str]:
     """Posix paths, relative to `folder`, of the regular files below `folder/start`.
 
+    A folder that several links lead to is listed once, by its own path where it has one.
+
     Raises:
         DataError: a folder cannot be listed.
     """
     return (path for path, is_folder in everything_below(folder, start) if not is_folder)
 
 
-def everything_below(folder: Path, start: str = "") -> Iterator[tuple[str, bool]]:
-    """As `files_below`, with the folders too, and whether each path is a folder."""
-    return _walk(folder, start, frozenset())
+def everything_below(
+    folder: Path, start: str = "", *, class_depth: int = 0
+) -> Iterator[tuple[str, bool]]:
+    """As `files_below`, with the folders too, and whether each path is a folder.
+
+    Each of the folders `class_depth` below the start may list what others list too.
+    """
+    return _walk(folder, start, frozenset(), class_depth)
 
 
 def children(folder: Path, start: str = "") -> list[tuple[str, bool]]:
@@ -47,18 +55,48 @@ def children(folder: Path, start: str = "") -> list[tuple[str, bool]]:
     return sorted((name, kind == "folder") for name, kind in found if kind)
 
 
+_Identity = tuple[int, int]
+
+
 def _walk(
-    folder: Path, start: str, above: frozenset[tuple[int, int]]
+    folder: Path, start: str, above: frozenset[_Identity], class_depth: int
 ) -> Iterator[tuple[str, bool]]:
-    status = (folder / start).stat()
-    identity = (status.st_dev, status.st_ino)
+    if class_depth == 0:
+        yield from _walk_class(folder, start, set(above))
+        return
+    identity = _identity(folder / start)
     if identity in above:
         return  # a link to a folder that it lies in
-    for name, is_folder in children(folder, start):
-        path = f"{start}/{name}" if start else name
+    for path, is_folder in _listed(folder, start):
         yield path, is_folder
         if is_folder:
-            yield from _walk(folder, path, above | {identity})
+            yield from _walk(folder, path, above | {identity}, class_depth - 1)
+
+
+def _walk_class(folder: Path, start: str, seen: set[_Identity]) -> Iterator[tuple[str, bool]]:
+    # Each real folder once: folders that link to one another have more paths than can be walked.
+    # Links come last, so that a folder is found by its own path first.
+    waiting, links = [start], deque[str]()
+    while waiting or links:
+        here = waiting.pop() if waiting else links.popleft()
+        identity = _identity(folder / here)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for path, is_folder in _listed(folder, here):
+            yield path, is_folder
+            if is_folder:
+                (links if (folder / path).is_symlink() else waiting).append(path)
+
+
+def _listed(folder: Path, start: str) -> Iterator[tuple[str, bool]]:
+    for name, is_folder in children(folder, start):
+        yield (f"{start}/{name}" if start else name), is_folder
+
+
+def _identity(folder: Path) -> _Identity:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:
