@@ -19,8 +19,8 @@ from tests.models.conftest import IMAGE, SIZE, make_backbone, make_head
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a picture and with the model that `models:/m@champion` names."""
-    metadata = {"classes": ["a", "b", "c"], "image": IMAGE.model_dump(mode="json")}
-    metadata["fine_tuned"] = None
+    image = IMAGE.model_dump(mode="json")
+    metadata = {"classes": ["a", "b", "c"], "image": image, "fine_tuned": None}
     save_model(tmp_path / "champion.h5", assemble(make_backbone(), [make_head()], 1.0), metadata)
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")

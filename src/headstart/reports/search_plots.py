@@ -211,7 +211,8 @@ def _distribution(field: Field) -> BaseDistribution:
     if not field.is_numeric:
         return CategoricalDistribution(sorted({*field.options, *_defaults(field)}))
     numbers = [float(value) for value in (*field.options, *_defaults(field))]
-    return FloatDistribution(min(numbers), max(numbers), log=field.is_log)
+    # the default may be 0 where the trials' own values are not
+    return FloatDistribution(min(numbers), max(numbers), log=field.is_log and min(numbers) > 0)
 
 
 def _defaults(field: Field) -> tuple[object, ...]:

@@ -1,0 +1,102 @@
+"""reports/search/: its plots and its page, from trials made by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headstart.heads.config import HeadConfig
+from headstart.heads.search import StudyResult, TrialResult
+from headstart.params import SearchParams
+from headstart.reports.search_plots import importances
+from headstart.reports.search_report import write_report
+
+SEARCH = SearchParams.model_validate(
+    {
+        "folds": 1,
+        "default_head": {"label_smoothing": 0.05},
+        "space": {
+            "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+            "label_smoothing": {"low": 0.001, "high": 0.2, "log": True},
+            "width": {"choices": [64, 128]},
+            "activation": {"choices": ["relu", "gelu"]},
+        },
+    }
+)
+
+
+def _trial(number: int, config: HeadConfig, value: float, state: str = "COMPLETE") -> TrialResult:
+    curve = [value + 0.5, value] if config.kind == "network" else [value]
+    return TrialResult(
+        number=number,
+        state=state,
+        config=config,
+        value=value if state == "COMPLETE" else None,
+        value_std=0.0,
+        best_epoch=len(curve),
+        first_epoch=0,
+        curve={"log_loss": curve, "accuracy": [0.5] * len(curve)},
+        reason="its worker died" if state == "FAIL" else "",
+        reused_from="",
+    )
+
+
+@pytest.fixture
+def result() -> StudyResult:
+    """Networks of which the rate decides nearly all; a probe and a trial that failed."""
+    chance = np.random.default_rng(0)
+    trials = []
+    for number in range(24):
+        config = HeadConfig(
+            learning_rate=float(10 ** chance.uniform(-4, -1)),
+            label_smoothing=float(10 ** chance.uniform(-3, -0.7)),
+            width=int(chance.choice([64, 128])),
+            activation=("relu", "gelu")[number % 2],
+        )
+        value = -np.log10(config.learning_rate) + 0.01 * config.label_smoothing
+        trials.append(_trial(number, config, float(value)))
+    trials.append(_trial(24, HeadConfig(kind="linear_probe"), 0.75))
+    trials.append(_trial(25, HeadConfig(width=64), 9.0, state="FAIL"))
+    return StudyResult("heads-1", "x.journal", "log_loss", "minimize", 64, {}, tuple(trials))
+
+
+def test_importances_name_what_decides(result: StudyResult) -> None:
+    found = importances(result, SEARCH.space)
+    assert set(found) == {"learning_rate", "label_smoothing", "width", "activation"}
+    assert max(found, key=lambda name: found[name]) == "learning_rate"
+    assert sum(found.values()) == pytest.approx(1)
+    assert found == importances(result, SEARCH.space)
+
+
+def test_too_few_networks_tell_nothing(result: StudyResult) -> None:
+    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, {}, result.trials[:7])
+    assert importances(few, SEARCH.space) == {}
+
+
+def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> None:
+    write_report(tmp_path, result, SEARCH)
+    names = {"history", "importances", "parallel_coordinates", "slices", "learning_curves"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == names
+    assert len(pd.read_csv(tmp_path / "trials.csv")) == 26
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    best = result.best
+    assert f"{best.value:.4f}" in page
+    assert f"best log loss, trial {best.number}" in page
+    assert "best linear probe, trial 24" in page
+    assert "its worker died" in page
+    assert "on the validation split" in page
+    assert "optuna-dashboard .headstart/studies/heads-1.journal" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    before = (tmp_path / "index.html").read_bytes()
+    write_report(tmp_path, result, SEARCH)
+    assert (tmp_path / "index.html").read_bytes() == before
+
+
+def test_a_plot_that_there_is_no_more_goes(result: StudyResult, tmp_path: Path) -> None:
+    write_report(tmp_path, result, SEARCH)
+    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, {}, result.trials[:3])
+    write_report(tmp_path, few, SEARCH)
+    assert not (tmp_path / "importances.png").exists()
+    assert "Too few networks completed to tell." in (tmp_path / "index.html").read_text("utf-8")
