@@ -11,6 +11,7 @@ Every lane exists once per row group (fold or repeat), with the same heads at th
 Axes: r row groups, l lanes, m slots, q columns, b batch, d features, c classes, s steps.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +64,10 @@ class Shape:
             shapes["kernel_2"] = (*lead, self.columns, self.columns)
             shapes["bias_2"] = (*lead, 1, self.columns)
         return shapes
+
+    def training_bytes(self) -> int:
+        """Of all weights in float32, each with its gradient and both of its moments."""
+        return 4 * 4 * sum(math.prod(shape) for shape in self.weights().values())
 
 
 @lru_cache(maxsize=32)

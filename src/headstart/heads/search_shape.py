@@ -14,10 +14,12 @@ from headstart.heads.search_space import drawing, extremes, suggest
 from headstart.params.search import SearchParams
 
 _POPULATIONS = 16
+# Of weights, gradients and moments: with 25,088 features a population of 16 would take 2 GB.
+MOST_TRAINING_BYTES = 600_000_000
 
 
 def study_shape(plan: StudyPlan, search: SearchParams, first: Sequence[HeadConfig]) -> Shape:
-    """A stack that holds, on average, a population drawn from the space.
+    """A stack that holds, on average, a population drawn from the space, or what memory allows.
 
     Every head of the space, and of `first`, fits into it when it is empty.
     """
@@ -40,7 +42,9 @@ def study_shape(plan: StudyPlan, search: SearchParams, first: Sequence[HeadConfi
     )
     starts = range(0, len(networks), search.population)
     used = [_lanes_used(shape, networks[i : i + search.population]) for i in starts]
-    return replace(shape, lanes=max(1, round(float(np.mean(used)))) if used else 1)
+    wanted = max(1, round(float(np.mean(used)))) if used else 1
+    allowed = max(1, MOST_TRAINING_BYTES // replace(shape, lanes=1).training_bytes())
+    return replace(shape, lanes=min(wanted, allowed))
 
 
 def _extreme_heads(search: SearchParams) -> list[HeadConfig]:
