@@ -30,15 +30,21 @@ from headstart.features.store import FeatureRows, FeatureStore, write_features
 Row = list[object]
 HEADERS = ["measured", "backbone", "runtime", "value", "unit"]
 LITE0, VGG16 = "efficientnet-lite0", "vgg16"
-COMBINATIONS = (
-    ("onnxruntime", "float32"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-    ("keras", "float32"),
-    ("keras", "bfloat16"),
+# The export of ONNX files needs TensorFlow: other backends of Keras run in Keras alone.
+ONLY_KERAS = os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow"
+COMBINATIONS = tuple(
+    (runtime, precision)
+    for runtime, precision in (
+        ("onnxruntime", "float32"),
+        ("openvino", "float32"),
+        ("openvino", "bfloat16"),
+        ("keras", "float32"),
+        ("keras", "bfloat16"),
+    )
+    if runtime == "keras" or not ONLY_KERAS
 )
-OWN = ("onnxruntime", "float32")
-FAST = ("openvino", "bfloat16")
+OWN = ("keras", "float32") if ONLY_KERAS else ("onnxruntime", "float32")
+FAST = ("keras", "bfloat16") if ONLY_KERAS else ("openvino", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,9 @@ def accuracy(bench: Bench) -> None:
     data = {"default data": silhouettes(bench.folder / "default")}
     if photos() is not None:
         data["photos"] = bench.photos
-    limit = 10**9 if bench.size is FULL else 40
     for name, folder in data.items():
         for backbone in (LITE0, VGG16):
+            limit = 10**9 if bench.size is FULL else 40
             if backbone == VGG16 and name == "default data" and bench.size is FULL:
                 limit = 500
             reference = _features(bench, backbone, OWN, folder, limit)
