@@ -1,0 +1,30 @@
+"""What it costs to log a finished search to MLflow."""
+
+import os
+import time
+from pathlib import Path
+
+from headstart.features.store import FeatureStore
+from headstart.heads.search import StudyResult
+from headstart.params import SearchParams
+from headstart.paths import Project
+from headstart.reports.search_report import write_report
+from headstart.tracking.searching import check_store, log_search
+
+
+def logging_seconds(
+    features: Path, result: StudyResult, search: SearchParams, folder: Path
+) -> float:
+    """Seconds of `log_search` into a new database in `folder`, as the stage calls it."""
+    # the folder's own database, not one that the shell names
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+    project = Project(folder)
+    folder.mkdir(parents=True)
+    with FeatureStore(features) as store:
+        fingerprint = store.fingerprint
+    write_report(project.search_report, result, search)
+    check_store(project)
+    started = time.perf_counter()
+    log_search(project, result, search, fingerprint=fingerprint, artifacts=[project.search_report])
+    return time.perf_counter() - started
