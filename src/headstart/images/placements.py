@@ -1,8 +1,8 @@
 """Which images an ingest moved to another split than the one before it put them in.
 
 A stage's outputs are gone before it runs again, so former placements are kept in the main
-checkout's `.headstart/`, one file for each seed and set of fractions. It keeps images that are gone:
-they may come back, when `data.source` names another set of images and then the first one again.
+checkout's `.headstart/`, one file for each seed and set of fractions. It keeps images that are
+gone: `data.source` may name another set of images, and then the first one again.
 """
 
 import csv

@@ -74,19 +74,26 @@ def _walk(
 
 
 def _walk_class(folder: Path, start: str, seen: set[_Identity]) -> Iterator[tuple[str, bool]]:
-    # Each real folder once: folders that link to one another have more paths than can be walked.
     # Links come last, so that a folder is found by its own path first.
-    waiting, links = [start], deque[str]()
-    while waiting or links:
-        here = waiting.pop() if waiting else links.popleft()
-        identity = _identity(folder / here)
-        if identity in seen:
-            continue
-        seen.add(identity)
-        for path, is_folder in _listed(folder, here):
-            yield path, is_folder
-            if is_folder:
-                (links if (folder / path).is_symlink() else waiting).append(path)
+    links = deque([start])
+    while links:
+        yield from _walk_real(folder, links.popleft(), seen, links)
+
+
+def _walk_real(
+    folder: Path, start: str, seen: set[_Identity], links: deque[str]
+) -> Iterator[tuple[str, bool]]:
+    # Each real folder once: folders that link to one another have more paths than can be walked.
+    identity = _identity(folder / start)
+    if identity in seen:
+        return
+    seen.add(identity)
+    for path, is_folder in _listed(folder, start):
+        yield path, is_folder
+        if is_folder and (folder / path).is_symlink():
+            links.append(path)
+        elif is_folder:
+            yield from _walk_real(folder, path, seen, links)
 
 
 def _listed(folder: Path, start: str) -> Iterator[tuple[str, bool]]:
