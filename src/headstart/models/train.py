@@ -84,7 +84,7 @@ def train_model(
                 f"raise ingest.split.{name}"
             )
     settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
-    if params.with_validation:
+    if params.splits == "train+validation":
         return _train_on_all(train, validation, settings, params, store.classes)
     heads = fit_heads(
         [settings.config],
