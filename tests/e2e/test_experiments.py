@@ -124,7 +124,7 @@ def test_a_run_can_be_made_again(workspace: Workspace, tmp_path: Path) -> None:
     verdict = json.loads(output.read_text())
     assert verdict["holds"], said
     kinds = {item["kind"] for item in verdict["items"]}
-    assert kinds == {"version", "param", "input", "metric", "result"}
+    assert kinds == {"version", "param", "input", "head", "metric", "result"}
     assert "identical" in said
 
 

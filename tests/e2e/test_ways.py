@@ -1,6 +1,7 @@
 """Twelve ways to make a run: each lands once, in the right database, and can be made again."""
 
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -75,7 +76,9 @@ def _wait_for_queue(workspace: Workspace) -> None:
     for _ in range(300):
         tasks = workspace.run("dvc", "queue", "status")
         if "Queued" not in tasks and "Running" not in tasks:
-            assert "Failed" not in tasks, tasks
+            names = re.findall(r"^\w+ +([\w-]+) .*Failed", tasks, re.MULTILINE)
+            logs = [workspace.run("dvc", "queue", "logs", name) for name in names]
+            assert not logs, "\n".join([tasks, *logs])
             return
         time.sleep(2)
     raise AssertionError(f"the queue did not end:\n{tasks}")

@@ -8,7 +8,7 @@ from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head, fit_heads
 from headstart.heads.metrics import scores
-from headstart.models.out_of_fold import out_of_fold_logits
+from headstart.models.out_of_fold import out_of_fold
 
 CLASSES = 3
 
@@ -74,7 +74,7 @@ def test_a_linear_probe_has_one_epoch() -> None:
 def test_views_are_drawn_and_the_plain_one_is_scored() -> None:
     train = _batch(60, 1, n_views=3)
     head = fit_head(
-        HeadConfig(hidden_layers=0, epochs=3),
+        HeadConfig(hidden_layers=0, epochs=3, normalisation="standardise"),
         train,
         _batch(30, 2, n_views=3),
         n_classes=CLASSES,
@@ -105,8 +105,15 @@ def test_weights_that_are_no_numbers_are_an_error_without_validation_rows_too() 
     with pytest.raises(TrainingError, match="weights must stay numbers"):
         fit_head(wild, huge, None, n_classes=CLASSES, seed=0, options=FitOptions(epochs=3))
     with pytest.raises(TrainingError, match="trained on folds"):
-        out_of_fold_logits(
-            wild, huge, n_classes=CLASSES, seeds=[0], folds=3, epochs=3, batch_size=32
+        out_of_fold(
+            wild,
+            huge,
+            n_classes=CLASSES,
+            seeds=[0],
+            folds=3,
+            epochs=3,
+            batch_size=32,
+            metric="log_loss",
         )
 
 

@@ -9,7 +9,7 @@ from headstart.errors import SearchError
 from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.folds import assign_folds, fold_groups, split_groups
-from headstart.models.out_of_fold import out_of_fold_logits
+from headstart.models.out_of_fold import out_of_fold
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,7 +62,7 @@ def test_more_folds_than_groups_is_refused() -> None:
         assign_folds(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], folds=5, seed=0)
     names = [list("aabb")] * 3
     with pytest.raises(SearchError, match=r"train\.folds must .* 2 groups: lower train\.folds"):
-        out_of_fold_logits(
+        out_of_fold(
             HeadConfig(),
             FeatureBatch(np.zeros((4, 1, 2), np.float32), np.array([0, 1, 0, 1]), *names),
             n_classes=2,
@@ -70,4 +70,5 @@ def test_more_folds_than_groups_is_refused() -> None:
             folds=5,
             epochs=1,
             batch_size=4,
+            metric="log_loss",
         )

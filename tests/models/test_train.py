@@ -11,7 +11,7 @@ from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch, FeatureStore
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.metrics import scores, softmax
-from headstart.models.out_of_fold import out_of_fold_logits
+from headstart.models.out_of_fold import out_of_fold
 from headstart.models.train import TrainedHead, joined, mean_logits, train_model
 from headstart.params import TrainParams
 from headstart.paths import Project
@@ -108,7 +108,7 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels(
     train = store.split("train")
     noise = generator.normal(size=(len(train), 1, 60)).astype(np.float32)
     by_chance = replace(train, features=noise, label_ids=generator.integers(0, 4, len(train)))
-    logits = out_of_fold_logits(
+    unseen = out_of_fold(
         config.model_copy(update={"l2": 1e-6, "dropout": 0.0}),
         by_chance,
         n_classes=4,
@@ -116,7 +116,10 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels(
         folds=4,
         epochs=30,
         batch_size=32,
+        metric="log_loss",
     )
+    logits = unseen.logits
+    assert len(unseen.curve["log_loss"]) == (30 if config.kind == "network" else 1)
     assert (logits.argmax(axis=1) == by_chance.label_ids).mean() < 0.4
     assert (np.abs(logits).sum(axis=1) > 0).all()
 

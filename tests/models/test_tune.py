@@ -43,7 +43,7 @@ def store(workspace: Project) -> Iterator[FeatureStore]:
 @pytest.fixture(scope="module")
 def trained(workspace: Project, store: FeatureStore) -> TrainedHead:
     """The frozen head."""
-    return train_model(store, read_head(workspace.best_head), TrainParams(), seed=0)
+    return train_model(store, read_head(workspace.best_head), TrainParams(splits="train"), seed=0)
 
 
 @pytest.fixture(scope="module")

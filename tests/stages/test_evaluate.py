@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,6 @@ from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions
 from headstart.paths import Project
 from tests.models.conftest import CLASSES
-
-CHROMIUM_SWITCHES = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 def test_metrics_are_flat_and_agree_with_predictions(trained: Project) -> None:
@@ -111,20 +100,6 @@ def test_pictures_and_tables_are_all_there(trained: Project) -> None:
         rows = list(csv.DictReader(stream))
     right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
     assert right == files.read_json(trained.metrics)["accuracy"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium on PATH")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_SWITCHES))
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])

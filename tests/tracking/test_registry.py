@@ -39,6 +39,18 @@ def test_a_version_knows_its_model_and_run(workspace: Project, tmp_path: Path) -
     assert registry.version_of("bb") is None
 
 
+def test_a_version_is_made_from_a_copy_of_the_workspace(
+    workspace: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a queued experiment: MLflow's own default database is another one there."""
+    elsewhere = tmp_path / "copy"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("DVC_ROOT", str(workspace.root))
+    assert _registry_with(workspace, tmp_path, "aa").version_of("aa") is not None
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_crown_and_rollback_keep_a_history(workspace: Project, tmp_path: Path) -> None:
     registry = _registry_with(workspace, tmp_path, "aa", "bb")
     assert registry.holder(CHAMPION) is None

@@ -5,6 +5,7 @@ for.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,28 @@ from numpy.typing import NDArray
 from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
+from headstart.heads.curve import curve_metrics, epoch_scores
 from headstart.heads.fit import check_finite
-from headstart.heads.fitted import FittedHead
 from headstart.heads.folds import assign_folds
 from headstart.heads.lanes import shape_for
 from headstart.heads.probe import ProbeRows
 from headstart.heads.stack import HeadStack, RowGroup, StackData
 
 
-def out_of_fold_logits(
+@dataclass(frozen=True)
+class OutOfFold:
+    """What heads say of the images that they did not see.
+
+    Attributes:
+        logits: float64, shape (n_images, n_classes); the mean over seeds.
+        curve: by metric, its mean over folds and seeds after each epoch.
+    """
+
+    logits: NDArray[np.float64]
+    curve: dict[str, list[float]]
+
+
+def out_of_fold(
     config: HeadConfig,
     batch: FeatureBatch,
     *,
@@ -29,13 +43,15 @@ def out_of_fold_logits(
     folds: int,
     epochs: int,
     batch_size: int,
-) -> NDArray[np.float64]:
-    """Mean logits of the heads that did not see an image: shape (n_images, n_classes).
+    metric: str,
+) -> OutOfFold:
+    """Train heads on all folds but one, for each fold, and ask them about that one.
 
     Args:
         folds: grouped and stratified; drawn from the first seed.
         seeds: one head a fold and seed; their logits are averaged.
         epochs: of every head.
+        metric: one of those that the curve has.
 
     Raises:
         TrainingError: weights are no longer numbers.
@@ -52,8 +68,17 @@ def out_of_fold_logits(
     if config.kind == "linear_probe":
         heads = [ProbeRows(data.features, data.label_ids, g.row_weights, n_classes) for g in groups]
         fitted = [rows.fit(config) for rows in heads]
+        answers = [head.logits(batch.features[g.validation, 0])[None]
+                   for head, g in zip(fitted, groups, strict=True)]  # fmt: skip
+        curve = {name: [value] for name, value in _scored(metric, data, groups, answers).items()}
     else:
-        fitted = _networks(config, data, groups, epochs=epochs, batch_size=batch_size)
+        stack = _stack(config, data, groups, batch_size=batch_size)
+        curve = {}
+        for _ in range(epochs):
+            stack.run_epoch()
+            for name, value in _scored(metric, data, groups, stack.validation_logits()[1]).items():
+                curve.setdefault(name, []).append(value)
+        fitted = [stack.fitted(0, index) for index in range(len(groups))]
     logits = np.zeros((len(batch), n_classes))
     for group, head in zip(groups, fitted, strict=True):
         check_finite(head, "trained on folds")
@@ -63,17 +88,23 @@ def out_of_fold_logits(
             "the logits of images that a head was not trained on must be finite, but some are not: "
             "lower learning_rate"
         )
-    return logits
+    return OutOfFold(logits, curve)
 
 
-def _networks(
-    config: HeadConfig,
+def _scored(
+    metric: str,
     data: StackData,
     groups: Sequence[RowGroup],
-    *,
-    epochs: int,
-    batch_size: int,
-) -> list[FittedHead]:
+    logits: Sequence[NDArray[np.float32]],
+) -> dict[str, float]:
+    labels = [data.label_ids[group.validation] for group in groups]
+    found = epoch_scores(curve_metrics(metric), labels, logits)
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def _stack(
+    config: HeadConfig, data: StackData, groups: Sequence[RowGroup], *, batch_size: int
+) -> HeadStack:
     shape = shape_for(
         [config],
         groups=len(groups),
@@ -83,6 +114,4 @@ def _networks(
     )
     stack = HeadStack(data, groups, shape)
     stack.add(0, config)
-    for _ in range(epochs):
-        stack.run_epoch()
-    return [stack.fitted(0, index) for index in range(len(groups))]
+    return stack

@@ -20,7 +20,7 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import is_better, scores, softmax
 from headstart.models.assemble import average_linear
 from headstart.models.calibration import fit_temperature
-from headstart.models.out_of_fold import out_of_fold_logits
+from headstart.models.out_of_fold import out_of_fold
 from headstart.models.predictions import Predictions, as_predictions
 from headstart.params import ImageParams, TrainParams
 
@@ -62,7 +62,7 @@ class TrainedHead:
 
     @property
     def curve(self) -> list[dict[str, float]]:
-        """Metrics of each epoch, of the first head."""
+        """Metrics of each epoch on images not trained on: of the first head, or of the folds."""
         curve = self.heads[0].curve
         names = list(curve)
         return [dict(zip(names, row, strict=True)) for row in zip(*curve.values(), strict=True)]
@@ -117,7 +117,7 @@ def _train_on_all(
         seeds=settings.seeds,
         options=options,
     )
-    logits = out_of_fold_logits(
+    unseen = out_of_fold(
         settings.config,
         both,
         n_classes=settings.n_classes,
@@ -125,13 +125,14 @@ def _train_on_all(
         folds=params.folds,
         epochs=settings.epochs,
         batch_size=options.batch_size,
+        metric=options.metric,
     )
     # Without images to choose by, several heads can only be an ensemble.
     chosen = combined(heads, validation, options.metric, "ensemble")
-    temperature = fit_temperature(logits, both.label_ids)
+    temperature = fit_temperature(unseen.logits, both.label_ids)
     return finish(
-        chosen,
-        logits[len(train) :],
+        tuple(replace(head, curve=unseen.curve) for head in chosen),
+        unseen.logits[len(train) :],
         validation,
         classes,
         {"train": train, "validation": validation},

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from headstart.errors import TrackingError
 from headstart.tracking.outbox import MODEL_TAG
 from headstart.tracking.secrets import without_secrets
-from headstart.tracking.store import TrackingStore
+from headstart.tracking.store import TrackingStore, global_store
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -66,14 +66,19 @@ class Registry:
                 "`headstart sync`, or make the run again with `dvc repro --force train`"
             )
         self._create_registered_model()
-        return self._client.create_model_version(
-            self.name,
-            source=f"models:/{model_id}",
-            run_id=run_id,
-            model_id=model_id,
-            description=without_secrets(description),
-            tags={_SHA256_TAG: model_sha256, **{k: without_secrets(v) for k, v in tags.items()}},
-        )
+        # For a database MLflow looks the model up in its global store, whatever the client's is.
+        with global_store(self.store.uri):
+            return self._client.create_model_version(
+                self.name,
+                source=f"models:/{model_id}",
+                run_id=run_id,
+                model_id=model_id,
+                description=without_secrets(description),
+                tags={
+                    _SHA256_TAG: model_sha256,
+                    **{key: without_secrets(value) for key, value in tags.items()},
+                },
+            )
 
     def holder(self, alias: str) -> ModelVersion | None:
         """The version that has the alias, if any."""

@@ -21,6 +21,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from packaging.requirements import Requirement
 
 from headstart import files
 from headstart.errors import TrackingError, one_line
@@ -35,7 +36,9 @@ _NOT_COMPARED = ("models/run.json", "models/serving", "reports/metrics.json")
 _PATCH = "uncommitted.patch"
 # Not by PATH: the environment need not be activated.
 _DVC = (sys.executable, "-m", "dvc")
-_LOCKED = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
+_LOCKED = re.compile(r"^[A-Za-z0-9].*==.*$", re.MULTILINE)
+# What the search found depends on the inputs; it is no cause itself.
+_FOUND = "head."
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,21 @@ def log_verdict(project: Project, verdict: Verdict) -> None:
 
 def _beside_the_lock(tree: Path) -> Iterator[Item]:
     """Packages installed here in another version than the run's commit locks."""
-    for path in sorted((tree / "requirements").glob("[cg]pu.txt")):
-        for name, locked in _LOCKED.findall(path.read_text(encoding="utf-8")):
-            try:
-                installed = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                # Locked for another platform, another Python or the other extra.
-                continue
-            if installed != locked:
-                yield Item("version", f"{path.name}: {name}", locked, installed)
+    # The GPU's lock is constrained by this one.
+    path = tree / "requirements" / "cpu.txt"
+    if not path.is_file():
+        return
+    for line in _LOCKED.findall(path.read_text(encoding="utf-8")):
+        required = Requirement(line.rstrip(" \\"))
+        if required.marker is not None and not required.marker.evaluate():
+            continue
+        try:
+            installed = importlib.metadata.version(required.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if not required.specifier.contains(installed):
+            locked = str(required.specifier).removeprefix("==")
+            yield Item("version", f"locked.{required.name}", locked, installed)
 
 
 def _artifact(client: MlflowClient, run_id: str, name: str, folder: str) -> Path:
@@ -177,8 +186,12 @@ def _compare(then: Run, now: Run, order: Sequence[str]) -> Iterator[Item]:
     for name, version in sorted(versions.items()):
         if name in then.data.tags:
             yield Item("version", name, then.data.tags[name], version)
-    yield from _items("param", _params(then), _params(now))
+    params = _params(then)
+    chosen = {name: value for name, value in params.items() if not name.startswith(_FOUND)}
+    found = {name: value for name, value in params.items() if name.startswith(_FOUND)}
+    yield from _items("param", chosen, _params(now))
     yield from _items("input", _hashes(then, order), _hashes(now, order))
+    yield from _items("head", found, _params(now))
     yield from _items("metric", _metrics(then), _metrics(now))
 
 

@@ -4,13 +4,16 @@ Whatever MLflow's own environment variables say stands. With none set, runs go t
 checkout's `mlflow.db`, found also from queued and temporary experiments and from git worktrees.
 """
 
+import contextlib
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -58,6 +61,20 @@ def open_store(root: Path) -> TrackingStore:
     except (MlflowException, OSError) as error:
         raise unreachable(uri, error) from None
     return TrackingStore(uri, client, experiment.experiment_id, experiment.name)
+
+
+@contextlib.contextmanager
+def global_store(uri: str) -> Iterator[None]:
+    """Make `uri` MLflow's global tracking store for a while: some of its calls know no other."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        # Setting it writes the environment variable that we honour.
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def unreachable(uri: str, error: BaseException) -> TrackingError:

@@ -1,0 +1,111 @@
+"""The real `mlflow ui` in a real browser: what a person sees of runs, trials, reports and models.
+
+With HEADSTART_SCREENSHOTS=1 the pages' pictures in docs/images/ are made anew.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.e2e.conftest import REPOSITORY, free_port, make_workspace, replace, server
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A running `mlflow ui`, and what there is to look at."""
+
+    url: str
+    browser: Any
+    folder: Path
+    experiment: str
+    models: list[str]
+    trials: list[str]
+
+    def open(self, path: str, name: str, *texts: str) -> Any:
+        """Open a page, wait until it shows all the texts, and take its picture."""
+        page = self.browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"{self.url}/#/{path}")
+        for text in texts:
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(self.folder / f"mlflow-{name}.png"))
+        return page
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Pages]:
+    """Two runs of one study with its trials, in a workspace of its own."""
+    base = tmp_path_factory.mktemp("ui")
+    workspace = make_workspace(base / "headstart", base / "cache")
+    workspace.run("dvc", "repro")
+    replace(workspace.root / "params.yaml", "n_bootstrap: 2000", "n_bootstrap: 1000")
+    replace(workspace.root / "params.yaml", "  learning_rate: null", "  learning_rate: 0.003")
+    workspace.run("dvc", "repro")
+    client = MlflowClient(workspace.tracking_uri)
+    experiment = client.get_experiment_by_name("headstart")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    kinds: dict[str, list[str]] = {"model": [], "study": [], "trial": []}
+    for run in runs:
+        kinds[run.data.tags["headstart.kind"]].append(run.info.run_id)
+    folder = base / "pictures"
+    if os.environ.get("HEADSTART_SCREENSHOTS") == "1":
+        folder = REPOSITORY / "docs" / "images"
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = ["mlflow", "ui", "-w", "1", "--port", str(port)]
+    with server(workspace, *command, url=f"{url}/health", log=base / "log"):
+        yield Pages(url, browser, folder, experiment.experiment_id, kinds["model"], kinds["trial"])
+
+
+def test_the_experiment_lists_runs_by_names_one_can_read(pages: Pages) -> None:
+    page = pages.open(f"experiments/{pages.experiment}/runs", "experiment", "efficientnet-lite0")
+    assert page.get_by_text("study ").count() >= 1
+    page.close()
+
+
+def test_two_runs_are_compared(pages: Pages) -> None:
+    path = _compared(pages, pages.models)
+    page = pages.open(path, "compare", "Comparing 2 Runs")
+    text = page.inner_text("body")
+    assert "train.learning_rate" in text
+    assert "test_accuracy" in text
+    page.close()
+
+
+def test_trials_in_parallel_coordinates(pages: Pages) -> None:
+    path = _compared(pages, pages.trials)
+    page = pages.open(path, "parallel-coordinates", f"Comparing {len(pages.trials)} Runs")
+    page.get_by_text("Parallel Coordinates Plot").first.wait_for()
+    assert page.locator(".parcoords").count() + page.locator("svg.main-svg").count() >= 1
+    page.close()
+
+
+def test_the_report_among_the_artifacts(pages: Pages) -> None:
+    path = f"experiments/{pages.experiment}/runs/{pages.models[0]}/artifacts"
+    page = pages.open(f"{path}/evaluation/index.html", "report", "index.html")
+    frame = page.frame_locator("iframe").first
+    frame.get_by_text("Worst errors").first.wait_for(timeout=60_000)
+    page.screenshot(path=str(pages.folder / "mlflow-report.png"))
+    page.close()
+
+
+def test_the_registered_model(pages: Pages) -> None:
+    page = pages.open("models/headstart", "model", "champion")
+    assert "Version 1" in page.inner_text("body")
+    page.close()
+
+
+def _compared(pages: Pages, runs: list[str]) -> str:
+    listed = quote(json.dumps(runs))
+    return f"compare-runs?runs={listed}&experiments={quote(json.dumps([pages.experiment]))}"
