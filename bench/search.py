@@ -83,7 +83,7 @@ def bench_speed(case: Case, path: Path, folder: Path, size: Size) -> tuple[list[
     heads = [trial.config for trial in result.trials if trial.config is not None]
     peer = keras_loop(path, search, seed=0, n_trials=size.keras_trials, heads=heads)
     ours, theirs = len(result.trials) / seconds, peer.n_trials / peer.seconds
-    grid = logistic_grid(path)
+    grid = logistic_grid(path, search.metric)
     with FeatureStore(path) as store:
         dim, n_rows = store.feature_dim, len(store.indices("train"))
     on = f"{case.data}, {n_rows} rows of {dim}"
@@ -91,8 +91,8 @@ def bench_speed(case: Case, path: Path, folder: Path, size: Size) -> tuple[list[
         ["trials a second", on, "headstart", round(ours, 3), "1/s"],
         ["trials a second", on, "Keras loop", round(theirs, 3), "1/s"],
         ["trials a second, ratio", on, "headstart / Keras loop", round(ours / theirs, 2), "×"],
-        ["best validation log loss", on, f"headstart, {seconds:.1f} s", _short(result.best.value)],
-        ["best validation log loss", on, f"GridSearchCV, {grid.seconds:.1f} s", _short(grid.best)],
+        ["best validation accuracy", on, f"headstart, {seconds:.1f} s", _short(result.best.value)],
+        ["best validation accuracy", on, f"GridSearchCV, {grid.seconds:.1f} s", _short(grid.best)],
     ]
     wanted = 10.0 if dim <= 512 else 6.0
     name = f"trials a second over the Keras loop's, {case.name}"
@@ -177,7 +177,7 @@ def bench_quality(
         single, seconds = _timed(split, _params(size.trials), base / "single", seed)
         folds, _ = _timed(split, _params(size.trials, folds=5), base / "folds", seed)
         peer = keras_loop(split, _params(size.trials), seed=seed, timeout_s=seconds)
-        grid = logistic_grid(split)
+        grid = logistic_grid(split, _params(1).metric)
         chosen = {
             "headstart": _predictor(split, single, seed),
             "5 folds": _predictor(split, folds, seed),
@@ -214,7 +214,12 @@ def _predictor(path: Path, result: StudyResult, seed: int) -> Predict:
     """The winner trained on the train split, stopped on validation."""
     best = result.best_head()
     with FeatureStore(path) as store:
-        options = FitOptions(batch_size=best.batch_size, patience=8, first_epoch=best.first_epoch)
+        options = FitOptions(
+            batch_size=best.batch_size,
+            patience=8,
+            metric=best.metric,
+            first_epoch=best.first_epoch,
+        )
         head = fit_head(
             best.config,
             store.split("train"),
@@ -243,7 +248,7 @@ def _timed(
 
 
 def _params(n_trials: int, **changes: Any) -> SearchParams:
-    return SearchParams.model_validate({"n_trials": n_trials, "folds": 1, **changes})
+    return SearchParams.model_validate({"n_trials": n_trials, "metric": "accuracy", **changes})
 
 
 def _add(rows: list[Row], targets: list[Target], found: tuple[list[Row], list[Target]]) -> None:

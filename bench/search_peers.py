@@ -21,10 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from headstart.features.store import FeatureBatch, FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON
+from headstart.heads.metrics import DIRECTION, METRICS, is_better
 from headstart.heads.search_space import asking, suggest
 from headstart.heads.table import warmup_steps
 from headstart.params import SearchParams
 
+_SCORING = {"accuracy": "accuracy", "log_loss": "neg_log_loss"}
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
 
 
@@ -52,23 +54,24 @@ def keras_loop(
     with FeatureStore(path) as store:
         train, validation = store.split("train"), store.split("validation")
         n_classes = len(store.classes)
-    best: dict[str, Any] = {"value": float("inf"), "predict": None}
+    best: dict[str, Any] = {"value": float("nan"), "predict": None}
 
     def objective(trial: optuna.Trial) -> float:
         config = heads[trial.number] if heads else suggest(search.space, asking(trial))
         value, predict = _fit(config, train, validation, n_classes, search, seed)
-        if value < best["value"]:
+        if is_better(search.metric, value, best["value"]):
             best.update(value=value, predict=predict)
         return value
 
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(sampler=sampler, direction=DIRECTION[search.metric])
     started = time.perf_counter()
     study.optimize(objective, n_trials=n_trials, timeout=timeout_s)
     seconds = time.perf_counter() - started
     return PeerResult(len(study.trials), seconds, best["value"], best["predict"])
 
 
-def logistic_grid(path: Path) -> PeerResult:
+def logistic_grid(path: Path, metric: str) -> PeerResult:
     """`GridSearchCV` over scikit-learn's logistic regression, scored on the validation split."""
     with FeatureStore(path) as store:
         train, validation = store.split("train"), store.split("validation")
@@ -79,7 +82,7 @@ def logistic_grid(path: Path) -> PeerResult:
     grid = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": strengths},
-        scoring="neg_log_loss",
+        scoring=_SCORING[metric],
         cv=PredefinedSplit(fold),
         refit=False,
     )
@@ -90,7 +93,7 @@ def logistic_grid(path: Path) -> PeerResult:
     chosen = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     chosen.set_params(**grid.best_params_)
     chosen.fit(train.features[:, 0], train.label_ids)
-    return PeerResult(len(strengths), seconds, -float(grid.best_score_), chosen.predict_proba)
+    return PeerResult(len(strengths), seconds, abs(float(grid.best_score_)), chosen.predict_proba)
 
 
 def _fit(
@@ -102,7 +105,7 @@ def _fit(
     seed: int,
 ) -> tuple[float, Predict]:
     if config.kind == "linear_probe":
-        return _fit_probe(config, train, validation)
+        return _fit_probe(config, train, validation, search.metric)
     keras.utils.set_random_seed(seed)
     model = _model(config, train.features[:, 0], n_classes)
     steps = -(-len(train) // search.batch_size)
@@ -111,8 +114,12 @@ def _fit(
     )
     plain = keras.metrics.CategoricalCrossentropy(from_logits=True, name="log_loss")
     model.compile(_optimizer(config, steps * config.epochs), loss, metrics=[plain, "accuracy"])
+    watched, is_high_good = f"val_{search.metric}", DIRECTION[search.metric] == "maximize"
     stop = keras.callbacks.EarlyStopping(
-        "val_log_loss", mode="min", patience=search.patience, restore_best_weights=True
+        watched,
+        mode="max" if is_high_good else "min",
+        patience=search.patience,
+        restore_best_weights=True,
     )
     one_hot = np.eye(n_classes, dtype=np.float32)
     history = model.fit(
@@ -124,20 +131,19 @@ def _fit(
         callbacks=[stop],
         verbose=0,
     )
-    return float(min(history.history["val_log_loss"])), lambda rows: model.predict(rows, verbose=0)
+    best = (max if is_high_good else min)(history.history[watched])
+    return float(best), lambda rows: model.predict(rows, verbose=0)
 
 
 def _fit_probe(
-    config: HeadConfig, train: FeatureBatch, validation: FeatureBatch
+    config: HeadConfig, train: FeatureBatch, validation: FeatureBatch, metric: str
 ) -> tuple[float, Predict]:
-    from sklearn.metrics import log_loss
-
     steps: list[Any] = [StandardScaler()] if config.normalisation == "standardise" else []
     classifier = LogisticRegression(C=1 / (config.l2 * len(train)), max_iter=1000)
     model = make_pipeline(*steps, classifier)
     model.fit(train.features[:, 0], train.label_ids)
     found = model.predict_proba(validation.features[:, 0])
-    return float(log_loss(validation.label_ids, found)), model.predict_proba
+    return float(METRICS[metric](validation.label_ids, found)), model.predict_proba
 
 
 def _model(config: HeadConfig, rows: NDArray[np.float32], n_classes: int) -> keras.Sequential:

@@ -233,19 +233,20 @@ def sync() -> None:
 @app.command()
 def reproduce(
     run_id: Annotated[str, typer.Argument(help="the run of a trained model")],
-    output: Annotated[Path | None, typer.Option(help="write the verdict here, as JSON")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="write the verdict here as JSON, and as .txt beside it")
+    ] = None,
 ) -> None:
     """Make a past run again from its commit, and say whether it came out the same."""
-    from headstart import files
     from headstart.paths import project
-    from headstart.tracking.reproduce import log_verdict
+    from headstart.tracking.reproduce import log_verdict, write_verdict
     from headstart.tracking.reproduce import reproduce as make_again
 
     here = project()
     verdict = make_again(here, run_id)
     log_verdict(here, verdict)
     if output is not None:
-        files.write_json(output, verdict.as_json())
+        write_verdict(output, verdict)
     print(verdict.as_text())
     if not verdict.holds:
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from headstart.params import SearchParams
 # One space for all tests, so that its programs are compiled once.
 BASE: dict[str, Any] = {
     "n_trials": 6,
-    "folds": 1,
+    "metric": "log_loss",
     "population": 4,
     "batch_size": 32,
     "patience": 3,

@@ -13,7 +13,7 @@ from tests.heads.made_features import write_made_features
 SEARCH = SearchParams.model_validate(
     {
         "n_trials": 6,
-        "folds": 1,
+        "metric": "log_loss",
         "population": 4,
         "batch_size": 32,
         "space": {"width": {"choices": [8, 16]}, "epochs": 5},

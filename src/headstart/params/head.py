@@ -43,7 +43,7 @@ class HeadConfig(Section):
     momentum: Fraction = Field(0.9, description="of sgd")
     schedule: Schedule = "cosine"
     warmup: Fraction = Field(0.1, description="fraction of the steps, of cosine")
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = 0.1
     class_weights: ClassWeights = "none"
     epochs: Epochs = Field(40, description="length of the schedule, and the limit")
     l2: Penalty = Field(1e-3, description="of linear_probe, beside the mean loss")

@@ -18,7 +18,7 @@ class SearchParams(Section):
 
     n_trials: int = Field(32, ge=1, description="finished ones: completed or pruned")
     timeout_s: float | None = Field(None, gt=0, description="begin no trial after so long")
-    metric: Metric = Field("log_loss", description="of the validation split or the folds")
+    metric: Metric = Field("accuracy", description="of the validation split or the folds")
     sampler: Literal["tpe", "random", "grid", "cmaes"] = Field("tpe")
     pruner: Literal["hyperband", "median", "none"] = Field("none")
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")

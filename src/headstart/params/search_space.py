@@ -131,7 +131,7 @@ class SearchSpace(Section):
     momentum: SomeFraction = 0.9
     schedule: SomeSchedule = "cosine"
     warmup: SomeFraction = 0.1
-    label_smoothing: SomeFraction = 0.0
+    label_smoothing: SomeFraction = 0.1
     class_weights: SomeClassWeights = "none"
     epochs: SomeEpochs = 40
     l2: SomePenalty = Range[Penalty](low=1e-4, high=1.0, log=True)

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from headstart.errors import TrackingError, one_line
 from headstart.tracking.secrets import without_secrets
-from headstart.tracking.store import tracking_uri
+from headstart.tracking.store import global_store, tracking_uri
 
 # Where `serving.package` leaves the model file in a pyfunc model's folder.
 _IN_PYFUNC = "artifacts/model.h5"
@@ -37,15 +37,13 @@ def model_file(model: str, root: Path) -> Iterator[Path]:
 
 
 def _downloaded(model: str, root: Path, folder: str) -> Path:
-    # Aliases are resolved at MLflow's own, process-wide addresses.
-    mlflow.set_tracking_uri(tracking_uri(root))
     uri = f"{model.rstrip('/')}/{_IN_PYFUNC}"
+    registry = os.environ.get("MLFLOW_REGISTRY_URI")
     try:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                uri, dst_path=folder, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI")
-            )
-        )
+        # Aliases are resolved at MLflow's own, process-wide addresses.
+        with global_store(tracking_uri(root)):
+            found = mlflow.artifacts.download_artifacts(uri, dst_path=folder, registry_uri=registry)
+        return Path(found)
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f"a model URI must name a registered model of this project, but "
