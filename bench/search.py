@@ -44,7 +44,7 @@ class Size:
     worker_trials: int
 
 
-FULL = Size(trials=64, keras_trials=12, seeds=5, memory=(50, 500), worker_trials=192)
+FULL = Size(trials=32, keras_trials=8, seeds=5, memory=(50, 500), worker_trials=192)
 QUICK = Size(trials=4, keras_trials=2, seeds=1, memory=(3, 6), worker_trials=4)
 
 
