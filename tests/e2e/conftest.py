@@ -141,6 +141,19 @@ def server(workspace: Workspace, *command: str, url: str, log: Path, **env: str)
             process.wait()
 
 
+@contextmanager
+def tracking_server(workspace: Workspace, folder: Path) -> Iterator[str]:
+    """A real `mlflow server` that keeps everything in `folder`; yields its host and port."""
+    folder.mkdir()
+    address = f"127.0.0.1:{free_port()}"
+    host, _, port = address.partition(":")
+    command = ["mlflow", "server", "--host", host, "--port", port, "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with server(workspace, *command, url=f"http://{address}/health", log=folder / "log"):
+        yield address
+
+
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which `dvc repro` has run once, from nothing."""

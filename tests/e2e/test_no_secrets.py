@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import Workspace, free_port, make_workspace, replace, server
+from tests.e2e.conftest import Workspace, free_port, make_workspace, replace, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -72,14 +72,8 @@ def test_nothing_that_is_logged_holds_a_secret(files: str, tmp_path: Path) -> No
     code = workspace.root / "src/headstart/models/calibration.py"
     code.write_text(code.read_text() + f"\nKEY = {_SECRETS['in uncommitted code']!r}\n")
     kept = tmp_path / "server"
-    kept.mkdir()
-    port = free_port()
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{kept}/server.db"]
-    command += ["--artifacts-destination", str(kept / "artifacts")]
-    address = f"127.0.0.1:{port}"
-    uri = f"http://me:{_SECRETS['in the address of the server']}@{address}"
-    with server(workspace, *command, url=f"http://{address}/health", log=tmp_path / "log"):
+    with tracking_server(workspace, kept) as address:
+        uri = f"http://me:{_SECRETS['in the address of the server']}@{address}"
         said = workspace.run(
             "dvc",
             "repro",

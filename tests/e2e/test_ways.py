@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from tests.e2e.conftest import Workspace, free_port, make_workspace, replace, server
+from tests.e2e.conftest import Workspace, make_workspace, replace, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -84,18 +83,6 @@ def _wait_for_queue(workspace: Workspace) -> None:
     raise AssertionError(f"the queue did not end:\n{tasks}")
 
 
-@contextmanager
-def _tracking_server(workspace: Workspace, folder: Path) -> Iterator[str]:
-    folder.mkdir()
-    port = free_port()
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    uri = f"http://127.0.0.1:{port}"
-    with server(workspace, *command, url=f"{uri}/health", log=folder / "log"):
-        yield uri
-
-
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
     """All twelve, each with a seed of its own, so that DVC has something to run."""
@@ -144,7 +131,8 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
     _seed(workspace, 11)
     workspace.run("dvc", "repro", MLFLOW_EXPERIMENT_NAME="by hand")
 
-    with _tracking_server(workspace, base / "server") as uri:
+    with tracking_server(workspace, base / "server") as address:
+        uri = f"http://{address}"
         made["12"] = "MLFLOW_TRACKING_URI"
         _seed(workspace, 12)
         workspace.run("dvc", "repro", MLFLOW_TRACKING_URI=uri)

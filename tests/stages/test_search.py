@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from headstart.errors import SearchError
 from headstart.heads.config import read_head
 from headstart.params import SearchParams
 from headstart.paths import Project
 from headstart.stages.search import Sections, run
+from headstart.tracking.store import open_store
 from tests.heads.made_features import write_made_features
 
 SEARCH = SearchParams.model_validate(
@@ -40,3 +43,19 @@ def test_writes_the_best_head_and_every_trial_the_same_twice(tmp_path: Path) -> 
         assert {path.name for path in report} >= {"index.html", "history.png", "trials.csv"}
         outputs.append([path.read_bytes() for path in (workspace.best_head, *report)])
     assert outputs[0] == outputs[1]
+
+
+def test_a_search_that_fails_leaves_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = Project(tmp_path)
+    write_made_features(workspace.features)
+    hasty = SEARCH.model_copy(update={"timeout_s": 1e-9})
+    with pytest.raises(SearchError, match="needs a completed trial"):
+        run(workspace, Sections(seed=3, search=hasty))
+    store = open_store(workspace.root)
+    (failed,) = store.client.search_runs([store.experiment_id])
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["headstart.kind"] == "study"
+    assert "needs a completed trial" in failed.data.tags["error"]

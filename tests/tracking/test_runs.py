@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from headstart.errors import TrackingError
 from headstart.paths import Project
+from headstart.tracking.datasets import DvcDatasetSource
 from headstart.tracking.lineage import gather
 from headstart.tracking.runs import (
     RunRecord,
@@ -53,6 +55,13 @@ def test_a_trained_run_is_complete(workspace: Project) -> None:
     assert dataset.dataset.name == "data/features.h5"
     assert dataset.dataset.digest == run.data.tags["dvc.data/features.h5.md5"]
     assert [tag.value for tag in dataset.tags] == ["training"]
+    source = mlflow.data.get_source(dataset)
+    assert isinstance(source, DvcDatasetSource)
+    assert source.to_dict() == {
+        "path": "data/features.h5",
+        "rev": run.data.tags["git.commit"],
+        "md5": dataset.dataset.digest,
+    }
     assert [a.path for a in client.list_artifacts(run_id)] == ["params.yaml"]
 
 

@@ -12,7 +12,7 @@ from headstart.params.base import Section
 from headstart.paths import Project, state_folder
 from headstart.reports.search_report import write_report
 from headstart.stages.common import run_stage
-from headstart.tracking.searching import check_store, log_search
+from headstart.tracking.searching import check_store, failures_logged, log_search
 
 
 class Sections(Section):
@@ -27,12 +27,13 @@ def run(files: Project, params: Sections) -> str:
     check_store(files)
     with FeatureStore(files.features) as store:
         fingerprint = store.fingerprint
-        result = run_study(
-            store,
-            params.search,
-            seed=params.seed,
-            storage_folder=state_folder(files.root) / "studies",
-        )
+        with failures_logged(files, fingerprint):
+            result = run_study(
+                store,
+                params.search,
+                seed=params.seed,
+                storage_folder=state_folder(files.root) / "studies",
+            )
     write_head(files.best_head, result.best_head())
     write_report(files.search_report, result, params.search)
     log_search(

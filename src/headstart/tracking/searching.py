@@ -1,10 +1,12 @@
 """A finished search as MLflow runs: what each trial is called and what is said of the study."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
+from headstart.errors import one_line
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params import SearchParams
 from headstart.paths import Project
@@ -21,6 +23,29 @@ def check_store(project: Project) -> None:
         TrackingError: the tracking store does not answer.
     """
     open_store(project.root)
+
+
+@contextlib.contextmanager
+def failures_logged(project: Project, fingerprint: str) -> Iterator[None]:
+    """Leave a FAILED run with the error where a search fails: its study has no run before its end.
+
+    A search that is interrupted goes on later and fails nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            _log_failure(project, fingerprint, error)
+        raise
+
+
+def _log_failure(project: Project, fingerprint: str, error: Exception) -> None:
+    store = open_store(project.root)
+    lineage = gather(project, "search", {"headstart.kind": "study", "fingerprint": fingerprint})
+    text = without_secrets(one_line(error, 5000))
+    tags = {**lineage.tags, "error": text, "error.type": type(error).__name__}
+    run = store.client.create_run(store.experiment_id, tags=tags, run_name="failed search")
+    store.client.set_terminated(run.info.run_id, status="FAILED")
 
 
 def log_search(

@@ -69,6 +69,9 @@ def open_training(
         "seed": str(seed),
         "study": best.study,
         "trial": str(best.trial),
+        # As resolved: params.yaml may say auto.
+        "extract.runtime": str(contract["runtime"]),
+        "extract.precision": str(contract["precision"]),
     }
     lineage = gather(project, "train", facts)
     name = f"{contract['backbone']} · {head_in_words(best.config)} · seed {seed}"
