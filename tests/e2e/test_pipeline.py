@@ -98,6 +98,11 @@ def test_the_tracking_database_tells_it_all(reproduced: Workspace) -> None:
     assert model.data.metrics["test_accuracy"] == accuracy
     names = {artifact.path for artifact in client.list_artifacts(model.info.run_id)}
     assert {"model.h5", "predictions.csv", "metrics.json", "provenance"} <= names
+    carried = client.get_logged_model(model.data.tags["headstart.model_id"])
+    assert carried.tags["git.commit"] == commit
+    hashed = "dvc.data/features.h5.md5"
+    assert carried.tags[hashed] == model.data.tags[hashed]
+    assert carried.params["extract.backbone"] == "efficientnet-lite0"
     logged = Path(client.download_artifacts(model.info.run_id, "model.h5"))
     assert logged.read_bytes() == (reproduced.root / "models/model.h5").read_bytes()
 

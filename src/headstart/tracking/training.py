@@ -74,7 +74,8 @@ def open_training(
         "extract.precision": str(contract["precision"]),
     }
     lineage = gather(project, "train", facts)
-    name = f"{contract['backbone']} · {head_in_words(best.config)} · seed {seed}"
+    data = data_in_words(load_params(project.params).data.source)
+    name = f"{data} · {contract['backbone']} · {head_in_words(best.config)} · seed {seed}"
     with training_run(project, name, lineage) as run:
         params = model_params(project, best.config)
         run.log_params(params)
@@ -111,6 +112,12 @@ def model_params(project: Project, head: HeadConfig) -> dict[str, str]:
     # The space is the study's, and recorded on its parent run.
     everything["search"].pop("space", None)
     return flatten({**everything, "head": head.model_dump(mode="json")})
+
+
+def data_in_words(source: str) -> str:
+    """A data source as a person would name it: its last part, without an ending or a query."""
+    last = source.split("?")[0].rstrip("/").rpartition("/")[2]
+    return last.partition(".")[0] or last
 
 
 def head_in_words(head: HeadConfig) -> str:
