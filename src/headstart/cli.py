@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from headstart.errors import HeadstartError
+from headstart.secrets import without_secrets
 
 app = typer.Typer(
     name="headstart",
@@ -329,5 +330,5 @@ def main() -> None:
     except HeadstartError as error:
         if os.environ.get("HEADSTART_DEBUG") == "1":
             raise
-        print(f"headstart: {error}", file=sys.stderr)
+        print(without_secrets(f"headstart: {error}"), file=sys.stderr)
         raise SystemExit(1) from None

@@ -12,6 +12,7 @@ from headstart.errors import HeadstartError
 from headstart.params.base import Section
 from headstart.params.load import load_sections
 from headstart.paths import Project, project, state_folder
+from headstart.secrets import without_secrets
 
 S = TypeVar("S", bound=Section)
 
@@ -33,11 +34,11 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     except HeadstartError as error:
         if debug:
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        print(without_secrets(f"{name}: {error}"), file=sys.stderr)
         raise SystemExit(1) from None
     seconds = time.perf_counter() - started
     note_seconds(workspace, name, seconds)
-    print(f"{name:<9} {line} ({seconds:.1f} s)", flush=True)
+    print(without_secrets(f"{name:<9} {line} ({seconds:.1f} s)"), flush=True)
 
 
 def note_seconds(workspace: Project, stage: str, seconds: float) -> None:

@@ -8,8 +8,8 @@ from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
 from headstart.errors import TrackingError
+from headstart.secrets import without_secrets
 from headstart.tracking.dvc_state import Output
-from headstart.tracking.secrets import without_secrets
 
 # MLflow's own limit on the length of a digest.
 _MAX_DIGEST = 36

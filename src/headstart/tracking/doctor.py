@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from headstart import files
 from headstart.errors import TrackingError
 from headstart.paths import Project, cache_folder
+from headstart.secrets import without_secrets
 from headstart.tracking.runs import pending_folder, read_record, recorded_run_is_there
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import tracking_uri
 
 

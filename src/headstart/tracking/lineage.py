@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 
 from headstart.paths import Project
+from headstart.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState, Output, experiment_tags
 from headstart.tracking.git_state import GitState, git_state
-from headstart.tracking.secrets import without_secrets
 
 _LIBRARIES = (
     "headstart",

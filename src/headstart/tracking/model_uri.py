@@ -11,7 +11,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from headstart.errors import TrackingError, one_line
-from headstart.tracking.secrets import without_secrets
+from headstart.secrets import without_secrets
 from headstart.tracking.store import global_store, tracking_uri
 
 # Where `serving.package` leaves the model file in a pyfunc model's folder.

@@ -13,8 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from headstart.errors import TrackingError
+from headstart.secrets import without_secrets
 from headstart.tracking.outbox import MODEL_TAG
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import TrackingStore, global_store
 
 CHAMPION = "champion"

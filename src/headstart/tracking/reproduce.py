@@ -26,9 +26,9 @@ from packaging.requirements import Requirement
 from headstart import files
 from headstart.errors import TrackingError, one_line
 from headstart.paths import Project, main_checkout
+from headstart.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import open_store
 
 # Outputs that hold a run's id or a time; their own contents are compared instead.

@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from headstart import files
 from headstart.errors import TrackingError, one_line
 from headstart.paths import Project, state_folder
+from headstart.secrets import without_secrets
 from headstart.tracking import outbox as sending
 from headstart.tracking.datasets import dataset_values
 from headstart.tracking.dvc_state import Output
 from headstart.tracking.lineage import Lineage
 from headstart.tracking.outbox import MODEL_TAG, Operation, Outbox
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
 
 _MAX_TAG = 5000

@@ -10,8 +10,8 @@ from headstart.errors import one_line
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params import SearchParams
 from headstart.paths import Project
+from headstart.secrets import without_secrets
 from headstart.tracking.lineage import flatten, gather
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import open_store, unreachable
 from headstart.tracking.study_runs import StudyRecord, TrialRecord, log_study
 

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from headstart.errors import TrackingError, one_line
 from headstart.paths import main_checkout, state_folder
-from headstart.tracking.secrets import without_secrets
+from headstart.secrets import without_secrets
 
 DEFAULT_EXPERIMENT = "headstart"
 _OF_THIS_MACHINE = {

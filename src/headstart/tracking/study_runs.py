@@ -12,10 +12,10 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param
 
 from headstart.paths import Project
+from headstart.secrets import without_secrets
 from headstart.tracking.lineage import Lineage
 from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import Run, pending_folder
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import TrackingStore, open_store
 
 _PARENT_TAG = "mlflow.parentRunId"

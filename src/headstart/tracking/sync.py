@@ -8,10 +8,10 @@ from mlflow.exceptions import MlflowException
 
 from headstart.errors import TrackingError, one_line
 from headstart.paths import Project
+from headstart.secrets import without_secrets
 from headstart.tracking import outbox
 from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import pending_folder
-from headstart.tracking.secrets import without_secrets
 from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
 
 # An outbox that is being sent has another name, so that a stage that still writes begins a new one.

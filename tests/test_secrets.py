@@ -2,7 +2,7 @@
 
 import pytest
 
-from headstart.tracking.secrets import without_secrets
+from headstart.secrets import without_secrets
 
 
 @pytest.mark.parametrize(
