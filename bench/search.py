@@ -52,7 +52,9 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run that writes no results")
-    quick = parser.parse_args().quick
+    parser.add_argument("--no-quality", action="store_true", help="leave out the longest part")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     size = QUICK if quick else FULL
     rows: list[Row] = []
     targets: list[Target] = []
@@ -67,8 +69,10 @@ def main() -> None:
         _add(rows, targets, bench_folds(first, folder, size))
         _add(rows, targets, bench_logging(first, folder, size))
         _add(rows, targets, bench_processes(first, folder, size))
-        unused = None if quick else unused_rows(features_of(unused_pictures(), folder))
-        for case, path in lite0:
+        unused = None
+        if not (quick or arguments.no_quality):
+            unused = unused_rows(features_of(unused_pictures(), folder))
+        for case, path in [] if arguments.no_quality else lite0:
             rest = unused if case.data == "default" else None
             _add(rows, targets, bench_quality(case, path, rest, folder, size))
     print_table(HEADERS, rows)

@@ -22,7 +22,7 @@ _SECRETS = {
     "in the address of the server": "hunter-of-the-server",
     "MLFLOW_TRACKING_PASSWORD": "hunter-of-the-password",
     "AWS_SECRET_ACCESS_KEY": "hunter-of-the-cloud",
-    "in uncommitted code": "hunter-of-the-cloud",
+    "in uncommitted text": "hunter-of-the-cloud",
 }
 # Files of the user's own, in which the address of the source stands because they wrote it there.
 _THEIR_OWN = {"params.yaml", "dvc.lock"}
@@ -69,8 +69,8 @@ def test_nothing_that_is_logged_holds_a_secret(files: str, tmp_path: Path) -> No
     source = f"http://me:{_SECRETS['in the address of the source']}@{files}/pictures.zip"
     source += f"?token={_SECRETS['in the query of the source']}"
     replace(workspace.root / "params.yaml", "data/sources/animal-silhouettes.yaml", source)
-    code = workspace.root / "src/headstart/models/calibration.py"
-    code.write_text(code.read_text() + f"\nKEY = {_SECRETS['in uncommitted code']!r}\n")
+    text = workspace.root / "CONTRIBUTING.md"
+    text.write_text(text.read_text() + _SECRETS["in uncommitted text"])
     kept = tmp_path / "server"
     with tracking_server(workspace, kept) as address:
         uri = f"http://me:{_SECRETS['in the address of the server']}@{address}"
