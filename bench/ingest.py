@@ -7,6 +7,7 @@ data. Each ingest runs in a process of its own, and its memory is that of all it
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from headstart.images.reader import usable_cores
 from headstart.params.images import ImageParams
 
 Row = tuple[str, float, str]
+REPETITIONS = 3
 
 
 def main() -> None:
@@ -62,17 +64,27 @@ def bench_ingest(folder: Path, few: int, many: int) -> tuple[list[Row], list[Tar
     write_photographs(images, 0, few)
     small = run_ingest(folder, "small")
     write_photographs(images, few, many)
-    rate = decode_rate(images)
+    # The machine's own speed changes from minute to minute, so the bound is measured on both sides
+    # of each run that is compared with it.
+    rates, shares = [decode_rate(images)], []
+    for repetition in range(REPETITIONS):
+        full = run_ingest(folder, f"full-{repetition}")
+        rates.append(decode_rate(images))
+        around = usable_cores() * statistics.fmean(rates[-2:])
+        shares.append(full["images"] / full["read_s"] / around)
+    rate = statistics.median(rates)
     bound = usable_cores() * rate
-    full = run_ingest(folder, "full")
-    unchanged = run_ingest(folder, "full")
+    last = f"full-{REPETITIONS - 1}"
+    unchanged = run_ingest(folder, last)
     write_photographs(images, many, many + many // 100)
-    grown = run_ingest(folder, "full")
+    grown = run_ingest(folder, last)
     read_rate = full["images"] / full["read_s"]
     rows: list[Row] = [
         ("single-thread decode rate", rate, "images/s"),
         ("bound: cores × that", bound, "images/s"),
-        (f"ingest, {many} images: reading", read_rate, "images/s"),
+        (f"ingest, {many} images: reading, last run", read_rate, "images/s"),
+        ("reading against the bound around it, least", min(shares), "ratio"),
+        ("reading against the bound around it, most", max(shares), "ratio"),
         (f"ingest, {many} images: all of it", full["images"] / full["total_s"], "images/s"),
         (f"memory at {few} images", small["peak_mb"], "MB"),
         (f"memory at {many} images", full["peak_mb"], "MB"),
@@ -82,7 +94,13 @@ def bench_ingest(folder: Path, few: int, many: int) -> tuple[list[Row], list[Tar
         ("images decoded with 1 % added", grown["n_decoded"], "images"),
     ]
     targets = [
-        Target("ingest: reading against the bound", read_rate / bound, "ratio", 0.85, ">="),
+        Target(
+            "ingest: reading against the bound around it, median",
+            statistics.median(shares),
+            "ratio",
+            0.85,
+            ">=",
+        ),
         Target(
             f"ingest: memory at {many} against {few}",
             full["peak_mb"] / small["peak_mb"],

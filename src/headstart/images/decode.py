@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from headstart.errors import DataError, one_line
 from headstart.images.colour import to_rgb
+from headstart.images.memory import keep_freed_memory
 from headstart.params.images import ImageParams
 
 DECODE_VERSION = 1
@@ -59,6 +60,7 @@ _HARMLESS_PIXELS = 1 << 24
 # Pillow warns about odd metadata, on which the pixels do not depend, and about sizes, which are
 # checked here. `warnings.catch_warnings` is not safe in threads, so this holds for the process.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+keep_freed_memory()
 
 
 class RejectedImage(DataError):  # noqa: N818 (it is the image that is at fault)
