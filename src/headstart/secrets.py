@@ -25,7 +25,9 @@ def without_secrets(text: str) -> str:
     """
     text = _USERINFO.sub(r"\g<scheme>", text)
     text = _QUERY.sub(r"\g<name>***", text)
-    for name, value in os.environ.items():
+    # Other threads may change the environment meanwhile, MLflow's among them.
+    for name in list(os.environ):
+        value = os.environ.get(name, "")
         if _SECRET_NAMES.search(name) and len(value) >= _MIN_LENGTH:
             text = text.replace(value, "***")
     return text
