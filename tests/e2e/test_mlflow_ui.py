@@ -96,6 +96,8 @@ def test_the_report_among_the_artifacts(pages: Pages) -> None:
     page = pages.open(f"{path}/evaluation/index.html", "report", "index.html")
     frame = page.frame_locator("iframe").first
     frame.get_by_text("Worst errors").first.wait_for(timeout=60_000)
+    assert "How good is this model?" in frame.locator("body").inner_text()
+    assert frame.locator("img").count() > 5
     # Where this machine keeps its temporary files is no part of the picture.
     page.get_by_text("Path:").first.evaluate("e => e.style.visibility = 'hidden'")
     page.screenshot(path=str(pages.folder / "mlflow-report.png"))

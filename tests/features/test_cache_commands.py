@@ -1,7 +1,6 @@
 """`headstart cache ls | verify | gc`: what is there, whether it is sound, and making room."""
 
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,7 +172,8 @@ def test_whoever_waited_while_room_was_made_begins_anew(root: Path) -> None:
         assert is_free
         waiting = pool.submit(Claims(folder / "claims").__enter__)
         time.sleep(0.2)
-        shutil.rmtree(folder)
+        # As room is made: renamed in one step, which whoever waits cannot come between.
+        folder.replace(folder.with_name(f".removed-{folder.name}"))
         pool.shutdown(wait=False)
     claims = waiting.result(timeout=60)
     assert anybody_claims(folder / "claims")

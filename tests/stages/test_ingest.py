@@ -256,7 +256,8 @@ def test_errors_come_without_a_traceback_through_the_entry_point(workspace: Proj
 
 def test_ingest_does_not_import_tensorflow(repository: Path) -> None:
     code = "import sys, headstart.stages.ingest as _; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=repository, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, check=False)
+    assert done.returncode == 0
 
 
 def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Path) -> None:

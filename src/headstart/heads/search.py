@@ -156,7 +156,8 @@ def run_study(
         if is_wanted and search.workers > 1 and turn == 0:
             work_together(store.path, search, storage_folder, seed=seed, deadline=deadline)
         elif is_wanted:
-            stream = turn and search.workers + turn
+            # Samples of its own, unlike those of the workers and of earlier turns.
+            stream = search.workers + turn if turn else 0
             work(plan, search, storage_folder, seed=seed, stream=stream, deadline=deadline)
         elif is_others_turn:
             time.sleep(_POLL_S)

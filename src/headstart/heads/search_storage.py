@@ -6,7 +6,6 @@ is removed before the next one is written, and that a lock dies with the process
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
 from headstart.errors import SearchError, one_line
+from headstart.secrets import without_secrets
 
 HEARTBEAT_S = 30
 _GRACE_S = 150
@@ -43,17 +43,13 @@ def open_storage(url: str | None, folder: Path, study_name: str) -> BaseStorage:
     except Exception as error:
         raise SearchError(
             "search.storage must be an Optuna storage that can be reached, but "
-            f"{_without_password(url)} cannot: {_without_password(one_line(error))}"
+            f"{without_secrets(url)} cannot: {without_secrets(one_line(error))}"
         ) from None
 
 
 def has_heartbeats(storage: BaseStorage) -> TypeGuard[BaseHeartbeat]:
     """Whether workers tell this storage that they live: databases; a study holds them wrapped."""
     return isinstance(storage, BaseHeartbeat)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^@/\s]*@", "://***@", text)
 
 
 def study_exists(url: str | None, folder: Path, study_name: str) -> bool:

@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
-from mlflow.exceptions import MlflowException
-
 from headstart.errors import TrackingError, one_line
 from headstart.secrets import without_secrets
-from headstart.tracking.store import global_store, tracking_uri
 
 # Where `serving.package` leaves the model file in a pyfunc model's folder.
 _IN_PYFUNC = "artifacts/model.h5"
@@ -37,6 +33,12 @@ def model_file(model: str, root: Path) -> Iterator[Path]:
 
 
 def _downloaded(model: str, root: Path, folder: str) -> Path:
+    # Here, because a path, which is what most name, needs no MLflow.
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from headstart.tracking.store import global_store, tracking_uri
+
     uri = f"{model.rstrip('/')}/{_IN_PYFUNC}"
     registry = os.environ.get("MLFLOW_REGISTRY_URI")
     try:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from headstart import files
 from headstart.errors import TrackingError
 from headstart.params import RegisterParams
@@ -16,7 +14,7 @@ from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.gate import as_json, decide
 from headstart.tracking.registry import CHAMPION, Registry, Reign
 from headstart.tracking.runs import Run, continued_run
-from headstart.tracking.store import is_away, open_store, unreachable
+from headstart.tracking.store import answering, open_store, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -58,24 +56,11 @@ def register_model(
     Raises:
         TrackingError: the run is not in the store, or the store is away.
     """
-    try:
-        return _register(project, params, metadata, test_metrics, groups, seed)
-    except MlflowException as error:
-        if not is_away(error):
-            raise
-        raise unreachable(open_store(project.root).uri, error) from None
-
-
-def _register(
-    project: Project,
-    params: RegisterParams,
-    metadata: Mapping[str, Any],
-    test_metrics: Mapping[str, Any],
-    groups: Mapping[str, str],
-    seed: int,
-) -> Registration:
     model_sha256 = files.sha256_of_file(project.model)
-    with continued_run(project, {"dvc.stage.register": "done"}) as run:
+    with (
+        answering(tracking_uri(project.root)),
+        continued_run(project, {"dvc.stage.register": "done"}) as run,
+    ):
         if run.is_away:
             raise TrackingError(
                 "registering needs the tracking store, but this run is still to be sent to it: "

@@ -25,7 +25,7 @@ from headstart.tracking.datasets import dataset_values
 from headstart.tracking.dvc_state import Output
 from headstart.tracking.lineage import Lineage
 from headstart.tracking.outbox import MODEL_TAG, Operation, Outbox
-from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
+from headstart.tracking.store import TrackingStore, answering, is_away, open_store
 
 _MAX_TAG = 5000
 # Where a saved pyfunc folder holds its model file.
@@ -235,10 +235,9 @@ def describe_run(project: Project, run_id: str, kind: str, text: str) -> None:
 
 def _existing(store: TrackingStore, run_id: str) -> Any:
     try:
-        run = store.client.get_run(run_id)
-    except MlflowException as error:
-        if is_away(error):
-            raise unreachable(store.uri, error) from None
+        with answering(store.uri):
+            run = store.client.get_run(run_id)
+    except MlflowException:
         raise TrackingError(
             f"the recorded run must be in the tracking store, but {without_secrets(store.uri)} "
             f"has no run {run_id} (another database, or a new clone): make the run again with "

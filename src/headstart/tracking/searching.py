@@ -4,15 +4,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
 from headstart.errors import one_line
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params import SearchParams
 from headstart.paths import Project
 from headstart.secrets import without_secrets
 from headstart.tracking.lineage import flatten, gather
-from headstart.tracking.store import open_store, unreachable
+from headstart.tracking.store import answering, open_store, tracking_uri
 from headstart.tracking.study_runs import StudyRecord, TrialRecord, log_study
 
 
@@ -80,10 +78,8 @@ def log_search(
         trials=_records(result),
         artifacts=artifacts,
     )
-    try:
+    with answering(tracking_uri(project.root)):
         log_study(project, study, lineage)
-    except (MlflowException, OSError) as error:
-        raise unreachable(open_store(project.root).uri, error) from None
 
 
 def _records(result: StudyResult) -> Iterator[TrialRecord]:

@@ -86,6 +86,21 @@ def unreachable(uri: str, error: BaseException) -> TrackingError:
     )
 
 
+@contextlib.contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Name the store where it goes away inside; whatever else goes wrong passes as it is.
+
+    Raises:
+        TrackingError: the store did not answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        raise unreachable(uri, error) from None
+
+
 def is_away(error: BaseException) -> bool:
     """Whether a store or its artifacts did not answer, as against: they answered no."""
     if isinstance(error, MlflowException):

@@ -12,7 +12,7 @@ from headstart.secrets import without_secrets
 from headstart.tracking import outbox
 from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import pending_folder
-from headstart.tracking.store import TrackingStore, is_away, open_store, unreachable
+from headstart.tracking.store import TrackingStore, answering, open_store
 
 # An outbox that is being sent has another name, so that a stage that still writes begins a new one.
 _SENDING = ".sending"
@@ -70,12 +70,8 @@ def _send(store: TrackingStore, box: Outbox) -> Synced:
             folder = folder.with_name(f"{folder.stem}-later{_SENDING}")
         box = replace(box, folder=box.folder.rename(folder))
     operations = list(box.operations())
-    for operation in operations:
-        try:
+    with answering(store.uri):
+        for operation in operations:
             outbox.apply(store.client, box.run_id, operation)
-        except Exception as error:
-            if not is_away(error):
-                raise
-            raise unreachable(store.uri, error) from None
     shutil.rmtree(box.folder)
     return Synced(box.run_id, len(operations))
