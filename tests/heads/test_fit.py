@@ -1,5 +1,7 @@
 """Training given heads: the best epoch's weights, several seeds, and the errors."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,27 @@ def test_views_are_drawn_and_the_plain_one_is_scored() -> None:
     rows = train.features.reshape(-1, 12)
     assert head.mean is not None
     np.testing.assert_allclose(head.mean, rows.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["network", "linear_probe"])
+@pytest.mark.parametrize("judged_on", ["plain", "mean_of_views"])
+def test_a_head_is_judged_on_the_plain_view_or_on_the_mean_over_views(
+    kind: Literal["network", "linear_probe"], judged_on: Literal["plain", "mean_of_views"]
+) -> None:
+    validation = _batch(30, 2, n_views=3)
+    head = fit_head(
+        HeadConfig(kind=kind, width=8),
+        _batch(60, 1, n_views=3),
+        validation,
+        n_classes=CLASSES,
+        seed=0,
+        options=FitOptions(epochs=4, judged_on=judged_on),
+    )
+    of_views = [head.probabilities(validation.features[:, view]) for view in range(3)]
+    seen = of_views[0] if judged_on == "plain" else np.mean(of_views, axis=0)
+    assert head.curve["log_loss"][-1] == pytest.approx(
+        scores(validation.label_ids, seen)["log_loss"], rel=1e-4
+    )
 
 
 def test_a_loss_that_is_no_number_is_an_error() -> None:

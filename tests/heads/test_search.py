@@ -41,6 +41,26 @@ def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
             assert head.epochs == trial.best_epoch
 
 
+def test_trials_judged_on_the_mean_over_views_are_trained_again_to_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write_made_features(path, n_views=3)
+    plain = run(path, tmp_path, n_trials=4)
+    result = run(path, tmp_path, n_trials=4, judged_on="mean_of_views")
+    assert result.study_name != plain.study_name
+    assert result.trials[0].value != plain.trials[0].value
+    best = result.best_head()
+    with FeatureStore(path) as store:
+        head = fit_head(
+            best.config,
+            store.split("train"),
+            store.split("validation"),
+            n_classes=4,
+            seed=0,
+            options=FitOptions(32, None, 3, best.metric, best.first_epoch, best.judged_on),
+        )
+    assert head.curve["log_loss"][best.epochs - 1] == pytest.approx(best.value, rel=1e-4)
+
+
 def test_every_trial_has_the_same_names(features: Path, tmp_path: Path) -> None:
     result = run(features, tmp_path, metric="macro_f1")
     assert result.direction == "maximize"

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from headstart.errors import FormatError
 from headstart.files import read_json, write_json
 from headstart.params.base import Section
-from headstart.params.head import HeadConfig
+from headstart.params.head import HeadConfig, JudgedOn
 
 _FORMAT = "headstart-head"
 _FORMAT_VERSION = 1
@@ -29,6 +29,7 @@ class BestHead(Section):
     trial: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     first_epoch: int = Field(0, ge=0, description="where in the study's row orders it began")
+    judged_on: JudgedOn = Field("plain", description="what view of a validation image")
 
 
 def write_head(path: Path, head: BestHead) -> None:

@@ -14,6 +14,7 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.lanes import columns_needed, shape_for
 from headstart.heads.probe import ProbeRows
 from headstart.heads.stack import HeadStack, RowGroup, StackData
+from headstart.params.head import JudgedOn
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class FitOptions:
         patience: without `epochs`, stop after so many epochs that were no better; None: never.
         metric: what decides the best epoch, on validation.
         first_epoch: where in the seed's row orders to begin (see `BestHead.first_epoch`).
+        judged_on: which view of a validation image decides the best epoch.
     """
 
     batch_size: int = 64
@@ -32,6 +34,7 @@ class FitOptions:
     patience: int | None = None
     metric: str = "log_loss"
     first_epoch: int = 0
+    judged_on: JudgedOn = "plain"
 
 
 def fit_head(
@@ -74,7 +77,7 @@ def fit_heads(
     features, label_ids, held_out = _joined(train, validation)
     weights = np.ones(len(label_ids), np.float32)
     weights[held_out] = 0
-    data = StackData(features, label_ids, n_classes)
+    data = StackData(features, label_ids, n_classes, options.judged_on)
     groups = [RowGroup(weights, held_out, seed) for seed in seeds]
     heads: dict[int, list[FittedHead]] = {}
     probe_rows = ProbeRows(features, label_ids, weights, n_classes)
@@ -104,7 +107,7 @@ def _with_curve(
 ) -> FittedHead:
     if not len(held_out):
         return head
-    logits = head.logits(data.features[held_out, 0])[None]
+    logits = data.judged_logits(head, held_out)[None]
     found = epoch_scores(curve_metrics(metric), [data.label_ids[held_out]], [logits])
     return replace(head, curve={name: [float(v[0, 0])] for name, v in found.items()})
 

@@ -131,6 +131,19 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
     return shifted
 
 
+def mean_over_views(logits: Floats) -> NDArray[np.float64]:
+    """Logits of the mean probabilities of several views of an image.
+
+    Args:
+        logits: shape (..., n_views, n_classes).
+
+    Returns:
+        Shape (..., n_classes), normalised: their exponentials sum to 1.
+    """
+    means = softmax(logits).mean(axis=-2)
+    return np.asarray(np.log(np.maximum(means, np.finfo(np.float64).tiny)))
+
+
 def _hits(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
     return np.asarray(probabilities.argmax(axis=-1) == label_ids, np.float64)
 

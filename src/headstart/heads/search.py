@@ -110,6 +110,7 @@ class StudyResult:
             trial=best.number,
             batch_size=self.batch_size,
             first_epoch=best.first_epoch or 0,
+            judged_on=self.topic["judged_on"],
         )
 
     def table(self) -> pd.DataFrame:

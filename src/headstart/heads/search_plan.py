@@ -78,7 +78,10 @@ def _topic(
         [store.sha256[row], int(store.label_ids[row]), store.splits[row], store.groups[row]]
         for row in rows.tolist()
     ]
-    decisive = ("metric", "folds", "repeats", "batch_size", "patience", "default_head", "space")
+    decisive = (
+        "metric", "judged_on", "folds", "repeats", "batch_size", "patience", "default_head",
+        "space",
+    )  # fmt: skip
     chosen = search.model_dump(mode="json", include=set(decisive))
     return {
         "features": store.fingerprint,

@@ -40,12 +40,14 @@ class Worker:
         self._plan, self._search, self._trials = plan, search, trials
         self._names = curve_metrics(search.metric)
         self._labels = [plan.label_ids[group.validation] for group in plan.groups]
-        data = StackData(plan.features, plan.label_ids, plan.n_classes)
+        self._data = StackData(plan.features, plan.label_ids, plan.n_classes, search.judged_on)
         self._probe_rows = [
             ProbeRows(plan.features, plan.label_ids, group.row_weights, plan.n_classes)
             for group in plan.groups
         ]
-        self._stack = HeadStack(data, plan.groups, study_shape(plan, search, first_heads(search)))
+        self._stack = HeadStack(
+            self._data, plan.groups, study_shape(plan, search, first_heads(search))
+        )
         self._running: dict[int, _Running] = {}
         self._waiting: AskedTrial | None = None
         self._failures = 0
@@ -133,10 +135,9 @@ class Worker:
         self._succeeded()
 
     def _run_probe(self, asked: AskedTrial) -> None:
-        features = self._plan.features
         try:
             logits = [
-                rows.fit(asked.config).logits(features[group.validation, 0])[None]
+                self._data.judged_logits(rows.fit(asked.config), group.validation)[None]
                 for rows, group in zip(self._probe_rows, self._plan.groups, strict=True)
             ]
         except ValueError as error:

@@ -19,9 +19,11 @@ from headstart.heads import blocks
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import FittedHead, feature_statistics
 from headstart.heads.lanes import Lanes, Place
+from headstart.heads.metrics import mean_over_views
 from headstart.heads.program import Shape, State, epoch_program, predict_program
 from headstart.heads.randomness import dropout_key, row_order
 from headstart.heads.table import HeadTable, adam_step_sizes, learning_rates
+from headstart.params.head import JudgedOn
 
 _PREDICT_ROWS = 256
 PARTS = ("weights", "momentum", "second")
@@ -54,11 +56,13 @@ class StackData:
     Attributes:
         features: float32 (n, n_views, feature_dim), on the host.
         label_ids: int64 (n,).
+        judged_on: which view of a validation row its logits are of.
     """
 
     features: NDArray[np.float32]
     label_ids: NDArray[np.int64]
     n_classes: int
+    judged_on: JudgedOn = "plain"
     tensors: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +74,28 @@ class StackData:
     @property
     def n_views(self) -> int:
         return int(self.features.shape[1])
+
+    def judged(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Flat (row, view) indices of what these rows are judged on, a row's views together."""
+        views = np.arange(self._n_judged_views)
+        return np.asarray((rows[:, None] * self.n_views + views).ravel())
+
+    def one_a_row(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (..., n, c) of n rows from those of what they are judged on, in that order."""
+        if self._n_judged_views == 1:
+            return logits
+        *before, _, n_classes = logits.shape
+        views = logits.reshape(*before, -1, self._n_judged_views, n_classes)
+        return mean_over_views(views).astype(np.float32)
+
+    def judged_logits(self, head: FittedHead, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A head's logits of these rows, (n, c)."""
+        flat = self.features.reshape(-1, self.features.shape[2])
+        return self.one_a_row(head.logits(flat[self.judged(rows)]))
+
+    @property
+    def _n_judged_views(self) -> int:
+        return self.n_views if self.judged_on == "mean_of_views" else 1
 
 
 @dataclass
@@ -183,10 +209,12 @@ class HeadStack:
 
     def validation_logits(self) -> tuple[list[int], list[NDArray[np.float32]]]:
         """The heads' numbers, and a group their logits on its validation rows, (k, n, c)."""
-        per_group = self._predict([group.validation for group in self._groups])
+        per_group = self._predict([self._data.judged(group.validation) for group in self._groups])
         lanes = [head.place.lane for head in self._heads.values()]
         slots = [head.place.slot for head in self._heads.values()]
-        return list(self._heads), [logits[lanes, :, slots] for logits in per_group]
+        return list(self._heads), [
+            self._data.one_a_row(logits[lanes, :, slots]) for logits in per_group
+        ]
 
     def fitted(self, number: int, group: int = 0) -> FittedHead:
         """A head as it is now, as trained in one group."""
@@ -267,12 +295,12 @@ class HeadStack:
         return self._table_tensors
 
     def _predict(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """Logits of view 0 of each group's rows: (l, n, m, c) a group."""
+        """Logits of each group's flat (row, view) indices: (l, n, m, c) a group."""
         longest = max(len(numbers) for numbers in rows)
         batch = min(_PREDICT_ROWS, longest)
         padded = np.zeros((len(rows), -(-longest // batch) * batch), np.int32)
         for index, numbers in enumerate(rows):
-            padded[index, : len(numbers)] = numbers * self._data.n_views
+            padded[index, : len(numbers)] = numbers
         predict = predict_program(replace(self.shape, batch_size=batch))
         arguments = self._state["weights"], self._heads_tensors(), self._data.tensors["features"]
         chunks = [

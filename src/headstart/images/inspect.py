@@ -34,8 +34,8 @@ FACTS = np.dtype(
 )
 """One image; brightness in [0, 1], a thumbnail of grey levels row by row."""
 
-_VERSION = 1
-_SAMPLED_SIDE, _SMALL_SIDE = 256, 64
+_VERSION = 2
+_SAMPLED_SIDE, _SMALL_SIDE = 128, 64
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
 _HASH_SIDE, _HASH_FREQUENCIES = 32, 8
 
@@ -67,10 +67,9 @@ def inspect(data: bytes, sha256: bytes, *, max_pixels: int) -> NDArray[Any]:
     facts["width"], facts["height"] = image.size
     sampled = _shrink(image, _SAMPLED_SIDE, Image.Resampling.NEAREST)
     grey = sampled.convert("L")
-    colours = np.asarray(_shrink(sampled, _SMALL_SIDE, Image.Resampling.NEAREST)).reshape(-1, 3)
+    colours = np.asarray(sampled)[::2, ::2].reshape(-1, 3)
     facts["brightness_p5"], facts["brightness_p99"] = _brightness(colours)
-    is_grey = bool((colours[:, 1:] == colours[:, :1]).all())
-    facts["entropy_bits"] = (grey if is_grey else sampled).entropy()
+    facts["entropy_bits"] = (grey if _is_grey(colours) else sampled).entropy()
     small = _shrink(grey, _SMALL_SIDE, Image.Resampling.BOX)
     facts["phash"] = perceptual_hash(small)
     facts["thumbnail"] = np.asarray(
@@ -112,6 +111,12 @@ def _brightness(colours: NDArray[np.uint8]) -> tuple[float, float]:
     low, high = round(0.05 * last), round(0.99 * last)
     squares.partition((low, high))
     return math.sqrt(squares[low]) / 255, math.sqrt(squares[high]) / 255
+
+
+def _is_grey(colours: NDArray[np.uint8]) -> bool:
+    # Compared as bytes: numpy's own comparison along so short an axis takes many times as long.
+    red, green, blue = (colours[:, channel].tobytes() for channel in range(3))
+    return red == green == blue
 
 
 def _edges(grey: Image.Image) -> float:

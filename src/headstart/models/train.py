@@ -172,6 +172,7 @@ class Settings:
                 patience=params.patience,
                 metric=best.metric,
                 first_epoch=best.first_epoch,
+                judged_on=best.judged_on,
             ),
             epochs=params.epochs or best.epochs,
         )

@@ -17,4 +17,6 @@ class RegisterParams(Section):
     """Under what name a model is registered, and what makes it the champion."""
 
     model_name: str = Field("headstart", min_length=1, pattern=r"^[^/:.%\"']+$")
-    gate: Literal["better", "not_worse_and_smaller", "always"] = Field("better")
+    gate: Literal["better", "not_worse_and_smaller", "not_worse_and_faster", "always"] = Field(
+        "better"
+    )

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from headstart.params.base import Section
-from headstart.params.head import HeadConfig
+from headstart.params.head import HeadConfig, JudgedOn
 from headstart.params.search_space import SearchSpace
 
 Metric = Literal[
@@ -19,6 +19,9 @@ class SearchParams(Section):
     n_trials: int = Field(32, ge=1, description="finished ones: completed or pruned")
     timeout_s: float | None = Field(None, gt=0, description="begin no trial after so long")
     metric: Metric = Field("accuracy", description="of the validation split or the folds")
+    judged_on: JudgedOn = Field(
+        "plain", description="what view of a validation image; mean_of_views: all of extract.views"
+    )
     sampler: Literal["tpe", "random", "grid", "cmaes"] = Field("tpe")
     pruner: Literal["hyperband", "median", "none"] = Field("none")
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")

@@ -13,19 +13,25 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
 from headstart.models.comparison import Comparison, compare_models
+from headstart.models.latency import latency_ratio
 from headstart.models.predictions import read_predictions_table
 from headstart.params import RegisterParams
 from headstart.tracking.registry import CHAMPION, Registry
 
 PREDICTIONS = "predictions.csv"
+_MODEL = "model.h5"
 _MIN_COMMON_IMAGES = 20
+# A difference of latency below a tenth is as likely the machine's.
+_CLEARLY_FASTER = 0.9
+
+Alias = Literal["champion", "challenger"]
 
 
 @dataclass(frozen=True)
 class Decision:
     """Which alias a version gets, the comparison behind it, and a sentence that says why."""
 
-    alias: Literal["champion", "challenger"]
+    alias: Alias
     why: str
     validation: Comparison | None = None
     test: Comparison | None = None
@@ -34,7 +40,7 @@ class Decision:
 def decide(
     registry: Registry,
     predictions: Path,
-    model_bytes: int,
+    model: Path,
     params: RegisterParams,
     *,
     groups: Mapping[str, str],
@@ -44,7 +50,7 @@ def decide(
 
     Args:
         predictions: the new model's predictions.csv, with rows of the validation and test split.
-        model_bytes: size of the new model file.
+        model: the new model file.
         groups: sha256 of an image → key of its group; images of a group are no independent proof.
     """
     champion = registry.holder(CHAMPION)
@@ -66,27 +72,22 @@ def decide(
             "validation images with this model, so the two cannot be compared",
             params,
         )
-    decision = _judge(validation, _is_smaller(champion, model_bytes), params)
     test = compare_predictions(old, new, "test", seed, groups)
-    return _unless_experiment(Decision(decision[0], decision[1], validation, test))
+    alias: Alias = "challenger"
+    why = validation.sentence
+    if params.gate == "always":
+        alias, why = "champion", f"register.gate is always; {why}"
+    elif validation.verdict == "better":
+        alias = "champion"
+    elif validation.not_worse and (gain := _gain(registry, champion, model, params.gate)):
+        alias, why = "champion", f"{gain} and not worse: {why}"
+    return _unless_experiment(Decision(alias, why, validation, test))
 
 
 def _incomparable(why: str, params: RegisterParams) -> Decision:
     if params.gate == "always":
         return _unless_experiment(Decision("champion", f"register.gate is always; {why}"))
     return Decision("challenger", f"{why}: `headstart promote` decides by hand")
-
-
-def _judge(
-    validation: Comparison, is_smaller: bool, params: RegisterParams
-) -> tuple[Literal["champion", "challenger"], str]:
-    if params.gate == "always":
-        return "champion", f"register.gate is always; {validation.sentence}"
-    if validation.verdict == "better":
-        return "champion", validation.sentence
-    if params.gate == "not_worse_and_smaller" and validation.not_worse and is_smaller:
-        return "champion", f"smaller and not worse: {validation.sentence}"
-    return "challenger", validation.sentence
 
 
 def _unless_experiment(decision: Decision) -> Decision:
@@ -97,9 +98,17 @@ def _unless_experiment(decision: Decision) -> Decision:
     return decision
 
 
-def _is_smaller(champion: ModelVersion, model_bytes: int) -> bool:
-    theirs = champion.tags.get("model.bytes")
-    return theirs is not None and model_bytes < int(theirs)
+def _gain(registry: Registry, champion: ModelVersion, model: Path, gate: str) -> str:
+    """What the gate holds in a new model's favour besides its answers; empty if nothing."""
+    if gate == "not_worse_and_smaller":
+        theirs = champion.tags.get("model.bytes")
+        return "smaller" if theirs is not None and model.stat().st_size < int(theirs) else ""
+    if gate == "not_worse_and_faster":
+        with tempfile.TemporaryDirectory() as folder:
+            other = registry.artifact(champion, _MODEL, Path(folder))
+            ratio = 1.0 if other is None else latency_ratio(model, other)
+        return f"faster ({ratio:.2f} of its latency)" if ratio < _CLEARLY_FASTER else ""
+    return ""
 
 
 def compare_predictions(

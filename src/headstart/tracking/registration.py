@@ -70,7 +70,7 @@ def register_model(
         decision = decide(
             registry,
             project.predictions,
-            project.model.stat().st_size,
+            project.model,
             params,
             groups=groups,
             seed=seed,

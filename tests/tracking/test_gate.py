@@ -1,0 +1,138 @@
+"""What earns the champion alias, against a champion in a real registry."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from headstart.models.latency import latency_ratio
+from headstart.models.model_file import save_model
+from headstart.models.predictions import Predictions, write_predictions
+from headstart.params import RegisterParams
+from headstart.paths import Project
+from headstart.tracking.gate import Decision, decide
+from headstart.tracking.lineage import gather
+from headstart.tracking.registry import Registry
+from headstart.tracking.runs import training_run
+
+N = 400
+LABELS = np.arange(N) % 2
+
+
+def _predictions(path: Path, n_wrong: int) -> Path:
+    """The first `n_wrong` images are taken for the other class."""
+    right = np.arange(N) >= n_wrong
+    own = np.where(right, 0.9, 0.1)
+    probabilities = np.where(LABELS[:, None] == np.arange(2), own[:, None], 1 - own[:, None])
+    names = tuple(f"{i:064x}" for i in range(N))
+    parts = [
+        Predictions(("a", "b"), split, names, names, LABELS, probabilities)
+        for split in ("validation", "test")
+    ]
+    write_predictions(path, parts)
+    return path
+
+
+def _model(path: Path, n_filters: int) -> Path:
+    """A model that takes longer, and more bytes, the more filters it has."""
+    pixels = keras.Input((96, 96, 3), dtype="uint8", name="pixels")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    for _ in range(2):
+        x = keras.layers.Conv2D(n_filters, 5, padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    save_model(path, keras.Model(pixels, keras.layers.Dense(2, "softmax")(x)), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small, fast model and a large, slow one."""
+    folder = tmp_path_factory.mktemp("models")
+    return _model(folder / "small.h5", 1), _model(folder / "large.h5", 48)
+
+
+def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Registry:
+    serving = folder / "serving"
+    (serving / "artifacts").mkdir(parents=True)
+    (serving / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
+    (serving / "artifacts" / "model.h5").write_bytes(b"model")
+    kept = folder / "model.h5"
+    kept.write_bytes(model.read_bytes())
+    lineage = gather(project, "train", {})
+    with training_run(project, "n", lineage) as run:
+        run.log_model(serving, "model", lineage, {})
+        run.log_artifact(_predictions(folder / "predictions.csv", n_wrong))
+        run.log_artifact(kept)
+    registry = Registry(run.store, "animals")
+    tags = {"model.bytes": str(model.stat().st_size)}
+    registry.add(run.run_id, "aa", "a description", tags)
+    registry.crown("1", "first")
+    return registry
+
+
+def _decide(registry: Registry, folder: Path, model: Path, n_wrong: int, gate: Any) -> Decision:
+    predictions = _predictions(folder / "new.csv", n_wrong)
+    params = RegisterParams(gate=gate)
+    return decide(registry, predictions, model, params, groups={}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "n_wrong", "alias"),
+    [
+        ("better", 10, "champion"),
+        ("better", 40, "challenger"),
+        ("better", 60, "challenger"),
+        ("not_worse_and_smaller", 40, "champion"),
+        ("not_worse_and_smaller", 60, "challenger"),
+        ("not_worse_and_faster", 40, "champion"),
+        ("not_worse_and_faster", 60, "challenger"),
+        ("always", 60, "champion"),
+    ],
+)
+def test_a_small_fast_model_against_a_champion_with_40_errors(
+    workspace: Project,
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    gate: str,
+    n_wrong: int,
+    alias: str,
+) -> None:
+    small, large = models
+    registry = _champion(workspace, tmp_path, large, 40)
+    decision = _decide(registry, tmp_path, small, n_wrong, gate)
+    assert decision.alias == alias, decision.why
+    assert decision.validation is not None
+    assert decision.validation.n_images == N
+    if n_wrong == 40 and alias == "champion":
+        word = gate.removeprefix("not_worse_and_")
+        assert decision.why.startswith(word)
+        assert "and not worse" in decision.why
+
+
+@pytest.mark.parametrize("gate", ["not_worse_and_smaller", "not_worse_and_faster"])
+def test_a_large_slow_model_with_the_same_errors_stays_challenger(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path], gate: str
+) -> None:
+    small, large = models
+    registry = _champion(workspace, tmp_path, small, 40)
+    assert _decide(registry, tmp_path, large, 40, gate).alias == "challenger"
+
+
+def test_an_experiment_makes_a_challenger_only(
+    workspace: Project,
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = _champion(workspace, tmp_path, models[1], 40)
+    monkeypatch.setenv("DVC_EXP_NAME", "brave-try")
+    decision = _decide(registry, tmp_path, models[0], 10, "better")
+    assert decision.alias == "challenger"
+    assert "made in the DVC experiment brave-try" in decision.why
+
+
+def test_latency_is_measured_side_by_side(models: tuple[Path, Path]) -> None:
+    small, large = models
+    assert latency_ratio(small, large) < 0.9 < 1.1 < latency_ratio(large, small)
