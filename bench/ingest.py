@@ -204,7 +204,8 @@ class _PeakMemory:
         return self._peak_mb
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.2):
+        # Adding up the pages of a process costs it time, so they are looked at once a second.
+        while not self._ended.wait(1.0):
             self._peak_mb = max(self._peak_mb, self._now_mb())
 
     def _now_mb(self) -> float:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.images.inspect import FACTS, inspect
+from headstart.images.inspect import FACTS, inspect, measure, sample
 from headstart.images.manifest import FLAGS
 from headstart.images.quality import FLAG_MEANINGS, odd_sizes, quality_flags
 from tests.images.pictures import encode
@@ -29,6 +29,16 @@ def smooth() -> Image.Image:
 
 def facts_of(image: Image.Image) -> NDArray[Any]:
     return inspect(encode(image), b"\0" * 32, max_pixels=10**8)
+
+
+def test_facts_do_not_depend_on_what_is_measured_together() -> None:
+    sizes = [(500, 375), (375, 500), (192, 20), (100, 60), (28, 28), (2, 9), (1, 1), (4000, 3)]
+    images = [textured(size) for size in sizes] + [textured((300, 200)).convert("L")]
+    samples = [sample(encode(i), bytes([n]) * 32, max_pixels=10**8) for n, i in enumerate(images)]
+    together = measure(samples)
+    for row, one in enumerate(samples):
+        assert measure([one]).tobytes() == together[row : row + 1].tobytes()
+    assert together["width"].tolist() == [*(width for width, _ in sizes), 300]
 
 
 def flags_of(image: Image.Image) -> set[str]:

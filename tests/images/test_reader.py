@@ -122,7 +122,7 @@ class _crashing:  # noqa: N801 (it stands for a function, which must cross proce
     def __call__(self, task: list[tuple[int, str]]) -> Any:
         if any(Path(path).read_bytes() == self.fatal for _, path in task):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return reader._read_task(task, reader._Reader(LIMITS, None))
+        return reader._Reader(LIMITS, None).read(task)
 
 
 def finding(n: int) -> Finding:

@@ -20,15 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.images.decode import RejectedImage
-from headstart.images.inspect import FACTS, inspect, recipe
+from headstart.images.inspect import FACTS, Sample, measure, recipe, sample
 from headstart.images.known import FileState, Finding, KnownImages, file_state
 from headstart.progress import progress_bar
 
 _FILES_LOOKED_UP_AT_ONCE = 1024
-_FILES_A_TASK = 16
+_FILES_A_TASK = 32
+_FILES_REMEMBERED_AT_ONCE = 256
 _TASKS_AHEAD_A_WORKER = 4
 _FEW_FILES = 32
 _MEGABYTE = 1_000_000
+_BYTES_HELD = 16 * _MEGABYTE
 
 # What depends on more than an image's bytes is not remembered for them.
 _PASSING_REASONS = frozenset(
@@ -59,6 +61,14 @@ class _Outcome:
     state: FileState | None
     finding: Finding
     is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    index: int
+    state: FileState
+    data: bytes
+    sha256: bytes
 
 
 _Item = tuple[int, str]
@@ -103,9 +113,14 @@ def _all_outcomes(
 ) -> Iterator[list[_Outcome]]:
     """Outcomes of all files, known ones from the cache, in the order in which they come in."""
 
+    waiting: list[_Outcome] = []
+
     def remembered(found: Iterable[list[_Outcome]]) -> Iterator[list[_Outcome]]:
         for outcomes in found:
-            _remember(outcomes, paths, folder, known)
+            waiting.extend(outcomes)
+            if len(waiting) >= _FILES_REMEMBERED_AT_ONCE:
+                _remember(waiting, paths, folder, known)
+                waiting.clear()
             yield outcomes
 
     with workers:
@@ -118,6 +133,7 @@ def _all_outcomes(
             new = [item for item in items if item[0] not in seen]
             yield from remembered(workers.read(new))
         yield from remembered(workers.rest())
+    _remember(waiting, paths, folder, known)
 
 
 def _look_up(items: list[_Item], known: KnownImages) -> list[_Outcome]:
@@ -176,7 +192,7 @@ class _Workers:
         if self._task and self._pool is None:
             limits, cache = self._begin
             task, self._task = self._task, []
-            yield _read_task(task, _Reader(limits, cache))
+            yield _Reader(limits, cache).read(task)
         elif self._task:
             self._submit_task()
         while self._pending:
@@ -250,7 +266,22 @@ class _Reader:
         self.limits = limits
         self.known = KnownImages(cache, recipe(limits.max_pixels))
 
-    def read(self, item: _Item) -> _Outcome:
+    def read(self, items: Sequence[_Item]) -> list[_Outcome]:
+        outcomes: list[_Outcome] = []
+        held: list[_Loaded] = []
+        for item in items:
+            loaded = self._load(item)
+            if isinstance(loaded, _Outcome):
+                outcomes.append(loaded)
+                continue
+            held.append(loaded)
+            if sum(len(one.data) for one in held) > _BYTES_HELD:
+                outcomes += self._look_at(held)
+                held = []
+        return outcomes + self._look_at(held)
+
+    def _load(self, item: _Item) -> "_Loaded | _Outcome":
+        """The bytes of a file and their hash, or why there are none."""
         index, path = item
         try:
             with open(path, "rb") as stream:  # noqa: PTH123 (a string, many times)
@@ -270,22 +301,31 @@ class _Reader:
             return _Outcome(index, None, finding, is_new=False)
         except RejectedImage as error:
             return _Outcome(index, None, Finding(b"", None, error.code, str(error)), is_new=False)
-        sha256 = hashlib.sha256(data).digest()
-        known = self.known.findings([sha256]).get(sha256)
-        if known is not None:
-            return _Outcome(index, state, known, is_new=False)
-        return _Outcome(index, state, self._inspect(data, sha256), is_new=True)
+        return _Loaded(index, state, data, hashlib.sha256(data).digest())
 
-    def _inspect(self, data: bytes, sha256: bytes) -> Finding:
-        try:
-            facts = inspect(data, sha256, max_pixels=self.limits.max_pixels)
-        except RejectedImage as error:
-            return Finding(sha256, None, error.code, str(error))
-        return Finding(sha256, facts.tobytes())
-
-
-def _read_task(task: list[_Item], reader: _Reader) -> list[_Outcome]:
-    return [reader.read(item) for item in task]
+    def _look_at(self, held: Sequence["_Loaded"]) -> list[_Outcome]:
+        # Asked for together: a question costs the database as much as a small picture.
+        known = self.known.findings(one.sha256 for one in held)
+        outcomes = []
+        taken: list[tuple[_Loaded, Sample]] = []
+        for one in held:
+            if one.sha256 in known:
+                outcomes.append(_Outcome(one.index, one.state, known[one.sha256], is_new=False))
+                continue
+            try:
+                found = sample(one.data, one.sha256, max_pixels=self.limits.max_pixels)
+            except RejectedImage as error:
+                finding = Finding(one.sha256, None, error.code, str(error))
+                outcomes.append(_Outcome(one.index, one.state, finding, is_new=True))
+            else:
+                taken.append((one, found))
+        if taken:
+            facts = measure([found for _, found in taken])
+            outcomes += [
+                _Outcome(one.index, one.state, Finding(one.sha256, row.tobytes()), is_new=True)
+                for (one, _), row in zip(taken, facts, strict=True)
+            ]
+        return outcomes
 
 
 _reader_of_worker: _Reader | None = None
@@ -310,4 +350,4 @@ def _end_with_parent() -> None:
 def _read_in_worker(task: list[_Item]) -> list[_Outcome]:
     if _reader_of_worker is None:
         raise RuntimeError("the worker was not begun")
-    return _read_task(task, _reader_of_worker)
+    return _reader_of_worker.read(task)
