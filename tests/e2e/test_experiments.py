@@ -7,6 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from headstart.features.cache_commands import entries
+from headstart.features.contract import fingerprint
 from headstart.files import sha256_of_file
 from tests.e2e.conftest import Workspace, make_workspace
 
@@ -93,6 +95,29 @@ def test_temporary_and_queued_experiments_share_database_and_cache(
     assert champion.run_id not in (temporary.info.run_id, queued.info.run_id)
     shown = json.loads(workspace.run("dvc", "exp", "show", "--json"))
     assert len(shown) >= 2
+
+
+def test_several_backbones_queued_share_one_cache(workspace: Workspace) -> None:
+    before = _models(workspace)
+    (own,) = entries(workspace.cache)
+    backbones = ("mobilenetv2", "vgg16")
+    for backbone in backbones:
+        sets = [f"extract.backbone={backbone}", "extract.weights=random", "image.size_px=64"]
+        assignments = [word for text in sets for word in ("-S", text)]
+        workspace.run("dvc", "exp", "run", "--queue", *assignments)
+    workspace.run("dvc", "exp", "run", "--queue", "-S", "seed=8")
+    workspace.run("dvc", "exp", "run", "--run-all", "-j", "2")
+    known = {run.info.run_id for run in before}
+    runs = [run for run in _models(workspace) if run.info.run_id not in known]
+    by_backbone = {run.data.params["extract.backbone"]: run for run in runs}
+    assert sorted(by_backbone) == sorted(["efficientnet-lite0", *backbones])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all("test_accuracy" in run.data.metrics for run in runs)
+    features = {run.data.tags["dvc.data/features.h5.md5"] for run in runs}
+    assert len(features) == len(runs)
+    # Each backbone has looked at every image once; the third experiment found its rows there.
+    found = {fingerprint(entry.contract): entry.n_rows for entry in entries(workspace.cache)}
+    assert found == {run.data.tags["fingerprint"]: own.n_rows for run in runs}
 
 
 def test_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
