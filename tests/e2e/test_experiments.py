@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from headstart.features.cache_commands import entries
 from headstart.features.contract import fingerprint
 from headstart.files import sha256_of_file
-from tests.e2e.conftest import Workspace, make_workspace
+from tests.e2e.conftest import TRIALS, Workspace, make_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,8 @@ def test_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> No
 def test_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Workspace) -> None:
     before = _models(workspace)
     command = ["mlflow", "run", ".", "-e", "main", "--env-manager", "local"]
-    workspace.run(*command, "--experiment-name", "by hand")
+    # A workspace of the tests has its own number; any other would be another experiment.
+    workspace.run(*command, "--experiment-name", "by hand", "-P", f"n_trials={TRIALS}")
     run = _new(workspace, before)
     assert "test_accuracy" in run.data.metrics
     recorded = json.loads((workspace.root / "models/run.json").read_text())

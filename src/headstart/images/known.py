@@ -9,12 +9,8 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from headstart.images.inspect import FACTS
 
@@ -33,8 +29,7 @@ _WAIT_FOR_WRITERS_S = 60.0
 _FRESH_NS = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(NamedTuple):
     """What changes when a file's bytes change, short of reading them."""
 
     size_bytes: int
@@ -42,8 +37,7 @@ class FileState:
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What an image's bytes come to: facts (bytes of one FACTS row), or why it is rejected."""
 
     sha256: bytes
@@ -122,11 +116,6 @@ class KnownImages:
 def file_state(status: os.stat_result) -> FileState:
     """The state of a file from its `stat`."""
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def facts_of(finding: Finding) -> NDArray[Any]:
-    """The FACTS row of an accepted image, shape (1,)."""
-    return np.frombuffer(finding.facts or b"", FACTS)
 
 
 def _is_whole(facts: bytes | None) -> bool:

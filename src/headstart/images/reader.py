@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,8 @@ class Reading:
     n_decoded: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+# Tuples, because they cross from process to process: a dataclass takes many times as long.
+class _Outcome(NamedTuple):
     index: int
     state: FileState | None
     finding: Finding
