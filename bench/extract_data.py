@@ -1,6 +1,7 @@
 """Image folders that bench/extract.py runs on, and manifests of them."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from headstart.images.sources import fetch
 from headstart.params import DataParams
 
 ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ROOT.parent / "shared" / "assets"
+ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
 
 
 def photos() -> Path | None:

@@ -1,6 +1,6 @@
-"""The frozen model of a contract on disk: backbone.h5 as Keras saves it, model.onnx as exported.
+"""The frozen model of a contract on disk: backbone.h5 as Keras saves it, and as exported to ONNX.
 
-Both are made once and kept in the cache, so that later runs need neither the weights nor
+All are made once and kept in the cache, so that later runs need neither the weights nor
 TensorFlow. Knows nothing of images.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from headstart.features.onnx_export import export_onnx
+from headstart.features.onnx_export import export_onnx, fold_onnx
 from headstart.files import replacing
 
 
@@ -51,6 +51,15 @@ class FrozenModel:
                 if not self.onnx.exists():
                     export_onnx(self._load(), self.onnx)
         return self.onnx
+
+    def require_folded_onnx(self) -> Path:
+        """The path of folded.onnx, for runtimes that do not fold constants; made when missing."""
+        path = self.require_onnx().with_name("folded.onnx")
+        if not path.exists():
+            with self._lock():
+                if not path.exists():
+                    fold_onnx(self.onnx, path)
+        return path
 
     def copy_h5(self, path: Path) -> None:
         """Copy backbone.h5 to `path`, made when missing, whole or not at all."""

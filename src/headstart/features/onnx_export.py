@@ -41,6 +41,24 @@ def export_onnx(model: Any, path: Path) -> None:
         onnx.save(proto, temporary)
 
 
+def fold_onnx(path: Path, target: Path) -> None:
+    """Write the ONNX model at `path` with its constants folded, whole or not at all.
+
+    Its weights were arguments when it was traced, so nothing could be computed from them: batch
+    normalisation is not merged into the convolutions, and weights are transposed at every call.
+    ONNX Runtime mends that whenever it opens a model; other runtimes are three times slower for it.
+    What is written is standard ONNX, the same on every machine.
+    """
+    import onnxruntime
+
+    with replacing(target) as temporary:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(temporary)
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def _name(number: int) -> str:
     return f"weight_{number}"
 

@@ -145,7 +145,7 @@ def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
 def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
     import openvino
 
-    path = frozen.require_onnx()
+    path = frozen.require_folded_onnx()
     workers = min(cores, _MOST_WORKERS)
     options = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
