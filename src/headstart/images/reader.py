@@ -57,7 +57,7 @@ class Reading:
 
 # Tuples, because they cross from process to process: a dataclass takes many times as long.
 class _Outcome(NamedTuple):
-    index: int
+    number: int
     state: FileState | None
     finding: Finding
     is_new: bool
@@ -93,9 +93,9 @@ def read_images(
             for outcome in outcomes:
                 finding = outcome.finding
                 if finding.facts is None:
-                    rejected[outcome.index] = (finding.reason, finding.sentence)
+                    rejected[outcome.number] = (finding.reason, finding.sentence)
                 else:
-                    facts[outcome.index] = np.frombuffer(finding.facts, FACTS)[0]
+                    facts[outcome.number] = np.frombuffer(finding.facts, FACTS)[0]
             n_decoded += sum(outcome.is_new for outcome in outcomes)
             bar.update(len(outcomes))
     known.close()
@@ -129,7 +129,7 @@ def _all_outcomes(
             items = [(start + i, str(folder / name)) for i, name in enumerate(names)]
             outcomes = _look_up(items, known)
             yield outcomes
-            seen = {outcome.index for outcome in outcomes}
+            seen = {outcome.number for outcome in outcomes}
             new = [item for item in items if item[0] not in seen]
             yield from remembered(workers.read(new))
         yield from remembered(workers.rest())
@@ -157,7 +157,7 @@ def _remember(
 ) -> None:
     lasting = [o for o in outcomes if o.finding.reason not in _PASSING_REASONS]
     known.remember(
-        ((str(folder / paths[o.index]), o.state, o.finding.sha256) for o in lasting if o.state),
+        ((str(folder / paths[o.number]), o.state, o.finding.sha256) for o in lasting if o.state),
         (o.finding for o in lasting if o.is_new),
     )
 
