@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from headstart.errors import FormatError
+from headstart.features.h5 import gather
 from headstart.features.store import FeatureStore, write_features
 from tests.features.samples import feature_rows
 
@@ -168,3 +169,13 @@ def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
         store.require("f" * 64, "run dvc repro")
         with pytest.raises(FormatError, match=r"must have the fingerprint aaaa.* has ffff.*: mend"):
             store.require("a" * 64, "mend")
+
+
+@pytest.mark.parametrize("n", [10, 5_000])
+def test_few_rows_and_many_are_those_that_are_asked_for(n: int) -> None:
+    mapped = np.arange(n * 1024, dtype=np.float32).reshape(n, 1, 1024)
+    for indices in (np.arange(n), np.arange(n)[::-1], np.array([n - 1, 0, 0, -1]), np.arange(0)):
+        assert np.array_equal(gather(mapped, indices), mapped[indices])
+    for wrong in (n, -n - 1):
+        with pytest.raises(IndexError, match="out of bounds"):
+            gather(mapped, np.array([wrong]))

@@ -7,7 +7,7 @@ add shards and merge small ones at once. Knows nothing of images or of how rows 
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,8 @@ class FeatureCache:
 
     def add(self, keys: Keys, features: NDArray[np.float32], provenance: Mapping[str, Any]) -> None:
         """Write rows as a new shard."""
-        write_shard(self.shards_folder, keys, features, self.contract, provenance)
+        dim = features.shape[1]
+        write_shard(self.shards_folder, keys, lambda: [features], dim, self.contract, provenance)
 
     def merge(self) -> int:
         """Make few large shards of many small ones; returns how many small ones are gone.
@@ -223,11 +224,20 @@ class FeatureCache:
         if len(sound) < 2:
             return 0
         keys = np.concatenate([shard.keys for shard in sound])
-        features = np.concatenate([shard.features() for shard in sound])
         _, first = np.unique(keys, return_index=True)
-        keep = np.sort(first)
+        kept = np.zeros(len(keys), bool)
+        kept[first] = True
+
+        def pieces() -> Iterator[NDArray[np.float32]]:
+            done = 0
+            for shard in sound:
+                for piece in shard.pieces():
+                    yield piece[kept[done : done + len(piece)]]
+                    done += len(piece)
+
+        dim = sound[0].feature_dim
         merged = write_shard(
-            self.shards_folder, keys[keep], features[keep], self.contract, _shared(sound)
+            self.shards_folder, keys[kept], pieces, dim, self.contract, _shared(sound)
         )
         for shard in sound:
             if shard.path != merged:

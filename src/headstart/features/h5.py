@@ -1,7 +1,9 @@
 """What the HDF5 files of this room share: clear errors, strings, mapping into memory."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import FormatError, one_line
+
+_LARGE_BYTES, _THREADS = 16 << 20, 4
 
 
 @contextlib.contextmanager
@@ -63,6 +67,29 @@ def strings(values: NDArray[np.bytes_]) -> list[str]:
     """Decode fixed-length UTF-8 strings, which cannot hold a zero byte."""
     # All at once: a call for each takes longer than reading the features beside them.
     return b"\0".join(values.tolist()).decode().split("\0") if len(values) else []
+
+
+def gather(mapped: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of a mapped array, in memory, in the order of `indices`.
+
+    Many rows are copied by several threads: a single one waits for the kernel, which maps the pages
+    of the file and clears those of the copy, longer than the copying takes.
+
+    Raises:
+        IndexError: a row is not there.
+    """
+    rows = np.arange(len(mapped))[indices]
+    found = np.empty((len(rows), *mapped.shape[1:]), mapped.dtype)
+    # Numpy would copy twice if it had to look for wrong indices here.
+    take = functools.partial(np.take, mapped, axis=0, mode="clip")
+    if found.nbytes < _LARGE_BYTES:
+        take(rows, out=found)
+        return found
+    parts = zip(np.array_split(rows, _THREADS), np.array_split(found, _THREADS), strict=True)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for done in [pool.submit(take, chosen, out=target) for chosen, target in parts]:
+            done.result()
+    return found
 
 
 def map_dataset(dataset: Any, path: Path) -> NDArray[Any]:

@@ -7,7 +7,7 @@ other shards.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ KEY = np.dtype(f"S{KEY_BYTES}")
 PLAIN_VIEW = bytes(8)
 
 _REMEDY = "it is set aside and its rows are extracted again"
-_HASH_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 1024
 
 Keys = NDArray[np.bytes_]
+# Rows in pieces, float32 (n, feature_dim) each; called anew for each pass over them.
+Pieces = Callable[[], Iterable[NDArray[np.float32]]]
 
 
 def row_keys(sha256: Sequence[str], view: bytes = PLAIN_VIEW) -> Keys:
@@ -58,20 +60,28 @@ class Shard:
         with h5py.File(self.path, "r", locking=False) as file:
             return map_dataset(file["features"], self.path)
 
+    def pieces(self) -> Iterator[NDArray[np.float32]]:
+        """The rows a thousand at a time, read and not mapped: a shard is never whole in memory."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            features = file["features"]
+            for start in range(0, len(features), _BLOCK_ROWS):
+                yield features[start : start + _BLOCK_ROWS]
+
     def is_sound(self) -> bool:
         """Whether keys and rows have the checksum that the head states."""
-        return _checksum(self.keys, self.features()) == self.checksum
+        return _checksum(self.keys, self.feature_dim, self.pieces()) == self.checksum
 
 
 def write_shard(
     folder: Path,
     keys: Keys,
-    features: NDArray[np.float32],
+    pieces: Pieces,
+    feature_dim: int,
     contract: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Write rows as a new shard of `folder`; returns its path."""
-    checksum = _checksum(keys, features)
+    """Write rows, one a key, as a new shard of `folder`; returns its path."""
+    checksum = _checksum(keys, feature_dim, pieces())
     path = folder / f"{checksum[:32]}.h5"
     with replacing(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.attrs["format"] = FORMAT
@@ -80,7 +90,11 @@ def write_shard(
         file.attrs["provenance"] = json.dumps(dict(provenance), sort_keys=True)
         file.attrs["checksum"] = checksum
         file.create_dataset("keys", data=_raw(keys))
-        file.create_dataset("features", data=np.ascontiguousarray(features, np.float32))
+        features = file.create_dataset("features", (len(keys), feature_dim), np.float32)
+        done = 0
+        for piece in pieces():
+            features[done : done + len(piece)] = piece
+            done += len(piece)
     return path
 
 
@@ -114,10 +128,9 @@ def _raw(keys: Keys) -> NDArray[np.uint8]:
     return np.ascontiguousarray(keys, KEY).view(np.uint8).reshape(-1, KEY_BYTES)
 
 
-def _checksum(keys: Keys, features: NDArray[np.float32]) -> str:
+def _checksum(keys: Keys, feature_dim: int, pieces: Iterable[NDArray[np.float32]]) -> str:
     digest = hashlib.sha256(_raw(keys).tobytes())
-    digest.update(np.asarray(features.shape, "<i8").tobytes())
-    for start in range(0, len(features), _HASH_BLOCK_ROWS):
-        block = np.ascontiguousarray(features[start : start + _HASH_BLOCK_ROWS], np.float32)
-        digest.update(block.tobytes())
+    digest.update(np.asarray((len(keys), feature_dim), "<i8").tobytes())
+    for piece in pieces:
+        digest.update(np.ascontiguousarray(piece, np.float32).data)
     return digest.hexdigest()

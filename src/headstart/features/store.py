@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import FormatError
-from headstart.features.h5 import check_format, map_dataset, open_h5, strings, write_strings
+from headstart.features.h5 import (
+    check_format,
+    gather,
+    map_dataset,
+    open_h5,
+    strings,
+    write_strings,
+)
 from headstart.files import replacing
 
 FORMAT, FORMAT_VERSION = "headstart-features", 1
@@ -162,7 +169,7 @@ class FeatureStore:
     def rows(self, indices: NDArray[np.int64]) -> FeatureBatch:
         """The rows of those numbers, in that order, in memory."""
         return FeatureBatch(
-            features=np.ascontiguousarray(self.features[indices]),
+            features=gather(self.features, indices),
             label_ids=self.label_ids[indices],
             sha256=strings(self._strings["sha256"][indices]),
             paths=strings(self._strings["paths"][indices]),
