@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bench.performance import speed_text
 
 from headstart.cli import app
 
@@ -90,6 +91,10 @@ def test_the_accuracy_table_is_the_measured_one() -> None:
     for row in result["rows"]:
         accuracy, deviation = 100 * row[2], 100 * row[3]
         assert f"{accuracy:.1f} ± {deviation:.1f} %" in README, row
+
+
+def test_what_the_readme_says_of_speed_is_the_measured() -> None:
+    assert speed_text() in README, "run `make performance`"
 
 
 def test_performance_is_made_from_the_results() -> None:

@@ -138,7 +138,7 @@ def test_dvc_shows_sensible_things(workspace: Workspace, tmp_path: Path) -> None
     workspace.run("dvc", "metrics", "diff")
     workspace.run("dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots" / "index.html").read_text(encoding="utf-8")
-    for title in ("Confusion of the test images", "Value of each trial"):
+    for title in ("Confusion matrix (test images)", "Value of each trial"):
         assert title in page
     assert "evaluate" in workspace.run("dvc", "dag")
 

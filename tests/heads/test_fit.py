@@ -7,10 +7,12 @@ import pytest
 
 from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch
+from headstart.heads import lanes
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head, fit_heads
+from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import scores
-from headstart.models.out_of_fold import out_of_fold
+from headstart.models.out_of_fold import OutOfFold, out_of_fold
 
 CLASSES = 3
 
@@ -65,6 +67,34 @@ def test_seeds_and_configs_in_one_stack_are_each_its_own() -> None:
         )
         assert together[index].epochs == alone.epochs
     assert not np.allclose(together[0].layers[0].kernel, together[1].layers[0].kernel)
+
+
+def test_groups_that_memory_parts_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = HeadConfig(width=8, epochs=4)
+
+    def found() -> tuple[list[FittedHead], OutOfFold]:
+        heads = fit_heads([config], TRAIN, VALIDATION, n_classes=CLASSES, seeds=[0, 1, 2])
+        unseen = out_of_fold(
+            config,
+            TRAIN,
+            n_classes=CLASSES,
+            seeds=[0, 1],
+            folds=3,
+            epochs=3,
+            batch_size=32,
+            metric="accuracy",
+        )
+        return heads, unseen
+
+    at_once = found()
+    monkeypatch.setattr(lanes, "MOST_TRAINING_BYTES", 1)
+    apart = found()
+    for one, other in zip(at_once[0], apart[0], strict=True):
+        np.testing.assert_allclose(one.layers[0].kernel, other.layers[0].kernel, atol=1e-5)
+        np.testing.assert_allclose(one.curve["log_loss"], other.curve["log_loss"], rtol=1e-4)
+    np.testing.assert_allclose(at_once[1].logits, apart[1].logits, atol=1e-4)
+    for name, values in at_once[1].curve.items():
+        np.testing.assert_allclose(values, apart[1].curve[name], rtol=1e-4)
 
 
 def test_a_linear_probe_has_one_epoch() -> None:

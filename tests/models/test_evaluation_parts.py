@@ -142,9 +142,11 @@ def test_a_label_the_model_itself_predicts_is_never_suspicious() -> None:
     assert (probabilities[found].argmax(axis=1) != labels[found]).all()
 
 
-def test_the_map_is_that_of_scikit_learn() -> None:
+@pytest.mark.parametrize("n", [80, 16])
+def test_the_map_is_that_of_scikit_learn(n: int) -> None:
     generator = np.random.default_rng(0)
-    rows = (generator.normal(size=(80, 6)) * [5, 3, 1, 1, 1, 1]).astype(np.float32)
+    scale = np.array([5, 3, *[1] * (4 if n > 50 else 30)])
+    rows = (generator.normal(size=(n, len(scale))) * scale).astype(np.float32)
     places, explained = principal_plane(rows, rows[:10], seed=0)
     expected = PCA(2).fit(rows)
     assert np.abs(places) == pytest.approx(np.abs(expected.transform(rows[:10])), abs=1e-4)

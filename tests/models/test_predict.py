@@ -8,6 +8,7 @@ from PIL import Image
 
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
+from headstart.models.pixels import BATCH_SIZE
 from headstart.models.predict import predict_files
 from tests.models.conftest import IMAGE, SIZE, make_backbone, make_head
 
@@ -50,7 +51,7 @@ def test_only_one_batch_size_is_computed(loaded: LoadedModel, tmp_path: Path) ->
 
     loaded.model.predict_on_batch = noted
     assert len(list(predict_files(loaded, _pictures(tmp_path, 35)))) == 35
-    assert sizes == [32, 32]
+    assert sizes == [BATCH_SIZE] * 5
 
 
 def test_what_is_too_large_or_no_image_gets_a_reason(loaded: LoadedModel, tmp_path: Path) -> None:

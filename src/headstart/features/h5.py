@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,6 +90,10 @@ def gather(mapped: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
     with ThreadPoolExecutor(_THREADS) as pool:
         for done in [pool.submit(take, chosen, out=target) for chosen, target in parts]:
             done.result()
+    # The file's pages would count as this process's memory for as long as it is mapped.
+    file = getattr(mapped, "_mmap", None)
+    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
     return found
 
 

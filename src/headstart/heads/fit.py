@@ -11,8 +11,9 @@ from headstart.features.store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
 from headstart.heads.fitted import FittedHead
-from headstart.heads.lanes import columns_needed, shape_for
+from headstart.heads.lanes import columns_needed, groups_that_fit, shape_for
 from headstart.heads.probe import ProbeRows
+from headstart.heads.program import Shape
 from headstart.heads.stack import HeadStack, RowGroup, StackData
 from headstart.params.head import JudgedOn
 
@@ -125,6 +126,21 @@ def _fit_networks(
         n_classes=data.n_classes,
         batch_size=options.batch_size,
     )
+    heads: dict[int, list[FittedHead]] = {number: [] for number in configs}
+    for some in groups_that_fit(shape, groups):
+        for number, found in _fit_together(configs, data, some, shape, options).items():
+            heads[number] += found
+    return heads
+
+
+def _fit_together(
+    configs: dict[int, HeadConfig],
+    data: StackData,
+    groups: Sequence[RowGroup],
+    shape: Shape,
+    options: FitOptions,
+) -> dict[int, list[FittedHead]]:
+    shape = replace(shape, groups=len(groups))
     stack = HeadStack(data, groups, shape, first_epoch=options.first_epoch)
     widest_first = sorted(configs, key=lambda n: -columns_needed(configs[n], data.n_classes))
     for number in widest_first:

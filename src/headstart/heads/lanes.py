@@ -5,15 +5,16 @@ A lane transforms its inputs in one way, so heads share a lane only if they agre
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.heads.config import HeadConfig
-from headstart.heads.program import Shape
+from headstart.heads.program import MOST_TRAINING_BYTES, Shape
 
 LaneKey = tuple[str, float]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,17 @@ def shape_for(
     places = [lanes.take(config) for config in by_size(configs, n_classes)]
     used = 1 + max(place.lane for place in places if place is not None)
     return replace(shape, lanes=used)
+
+
+def groups_that_fit(shape: Shape, groups: Sequence[_T]) -> list[Sequence[_T]]:
+    """Groups of rows in parts that may train at once; groups do not depend on one another.
+
+    Half of what a population may take: the best weights so far are held beside those in training.
+    """
+    one = replace(shape, groups=1).training_bytes()
+    n_parts = -(-len(groups) // max(1, MOST_TRAINING_BYTES // 2 // one))
+    size = -(-len(groups) // n_parts)
+    return [groups[start : start + size] for start in range(0, len(groups), size)]
 
 
 def by_size(configs: Sequence[HeadConfig], n_classes: int) -> list[HeadConfig]:

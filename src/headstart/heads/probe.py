@@ -51,9 +51,9 @@ class ProbeRows:
         shell = FittedHead(config, self._n_classes, (), *self._statistics(config.normalisation))
         weights = self._row_weights(config)
         if self._features.shape[2] > len(weights):
-            rows, basis = self._in_row_space(shell)
-            kernel, bias = solve(rows, self._labels, weights, self._n_classes, config.l2)
-            kernel = basis @ kernel
+            rotated, back = self._in_row_space(shell)
+            kernel, bias = solve(rotated, self._labels, weights, self._n_classes, config.l2)
+            kernel = shell.normalised(self._rows).T @ (back @ kernel)
         else:
             rows = shell.normalised(self._rows).astype(np.float64)
             kernel, bias = solve(rows, self._labels, weights, self._n_classes, config.l2)
@@ -86,7 +86,7 @@ class ProbeRows:
         return np.asarray(weights / weights.sum())
 
     def _in_row_space(self, shell: FittedHead) -> tuple[Floats, Floats]:
-        """Rows in the orthonormal basis of their principal axes, and that basis (d, rank)."""
+        """`row_space` of the normalised rows, once for each normalisation."""
         key = shell.config.normalisation
         if key not in self._rotated:
             self._rotated[key] = row_space(shell.normalised(self._rows).astype(np.float64))
@@ -94,19 +94,20 @@ class ProbeRows:
 
 
 def row_space(rows: Floats) -> tuple[Floats, Floats]:
-    """An exact rotation into the span of the rows: `rows == rotated @ basis.T`.
+    """An exact rotation into the span of the rows, from their Gram matrix's eigenvectors.
 
     Args:
         rows: (n, d), more columns than rows.
 
     Returns:
-        rotated (n, rank) and orthonormal basis (d, rank), from the Gram matrix's eigenvectors.
+        rotated (n, rank) and back (n, rank): `basis = rows.T @ back` is orthonormal, and
+        `rows == rotated @ basis.T`. The basis itself is as large as the rows, and is not kept.
     """
     squares, vectors = np.linalg.eigh(rows @ rows.T)
     kept = squares > squares[-1] * len(rows) * np.finfo(np.float64).eps
     lengths = np.sqrt(squares[kept])
     vectors = vectors[:, kept]
-    return vectors * lengths, rows.T @ (vectors / lengths)
+    return vectors * lengths, vectors / lengths
 
 
 def solve(

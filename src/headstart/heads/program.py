@@ -70,6 +70,11 @@ class Shape:
         return 4 * 4 * sum(math.prod(shape) for shape in self.weights().values())
 
 
+# Of weights, gradients and moments. A step holds them more than twice, and with 25,088 features
+# two lanes of 256 units take as much; with 1,280 and five folds, eight lanes do.
+MOST_TRAINING_BYTES = 250_000_000
+
+
 @lru_cache(maxsize=32)
 def epoch_program(shape: Shape) -> Callable[..., State]:
     """Compile `train(state, heads, data, plan) -> state`: all steps of one epoch in one call.

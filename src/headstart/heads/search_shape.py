@@ -8,14 +8,12 @@ import numpy as np
 
 from headstart.heads.config import HeadConfig
 from headstart.heads.lanes import Lanes, columns_needed, features_used, slots_for
-from headstart.heads.program import Shape
+from headstart.heads.program import MOST_TRAINING_BYTES, Shape
 from headstart.heads.search_plan import StudyPlan
 from headstart.heads.search_space import drawing, extremes, suggest
 from headstart.params.search import SearchParams
 
 _POPULATIONS = 16
-# Of weights, gradients and moments: with 25,088 features a population of 16 would take 2 GB.
-MOST_TRAINING_BYTES = 600_000_000
 
 
 def study_shape(plan: StudyPlan, search: SearchParams, first: Sequence[HeadConfig]) -> Shape:

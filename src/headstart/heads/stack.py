@@ -127,7 +127,7 @@ class HeadStack:
         self._heads: dict[int, _Head] = {}
         self._new: list[int] = []
         self._vacated: list[Place] = []
-        self._state: State = _tensors(_zeros(shape))
+        self._state: State = {part: _tensors(_zeros(shape)) for part in PARTS}
         self._table_tensors: dict[str, Any] | None = None
         self._statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
@@ -175,17 +175,18 @@ class HeadStack:
         if None in found:
             return False
         self._fill()
-        old, new = self._on_host(), _zeros(smaller)
         self.shape, self._lanes, self._table = smaller, places, HeadTable(smaller)
-        for head, place in zip(ordered, found, strict=True):
-            assert place is not None
-            for part in PARTS:
-                block = blocks.read(old[part], head.place, smaller.n_classes)
-                blocks.write(new[part], place, smaller.n_classes, block)
+        moves = [(h.place, place) for h, place in zip(ordered, found, strict=True) if place]
+        for part in PARTS:
+            old, new = self._on_host(part), _zeros(smaller)
+            for source, target in moves:
+                block = blocks.read(old, source, smaller.n_classes)
+                blocks.write(new, target, smaller.n_classes, block)
+            self._state[part] = _tensors(new)
+        for head, (_, place) in zip(ordered, moves, strict=True):
             head.place = place
             self._enter(head.config, place)
         self._vacated.clear()
-        self._state = _tensors(new)
         return True
 
     def run_epoch(self) -> None:
@@ -260,23 +261,25 @@ class HeadStack:
         self._new.clear()
         if not new:
             return
-        host, classes = self._on_host(), self.shape.n_classes
-        for place in self._vacated:
-            for part in PARTS:
-                blocks.clear(host[part], place, classes)
+        # One part after the other: all of them at once would be in memory three times.
+        for part in PARTS:
+            host = self._on_host(part)
+            for place in self._vacated:
+                blocks.clear(host, place, self.shape.n_classes)
+            if part == "weights":
+                self._begin(new, host)
+            self._state[part] = _tensors(host)
         self._vacated.clear()
-        names = list(self.shape.weights())
-        seeds = [group.seed for group in self._groups]
-        for head in new:
-            first = blocks.first_weights(head.config, seeds, names, self.shape.feature_dim, classes)
-            blocks.write(host["weights"], head.place, classes, first)
-        self._state = _tensors(host)
 
-    def _on_host(self) -> dict[str, dict[str, NDArray[np.float32]]]:
-        return {
-            part: {name: np.array(ops.convert_to_numpy(t)) for name, t in tensors.items()}
-            for part, tensors in self._state.items()
-        }
+    def _begin(self, heads: Sequence[_Head], weights: dict[str, NDArray[np.float32]]) -> None:
+        names, classes = list(weights), self.shape.n_classes
+        seeds = [group.seed for group in self._groups]
+        for head in heads:
+            first = blocks.first_weights(head.config, seeds, names, self.shape.feature_dim, classes)
+            blocks.write(weights, head.place, classes, first)
+
+    def _on_host(self, part: str) -> dict[str, NDArray[np.float32]]:
+        return {name: np.array(ops.convert_to_numpy(t)) for name, t in self._state[part].items()}
 
     def _feature_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if self._statistics is None:
@@ -361,15 +364,9 @@ def _dropout_keys(seed: int, epoch: int, n_steps: int) -> NDArray[np.uint32]:
     return np.array(keys, np.uint32)
 
 
-def _tensors(arrays: dict[str, dict[str, NDArray[np.float32]]]) -> State:
-    return {
-        part: {name: ops.convert_to_tensor(value) for name, value in named.items()}
-        for part, named in arrays.items()
-    }
+def _tensors(arrays: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
+    return {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
 
 
-def _zeros(shape: Shape) -> dict[str, dict[str, NDArray[np.float32]]]:
-    return {
-        part: {name: np.zeros(size, np.float32) for name, size in shape.weights().items()}
-        for part in PARTS
-    }
+def _zeros(shape: Shape) -> dict[str, NDArray[np.float32]]:
+    return {name: np.zeros(size, np.float32) for name, size in shape.weights().items()}

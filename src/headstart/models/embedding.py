@@ -26,8 +26,19 @@ def principal_plane(
         reference = reference[generator.permutation(len(reference))[:_MOST_ROWS]]
     mean = reference.mean(axis=0, dtype=np.float64)
     centred = reference.astype(np.float64) - mean
-    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-    plane = axes[:2]
+    plane, explained = _first_axes(centred)
     plane = plane * np.sign(plane[np.arange(len(plane)), np.abs(plane).argmax(axis=1)])[:, None]
-    explained = np.square(sizes[:2]) / max(float(np.square(sizes).sum()), 1e-30)
     return (rows.astype(np.float64) - mean) @ plane.T, explained
+
+
+def _first_axes(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two orthonormal axes (2, d), and their fractions of the variance (2,)."""
+    n, d = centred.shape
+    if d <= n:
+        _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+        return axes[:2], np.square(sizes[:2]) / max(float(np.square(sizes).sum()), 1e-30)
+    # By way of the rows' products, which are few: an SVD would hold three copies of long rows.
+    squares, vectors = np.linalg.eigh(centred @ centred.T)
+    lengths = np.sqrt(np.maximum(squares[:-3:-1], 1e-30))
+    axes = (centred.T @ (vectors[:, :-3:-1] / lengths)).T
+    return axes, squares[:-3:-1] / max(float(squares.sum()), 1e-30)

@@ -5,7 +5,7 @@ for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.curve import curve_metrics, epoch_scores
 from headstart.heads.fit import check_finite
 from headstart.heads.folds import assign_folds
-from headstart.heads.lanes import shape_for
+from headstart.heads.lanes import groups_that_fit, shape_for
 from headstart.heads.probe import ProbeRows
 from headstart.heads.stack import HeadStack, RowGroup, StackData
 
@@ -70,15 +70,32 @@ def out_of_fold(
         fitted = [rows.fit(config) for rows in heads]
         answers = [head.logits(batch.features[g.validation, 0])[None]
                    for head, g in zip(fitted, groups, strict=True)]  # fmt: skip
-        curve = {name: [value] for name, value in _scored(metric, data, groups, answers).items()}
+        of_groups = [[_scored(metric, data, groups, answers)]]
     else:
-        stack = _stack(config, data, groups, batch_size=batch_size)
-        curve = {}
-        for _ in range(epochs):
-            stack.run_epoch()
-            for name, value in _scored(metric, data, groups, stack.validation_logits()[1]).items():
-                curve.setdefault(name, []).append(value)
-        fitted = [stack.fitted(0, index) for index in range(len(groups))]
+        shape = shape_for(
+            [config],
+            groups=len(groups),
+            feature_dim=data.features.shape[2],
+            n_classes=n_classes,
+            batch_size=batch_size,
+        )
+        fitted, of_groups = [], []
+        for some in groups_that_fit(shape, groups):
+            stack = HeadStack(data, some, replace(shape, groups=len(some)))
+            stack.add(0, config)
+            of_groups.append([])
+            for _ in range(epochs):
+                stack.run_epoch()
+                logits_now = stack.validation_logits()[1]
+                of_groups[-1].append(_scored(metric, data, some, logits_now))
+            fitted += [stack.fitted(0, index) for index in range(len(some))]
+    curve = {
+        name: [
+            float(np.concatenate([epoch[name][:, 0] for epoch in at_once]).mean())
+            for at_once in zip(*of_groups, strict=True)
+        ]
+        for name in curve_metrics(metric)
+    }
     logits = np.zeros((len(batch), n_classes))
     for group, head in zip(groups, fitted, strict=True):
         check_finite(head, "trained on folds")
@@ -96,22 +113,7 @@ def _scored(
     data: StackData,
     groups: Sequence[RowGroup],
     logits: Sequence[NDArray[np.float32]],
-) -> dict[str, float]:
+) -> dict[str, NDArray[np.float64]]:
+    """(n_groups, 1) by metric."""
     labels = [data.label_ids[group.validation] for group in groups]
-    found = epoch_scores(curve_metrics(metric), labels, logits)
-    return {name: float(values.mean()) for name, values in found.items()}
-
-
-def _stack(
-    config: HeadConfig, data: StackData, groups: Sequence[RowGroup], *, batch_size: int
-) -> HeadStack:
-    shape = shape_for(
-        [config],
-        groups=len(groups),
-        feature_dim=data.features.shape[2],
-        n_classes=data.n_classes,
-        batch_size=batch_size,
-    )
-    stack = HeadStack(data, groups, shape)
-    stack.add(0, config)
-    return stack
+    return epoch_scores(curve_metrics(metric), labels, logits)
