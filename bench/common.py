@@ -74,6 +74,27 @@ def write_results(
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 
 
+def keep_others(name: str, targets: list[Target], rows: list[list[object]], n_key: int) -> None:
+    """Put recorded figures that were not measured again before the new ones.
+
+    Args:
+        n_key: so many first cells of a row say what it is of.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    measured = {target.name for target in targets}
+    fields = ("name", "value", "unit", "target", "sense")
+    targets[:0] = [
+        Target(**{field: old[field] for field in fields})
+        for old in before["targets"]
+        if old["name"] not in measured
+    ]
+    keys = {tuple(row[:n_key]) for row in rows}
+    rows[:0] = [row for row in before["rows"] if tuple(row[:n_key]) not in keys]
+
+
 def median_seconds(work: Callable[[], object], repetitions: int = 3) -> float:
     """Median wall-clock seconds of `work` over so many repetitions."""
     seconds = []

@@ -1,6 +1,6 @@
 """Extraction beside its bound and beside the usual ways, and what the cache, memory and files cost.
 
-    python -m bench.extract [--quick]
+    python -m bench.extract [--quick] [--only growth reading]
 
 The bound is 1 / (1 / f + 1 / d), with f and d the images a second that the forward pass and the
 decoding reach alone on all cores: nothing that does both on the same cores is faster. Every run
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common import Target, print_table, write_results
+from bench.common import Target, keep_others, print_table, write_results
 from bench.extract_data import ROOT, manifest_of, photos, silhouettes, variants
 from headstart.features.store import FeatureRows, FeatureStore, write_features
 
@@ -113,17 +113,24 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run that writes no results")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--only", nargs="*", choices=PARTS, default=list(PARTS), help="the other figures stay"
+    )
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headstart-bench-") as name:
-        bench = Bench(Path(name), QUICK if quick else FULL)
-        for backbone in (LITE0, VGG16):
-            speed(bench, backbone)
-        accuracy(bench)
-        growth(bench)
-        reading(bench)
+        bench = Bench(Path(name), QUICK if arguments.quick else FULL)
+        for part in arguments.only:
+            PARTS[part](bench)
     print_table(HEADERS, bench.rows)
-    if not quick:
+    if not arguments.quick:
+        keep_others("extract", bench.targets, bench.rows, n_key=3)
         write_results("extract", bench.targets, HEADERS, bench.rows)
+
+
+def speeds(bench: Bench) -> None:
+    """Both backbones."""
+    for backbone in (LITE0, VGG16):
+        speed(bench, backbone)
 
 
 def speed(bench: Bench, backbone: str) -> None:
@@ -288,6 +295,9 @@ def reading(bench: Bench) -> None:
     speed = medians["np.load"] / medians["split"]
     bench.target("loading a split beside np.load", speed, "times the speed", 0.8, ">=")
     bench.target(f"10,000 random rows of {n_rows:,}", medians["random"], "s", 1.0, "<=")
+
+
+PARTS = {"speed": speeds, "accuracy": accuracy, "growth": growth, "reading": reading}
 
 
 def _seconds(work: Any) -> float:
