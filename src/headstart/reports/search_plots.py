@@ -7,6 +7,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -167,8 +168,12 @@ def learning_curves(result: StudyResult) -> Figure:
 def _slice(axes: Axes, field: Field, values: Floats, numbers: NDArray[np.int64]) -> None:
     if field.is_numeric:
         x = field.numbers()
-        if field.is_log:
+        if field.is_log and x.max() >= 10 * x.min():
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=bool((x == x.round()).all())))
     else:
         places = field.positions() * (len(field.options) - 1)
         # spread, so that equal choices do not hide each other; by number, so always alike
