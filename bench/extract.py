@@ -227,6 +227,8 @@ def growth(bench: Bench) -> None:
     n_new = max(1, many // 100)
     folder = variants(bench.photos, bench.folder / "variants", many + n_new)
     how, name = OWN, " ".join(OWN)
+    # Building and exporting the backbone takes more memory than any number of images.
+    bench.run("bound", LITE0, how, folder, few)
     bench.forget()
     small = bench.run("stage", LITE0, how, folder, few)
     bench.forget()
