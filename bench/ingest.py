@@ -62,8 +62,9 @@ def bench_ingest(folder: Path, few: int, many: int) -> tuple[list[Row], list[Tar
     """Throughput against the bound, memory at two sizes, and runs in which little is new."""
     images = folder / "images"
     write_photographs(images, 0, few)
-    small = run_ingest(folder, "small")
+    small = run_ingest(folder, "small", watched=True)
     write_photographs(images, few, many)
+    large = run_ingest(folder, "large", watched=True)
     # The machine's own speed changes from minute to minute, so the bound is measured on both sides
     # of each run that is compared with it.
     rates, shares = [decode_rate(images)], []
@@ -87,7 +88,7 @@ def bench_ingest(folder: Path, few: int, many: int) -> tuple[list[Row], list[Tar
         ("reading against the bound around it, most", max(shares), "ratio"),
         (f"ingest, {many} images: all of it", full["images"] / full["total_s"], "images/s"),
         (f"memory at {few} images", small["peak_mb"], "MB"),
-        (f"memory at {many} images", full["peak_mb"], "MB"),
+        (f"memory at {many} images", large["peak_mb"], "MB"),
         ("first run", full["total_s"], "s"),
         ("second run, nothing changed", unchanged["total_s"], "s"),
         ("run with 1 % added", grown["total_s"], "s"),
@@ -103,7 +104,7 @@ def bench_ingest(folder: Path, few: int, many: int) -> tuple[list[Row], list[Tar
         ),
         Target(
             f"ingest: memory at {many} against {few}",
-            full["peak_mb"] / small["peak_mb"],
+            large["peak_mb"] / small["peak_mb"],
             "ratio",
             1.15,
             "<=",
@@ -168,8 +169,12 @@ if __name__ == "__main__":
 """
 
 
-def run_ingest(folder: Path, cache: str) -> dict[str, Any]:
-    """Ingest the images in a fresh process; its figures, and the peak memory of its processes."""
+def run_ingest(folder: Path, cache: str, *, watched: bool = False) -> dict[str, Any]:
+    """Ingest the images in a fresh process; its figures.
+
+    A watched run has the peak memory of its processes too. Adding up their pages takes them time,
+    so what is timed is not watched.
+    """
     script = folder / "run_ingest.py"
     script.write_text(_INGEST, encoding="utf-8")
     command = [
@@ -179,11 +184,12 @@ def run_ingest(folder: Path, cache: str) -> dict[str, Any]:
         str(folder / f"{cache}.sqlite3"),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        peak = _PeakMemory(process.pid)
+        peak = _PeakMemory(process.pid) if watched else None
         output, _ = process.communicate()
         if process.returncode:
             raise SystemExit("the ingest that is measured failed")
-    return {**json.loads(output), "peak_mb": peak.stop()}
+    found: dict[str, Any] = json.loads(output)
+    return found if peak is None else {**found, "peak_mb": peak.stop()}
 
 
 class _PeakMemory:
@@ -202,8 +208,7 @@ class _PeakMemory:
         return self._peak_mb
 
     def _watch(self) -> None:
-        # Adding up the pages of a process costs it time, so they are looked at once a second.
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(0.2):
             self._peak_mb = max(self._peak_mb, self._now_mb())
 
     def _now_mb(self) -> float:

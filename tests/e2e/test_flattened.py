@@ -9,19 +9,12 @@ import yaml
 
 from headstart.files import sha256_of_file
 from tests.e2e.conftest import make_workspace
+from tests.peak_memory import stage_command
 
 pytestmark = pytest.mark.slow
 
 MOST_BYTES = 2 * 10**9
 STAGES = ("fetch", "ingest", "pack", "extract", "search", "train", "evaluate")
-# The peak of the stage alone: of all that this process has waited for, it is the only child.
-WRAPPER = """
-import resource, subprocess, sys
-done = subprocess.run([sys.executable, "-m", f"headstart.stages.{sys.argv[1]}"])
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(peak if sys.platform == "darwin" else peak * 1024)
-raise SystemExit(done.returncode)
-"""
 
 
 @pytest.mark.timeout(1800)
@@ -40,7 +33,7 @@ def test_flattened_features_of_the_photos_end_to_end(tmp_path: Path, assets: Pat
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     peaks = {}
     for stage in STAGES:
-        said = workspace.run(sys.executable, "-c", WRAPPER, stage)
+        said = workspace.run(*stage_command(sys.executable, stage))
         peaks[stage] = int(said.splitlines()[-1])
         print(stage, round(peaks[stage] / 1e6), "MB")
     assert max(peaks.values()) < MOST_BYTES, peaks

@@ -10,18 +10,10 @@ import yaml
 
 from headstart.images.manifest import write_manifest
 from tests.features.samples import manifest_of, write_images
+from tests.peak_memory import stage_command
 
 N_IMAGES, SIZE_PX = 64, 224
 MOST_BYTES = 2 * 10**9
-
-# The peak of the stage alone: of all that this process has waited for, it is the only child.
-WRAPPER = """
-import resource, subprocess, sys
-done = subprocess.run([sys.executable, "-m", "headstart.stages.extract"])
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(peak if sys.platform == "darwin" else peak * 1024)
-raise SystemExit(done.returncode)
-"""
 
 
 @pytest.mark.slow
@@ -36,7 +28,7 @@ def test_flattened_vgg16_from_an_empty_cache(tmp_path: Path, own_cache: Path) ->
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     done = subprocess.run(
-        [sys.executable, "-c", WRAPPER],
+        stage_command(sys.executable, "extract"),
         cwd=tmp_path,
         env=os.environ | {"KERAS_BACKEND": "tensorflow"},
         capture_output=True,

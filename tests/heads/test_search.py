@@ -11,9 +11,15 @@ from headstart.errors import SearchError
 from headstart.features.store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head
+from headstart.heads.fitted import FittedHead
 from headstart.heads.search_plan import plan_study
 from tests.heads.made_features import write_made_features
 from tests.heads.made_studies import params, run, study_of
+
+
+def _trained_again(store: FeatureStore, config: HeadConfig, options: FitOptions) -> FittedHead:
+    train, validation = store.split("train"), store.split("validation")
+    return fit_head(config, train, validation, n_classes=4, seed=0, options=options)
 
 
 def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
@@ -29,14 +35,8 @@ def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
     with FeatureStore(features) as store:
         for trial in networks:
             assert trial.config is not None
-            head = fit_head(
-                trial.config,
-                store.split("train"),
-                store.split("validation"),
-                n_classes=4,
-                seed=0,
-                options=FitOptions(32, None, 3, "log_loss", trial.first_epoch or 0),
-            )
+            options = FitOptions(32, None, 3, "log_loss", trial.first_epoch or 0)
+            head = _trained_again(store, trial.config, options)
             np.testing.assert_allclose(head.curve["log_loss"], trial.curve["log_loss"], rtol=1e-4)
             assert head.epochs == trial.best_epoch
 
@@ -49,15 +49,9 @@ def test_trials_judged_on_the_mean_over_views_are_trained_again_to_the_same(tmp_
     assert result.study_name != plain.study_name
     assert result.trials[0].value != plain.trials[0].value
     best = result.best_head()
+    options = FitOptions(32, None, 3, best.metric, best.first_epoch, best.judged_on)
     with FeatureStore(path) as store:
-        head = fit_head(
-            best.config,
-            store.split("train"),
-            store.split("validation"),
-            n_classes=4,
-            seed=0,
-            options=FitOptions(32, None, 3, best.metric, best.first_epoch, best.judged_on),
-        )
+        head = _trained_again(store, best.config, options)
     assert head.curve["log_loss"][best.epochs - 1] == pytest.approx(best.value, rel=1e-4)
 
 

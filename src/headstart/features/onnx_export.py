@@ -46,8 +46,8 @@ def fold_onnx(path: Path, target: Path) -> None:
 
     Its weights were arguments when it was traced, so nothing could be computed from them: batch
     normalisation is not merged into the convolutions, and weights are transposed at every call.
-    ONNX Runtime mends that whenever it opens a model; other runtimes are three times slower for it.
-    What is written is standard ONNX, the same on every machine.
+    ONNX Runtime mends that whenever it opens a model; OpenVINO does not. The optimisations are
+    those that do not depend on the machine.
     """
     import onnxruntime
 

@@ -127,8 +127,8 @@ def _fit_networks(
         batch_size=options.batch_size,
     )
     heads: dict[int, list[FittedHead]] = {number: [] for number in configs}
-    for some in groups_that_fit(shape, groups):
-        for number, found in _fit_together(configs, data, some, shape, options).items():
+    for part, some in groups_that_fit(shape, groups):
+        for number, found in _fit_together(configs, data, some, part, options).items():
             heads[number] += found
     return heads
 
@@ -140,7 +140,6 @@ def _fit_together(
     shape: Shape,
     options: FitOptions,
 ) -> dict[int, list[FittedHead]]:
-    shape = replace(shape, groups=len(groups))
     stack = HeadStack(data, groups, shape, first_epoch=options.first_epoch)
     widest_first = sorted(configs, key=lambda n: -columns_needed(configs[n], data.n_classes))
     for number in widest_first:

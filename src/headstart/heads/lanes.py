@@ -3,7 +3,7 @@
 A lane transforms its inputs in one way, so heads share a lane only if they agree on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -107,15 +107,18 @@ def shape_for(
     return replace(shape, lanes=used)
 
 
-def groups_that_fit(shape: Shape, groups: Sequence[_T]) -> list[Sequence[_T]]:
-    """Groups of rows in parts that may train at once; groups do not depend on one another.
+def groups_that_fit(shape: Shape, groups: Sequence[_T]) -> Iterator[tuple[Shape, Sequence[_T]]]:
+    """Groups of rows in parts that may train at once, each with the stack for it.
 
-    Half of what a population may take: the best weights so far are held beside those in training.
+    Groups do not depend on one another. They take half of what a population may: the best weights
+    so far are held beside those in training.
     """
     one = replace(shape, groups=1).training_bytes()
     n_parts = -(-len(groups) // max(1, MOST_TRAINING_BYTES // 2 // one))
     size = -(-len(groups) // n_parts)
-    return [groups[start : start + size] for start in range(0, len(groups), size)]
+    for start in range(0, len(groups), size):
+        some = groups[start : start + size]
+        yield replace(shape, groups=len(some)), some
 
 
 def by_size(configs: Sequence[HeadConfig], n_classes: int) -> list[HeadConfig]:

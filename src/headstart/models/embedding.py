@@ -39,6 +39,6 @@ def _first_axes(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
         return axes[:2], np.square(sizes[:2]) / max(float(np.square(sizes).sum()), 1e-30)
     # By way of the rows' products, which are few: an SVD would hold three copies of long rows.
     squares, vectors = np.linalg.eigh(centred @ centred.T)
-    lengths = np.sqrt(np.maximum(squares[:-3:-1], 1e-30))
-    axes = (centred.T @ (vectors[:, :-3:-1] / lengths)).T
+    axes = (centred.T @ vectors[:, :-3:-1]).T
+    axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-30)
     return axes, squares[:-3:-1] / max(float(squares.sum()), 1e-30)

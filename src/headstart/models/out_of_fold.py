@@ -5,7 +5,7 @@ for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +80,8 @@ def out_of_fold(
             batch_size=batch_size,
         )
         fitted, of_groups = [], []
-        for some in groups_that_fit(shape, groups):
-            stack = HeadStack(data, some, replace(shape, groups=len(some)))
+        for part, some in groups_that_fit(shape, groups):
+            stack = HeadStack(data, some, part)
             stack.add(0, config)
             of_groups.append([])
             for _ in range(epochs):

@@ -17,7 +17,7 @@ from headstart.params import ImageParams
 if TYPE_CHECKING:
     import keras
 
-# A CPU is as fast with few images as with many, and VGG16's first maps take 13 MB an image.
+# VGG16's first maps take 13 MB an image, and TensorFlow holds several of them at once.
 BATCH_SIZE = 8
 
 
