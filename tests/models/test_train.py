@@ -127,7 +127,7 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels(
 def test_rows_of_both_splits_stay_in_order(store: FeatureStore) -> None:
     train, validation = store.split("train"), store.split("validation")
     both = joined(train, validation)
-    assert both.paths == [*train.paths, *validation.paths]
+    assert list(both.paths) == [*train.paths, *validation.paths]
     assert np.array_equal(both.features[len(train) :], validation.features)
 
 

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import h5py
 import numpy as np
@@ -64,10 +64,34 @@ def write_strings(file: Any, name: str, values: Sequence[str]) -> None:
     file.create_dataset(name, data=np.asarray(encoded, dtype=dtype))
 
 
-def strings(values: NDArray[np.bytes_]) -> list[str]:
-    """Decode fixed-length UTF-8 strings, which cannot hold a zero byte."""
-    # All at once: a call for each takes longer than reading the features beside them.
-    return b"\0".join(values.tolist()).decode().split("\0") if len(values) else []
+class Strings(Sequence[str]):
+    """Fixed-length UTF-8 strings, which cannot hold a zero byte: decoded when first asked for.
+
+    Rows of features are often wanted without them, and decoding takes longer than the reading.
+    """
+
+    def __init__(self, encoded: NDArray[np.bytes_], rows: NDArray[np.int64] | None = None) -> None:
+        """All of `encoded`, or those rows of it, which must be there."""
+        self._encoded, self._rows = encoded, rows
+
+    def __len__(self) -> int:
+        return len(self._encoded if self._rows is None else self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._decoded[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded)
+
+    @functools.cached_property
+    def _decoded(self) -> list[str]:
+        values = self._encoded if self._rows is None else self._encoded[self._rows]
+        # All at once: a call for each takes ten times as long.
+        return b"\0".join(values.tolist()).decode().split("\0") if len(values) else []
 
 
 def gather(mapped: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:

@@ -8,7 +8,6 @@ processes may read at once. Knows nothing of how features are made.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,16 +18,17 @@ from numpy.typing import NDArray
 
 from headstart.errors import FormatError
 from headstart.features.h5 import (
+    Strings,
     check_format,
     gather,
     map_dataset,
     open_h5,
-    strings,
     write_strings,
 )
 from headstart.files import replacing
 
 FORMAT, FORMAT_VERSION = "headstart-features", 1
+_STRINGS = ("sha256", "paths", "splits", "groups")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FeatureBatch:
 
     features: NDArray[np.float32]
     label_ids: NDArray[np.int64]
-    sha256: list[str]
-    paths: list[str]
-    groups: list[str]
+    sha256: Sequence[str]
+    paths: Sequence[str]
+    groups: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.label_ids)
@@ -85,7 +85,7 @@ def write_features(
         file.attrs["contract"] = json.dumps(dict(contract), sort_keys=True)
         file.attrs["fingerprint"] = fingerprint
         file.create_dataset("labels", data=np.asarray(rows.label_ids, np.int64))
-        for name in ("sha256", "paths", "splits", "groups"):
+        for name in _STRINGS:
             write_strings(file, name, getattr(rows, name))
         features = file.create_dataset("features", (n_images, n_views, feature_dim), np.float32)
         done = 0
@@ -111,10 +111,11 @@ class FeatureStore:
             self.contract: dict[str, Any] = json.loads(file.attrs["contract"])
             self.fingerprint = str(file.attrs["fingerprint"])
             self.label_ids: NDArray[np.int64] = file["labels"][...]
-            self._strings = {
-                name: file[name][...] for name in ("sha256", "paths", "splits", "groups")
-            }
+            self._encoded = {name: file[name][...] for name in _STRINGS}
             self.features: NDArray[np.float32] = map_dataset(file["features"], path)
+        self.sha256, self.paths, self.splits, self.groups = (
+            Strings(self._encoded[name]) for name in _STRINGS
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -142,25 +143,9 @@ class FeatureStore:
     def feature_dim(self) -> int:
         return int(self.features.shape[2])
 
-    @cached_property
-    def sha256(self) -> list[str]:
-        return strings(self._strings["sha256"])
-
-    @cached_property
-    def paths(self) -> list[str]:
-        return strings(self._strings["paths"])
-
-    @cached_property
-    def splits(self) -> list[str]:
-        return strings(self._strings["splits"])
-
-    @cached_property
-    def groups(self) -> list[str]:
-        return strings(self._strings["groups"])
-
     def indices(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, ascending."""
-        return np.flatnonzero(self._strings["splits"] == split.encode()).astype(np.int64)
+        return np.flatnonzero(self._encoded["splits"] == split.encode()).astype(np.int64)
 
     def split(self, name: str) -> FeatureBatch:
         """All rows of a split, in memory."""
@@ -171,9 +156,9 @@ class FeatureStore:
         return FeatureBatch(
             features=gather(self.features, indices),
             label_ids=self.label_ids[indices],
-            sha256=strings(self._strings["sha256"][indices]),
-            paths=strings(self._strings["paths"][indices]),
-            groups=strings(self._strings["groups"][indices]),
+            sha256=Strings(self._encoded["sha256"], indices),
+            paths=Strings(self._encoded["paths"], indices),
+            groups=Strings(self._encoded["groups"], indices),
         )
 
     def require(self, fingerprint: str, remedy: str) -> None:
