@@ -4,6 +4,8 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from headstart.features import runtimes
 from headstart.features.cache_commands import collect
 from headstart.features.contract import contract
 from headstart.features.extractor import Extraction, Extractor, extract_features
-from headstart.features.runtimes import open_forward
+from headstart.features.pipeline import Decoder, Task
+from headstart.features.runtimes import Opened, Run, open_forward
 from headstart.features.shards import read_shard
 from headstart.features.store import FeatureStore
 from headstart.images.decode import decode_square
@@ -149,6 +152,8 @@ def test_views_share_the_plain_rows(images: Path, cache_root: Path) -> None:
 
 NOTHING_NEW = """
 import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tests.features.samples import extractor, manifest_of
 from tests.features.test_extractor import extract_features
@@ -212,6 +217,12 @@ def test_the_batch_size_changes_no_byte(images: Path, cache_root: Path, batch_si
     assert (images.parent / "features.h5").read_bytes() == seven
 
 
+def opened(run: Run) -> Future[Opened]:
+    opening: Future[Opened] = Future()
+    opening.set_result(Opened(run, ("CPU",)))
+    return opening
+
+
 def test_a_batch_that_does_not_fit_is_halved(
     images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +238,7 @@ def test_a_batch_that_does_not_fit_is_halved(
                 raise MemoryError
             return forward(pixels)
 
-        return dataclasses.replace(forward, run=run, workers=1, batch_size=32)
+        return dataclasses.replace(forward, opening=opened(run), workers=1, batch_size=32)
 
     run(images, extractor(cache_root), "whole.h5")
     for path in (cache_root / "features").glob("*/shards/*"):
@@ -237,6 +248,40 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert sizes == [20, 10, 5, 5, 5, 5]
     whole = (images.parent / "whole.h5").read_bytes()
     assert (images.parent / "features.h5").read_bytes() == whole
+
+
+def test_images_are_decoded_while_the_forward_pass_opens(
+    images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(images, extractor(cache_root), "at_once.h5")
+    shutil.rmtree(cache_root / "features")
+    real, decode = runtimes.open_forward, Decoder.__call__
+    decoded: list[str] = []
+    eight_are_decoded = threading.Event()
+    found_decoded: list[bool] = []
+
+    def slow(*arguments: Any) -> Any:
+        forward = real(*arguments)
+
+        def opened_late() -> Opened:
+            found_decoded.append(eight_are_decoded.wait(20))
+            return forward.opening.result()
+
+        opening = ThreadPoolExecutor(1).submit(opened_late)
+        return dataclasses.replace(forward, opening=opening, workers=2)
+
+    def counted(self: Decoder, task: Task) -> NDArray[np.uint8]:
+        decoded.append(task.sha256)
+        if len(decoded) == 8:
+            eight_are_decoded.set()
+        return decode(self, task)
+
+    monkeypatch.setattr(extractor_module, "open_forward", slow)
+    monkeypatch.setattr(Decoder, "__call__", counted)
+    assert run(images, extractor(cache_root, ExtractParams(batch_size=2))).n_extracted == 20
+    assert (found_decoded, len(decoded)) == ([True], 20)
+    at_once = (images.parent / "at_once.h5").read_bytes()
+    assert (images.parent / "features.h5").read_bytes() == at_once
 
 
 def test_many_views_of_an_image_come_in_batches(
@@ -252,7 +297,7 @@ def test_many_views_of_an_image_come_in_batches(
             sizes.append(len(pixels))
             return forward(pixels)
 
-        return dataclasses.replace(forward, run=run, workers=2)
+        return dataclasses.replace(forward, opening=opened(run), workers=2)
 
     monkeypatch.setattr(extractor_module, "open_forward", watched)
     done = run(images, extractor(cache_root, ExtractParams(views=7, batch_size=3)))

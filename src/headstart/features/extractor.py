@@ -3,6 +3,7 @@
 TensorFlow is not imported unless a backbone must be built or Keras itself is the runtime.
 """
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -150,6 +151,8 @@ def fill(
     forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, cores)
     batch_size = forward.batch_size if extract.batch_size == "auto" else extract.batch_size
     fitting = Fitting(forward)
+    # Found in the thread that writes: reading versions takes as long as several images.
+    made_by = functools.cache(lambda: provenance(extract, forward.devices()))
     decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
     queue = _Queue(cache, extractor.plan, manifest, images)
     n_rows = 0
@@ -158,7 +161,7 @@ def fill(
             with ShardWriter(
                 cache,
                 extractor.plan,
-                provenance(extract, forward.devices),
+                made_by,
                 extractor.shard_rows,
                 on_images=bar.update,
                 on_written=claims.done,
@@ -167,6 +170,7 @@ def fill(
                     queue.tasks(claims),
                     decoder=decoder,
                     forward=fitting,
+                    is_open=forward.is_open,
                     sink=sink,
                     batch_size=batch_size,
                     workers=forward.workers,

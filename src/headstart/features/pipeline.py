@@ -5,10 +5,11 @@ where either comes from.
 """
 
 import hashlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from headstart.errors import DataError
 from headstart.features.cache import FeatureCache
 from headstart.features.runtimes import Run
-from headstart.features.shards import row_keys
+from headstart.features.shards import Keys, row_keys
 from headstart.features.views import ViewPlan
 from headstart.params import ImageParams
 
 _SHARD_BYTES = 32 << 20
 SHARD_ROWS = 2048
 _SHARD_SECONDS = 10.0
+_EARLY_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Decoder:
 
 
 Rows = list[tuple[Task, int]]
+
+
+# Rows, and their pixels, uint8, shape (n_rows, size, size, 3).
+Decoded = tuple[Rows, NDArray[np.uint8]]
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -77,6 +83,7 @@ def run_pipeline(
     *,
     decoder: Decoder,
     forward: Run,
+    is_open: Callable[[], bool],
     sink: "ShardWriter",
     batch_size: int,
     workers: int,
@@ -84,16 +91,22 @@ def run_pipeline(
 ) -> None:
     """Extract every row of every task into the sink.
 
-    With several `workers`, each thread decodes batches of its own and runs them forward; with one,
-    `cores` threads decode ahead of the only forward pass, by two batches at most.
+    With several `workers`, each thread decodes batches of its own and runs them forward; until the
+    forward pass `is_open`, they decode alone. With one worker, `cores` threads decode ahead of the
+    only forward pass, by two batches at most.
 
     Raises:
         DataError: an image cannot be read; rows finished before that are kept.
     """
     if workers > 1:
         extract = partial(_extracted, decoder, forward, batch_size)
+        batches = _batches(tasks, batch_size)
         with ThreadPoolExecutor(workers, thread_name_prefix="extract") as pool:
-            for rows, features in _ahead(extract, _batches(tasks, batch_size), pool, 2 * workers):
+            most = max(1, _EARLY_BYTES // (batch_size * decoder.image.size**2 * 3))
+            some = _until(is_open, batches, most)
+            early = _decoded_early(partial(_decoded_batch, decoder), some, pool, 2 * workers)
+            left = itertools.chain(early, batches)
+            for rows, features in _ahead(extract, left, pool, 2 * workers):
                 sink.put(rows, features)
         return
     with ThreadPoolExecutor(cores, thread_name_prefix="decode") as pool:
@@ -131,11 +144,39 @@ def _batches(tasks: Iterable[Task], n_rows: int) -> Iterator[list[Task]]:
         yield batch
 
 
-def _extracted(
-    decoder: Decoder, forward: Run, batch_size: int, tasks: list[Task]
-) -> tuple[Rows, NDArray[np.float32]]:
+def _until(stop: Callable[[], bool], items: Iterator[A], most: int) -> Iterator[A]:
+    """At most so many items, until `stop` says so; the others stay in `items`."""
+    while most > 0 and not stop():
+        yield from itertools.islice(items, 1)
+        most -= 1
+
+
+def _decoded_early(
+    decode: Callable[[list[Task]], Decoded],
+    batches: Iterable[list[Task]],
+    pool: ThreadPoolExecutor,
+    most: int,
+) -> Iterator[list[Task] | Future[Decoded]]:
+    """All batches, decoded in the pool before this returns but for the last `most`."""
+    early: deque[Future[Decoded]] = deque()
+    for batch in batches:
+        early.append(pool.submit(decode, batch))
+        if len(early) > most:
+            wait([early[-1 - most]])
+    # Each is let go of when it is taken.
+    return (early.popleft() for _ in range(len(early)))
+
+
+def _decoded_batch(decoder: Decoder, tasks: list[Task]) -> Decoded:
     rows = [(task, view) for task in tasks for view in task.views]
-    pixels = np.concatenate([decoder(task) for task in tasks])
+    return rows, np.concatenate([decoder(task) for task in tasks])
+
+
+def _extracted(
+    decoder: Decoder, forward: Run, batch_size: int, batch: list[Task] | Future[Decoded]
+) -> tuple[Rows, NDArray[np.float32]]:
+    # In order, also where decoding failed: what came before an error is kept.
+    rows, pixels = batch.result() if isinstance(batch, Future) else _decoded_batch(decoder, batch)
     # A task may have more views than a batch has rows.
     starts = range(0, len(rows), batch_size)
     return rows, np.concatenate([forward(pixels[i : i + batch_size]) for i in starts])
@@ -168,7 +209,7 @@ class ShardWriter:
         self,
         cache: FeatureCache,
         plan: ViewPlan,
-        provenance: Mapping[str, Any],
+        provenance: Callable[[], Mapping[str, Any]],
         shard_rows: int,
         *,
         on_images: Callable[[int], object],
@@ -218,10 +259,13 @@ class ShardWriter:
         self._wait()
         if self._keys:
             keys, features = np.concatenate(self._keys), np.concatenate(self._features)
-            self._writing = self._pool.submit(self._cache.add, keys, features, self._provenance)
+            self._writing = self._pool.submit(self._add, keys, features)
             self._in_writing, self._finished = self._finished, []
         self._keys, self._features = [], []
         self._since = time.monotonic()
+
+    def _add(self, keys: Keys, features: NDArray[np.float32]) -> None:
+        self._cache.add(keys, features, self._provenance())
 
     def _wait(self) -> None:
         if self._writing is not None:

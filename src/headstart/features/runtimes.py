@@ -9,6 +9,7 @@ what shares its batch.
 import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,26 +65,44 @@ def resolve(extract: ExtractParams) -> ExtractParams:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A forward pass that is ready, and what it runs on, as the runtime names it."""
+
+    run: Run
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Forward:
     """A forward pass, and how it is best called.
+
+    Runtimes compile a model for up to half a second, and do so in a thread of their own: images
+    can be decoded meanwhile. A call waits for them.
 
     Attributes:
         workers: threads that may call it at once, each on cores of its own; 1: one at a time.
         batch_size: rows a call that suit it, when the user names none.
-        devices: what it runs on, as the runtime names it.
     """
 
-    run: Run
+    opening: Future[Opened]
     workers: int
     batch_size: int
-    devices: tuple[str, ...]
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.run(pixels)
+        return self.opening.result().run(pixels)
+
+    def is_open(self) -> bool:
+        return self.opening.done()
+
+    def devices(self) -> tuple[str, ...]:
+        return self.opening.result().devices
 
 
 def open_forward(frozen: FrozenModel, runtime: str, precision: str, cores: int) -> Forward:
-    """The forward pass of a frozen model in `runtime` at `precision`, for `cores` cores."""
+    """The forward pass of a frozen model in `runtime` at `precision`, for `cores` cores.
+
+    Files of the model that are missing are made before this returns.
+    """
     if runtime == "onnxruntime":
         return _onnxruntime(frozen, cores)
     if runtime == "openvino":
@@ -122,46 +141,58 @@ def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
     available = onnxruntime.get_available_providers()
     on_gpu = "CUDAExecutionProvider" in available
     workers = 1 if on_gpu else min(cores, _MOST_WORKERS)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, cores // workers)
-    options.log_severity_level = 3
-    # Threads that spin while they wait would take the cores from the decoders.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        str(frozen.require_onnx()),
-        options,
-        providers=["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"],
-    )
-    name = session.get_inputs()[0].name
+    path = frozen.require_onnx()
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
-        return result
+    def opened() -> Opened:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, cores // workers)
+        options.log_severity_level = 3
+        # Threads that spin while they wait would take the cores from the decoders.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        name = session.get_inputs()[0].name
 
-    batch_size = _ON_GPU if on_gpu else _OF_A_WORKER
-    return Forward(run, workers, batch_size, tuple(session.get_providers()))
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
+            return result
+
+        return Opened(run, tuple(session.get_providers()))
+
+    return Forward(_in_background(opened), workers, _ON_GPU if on_gpu else _OF_A_WORKER)
 
 
 def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
-    import openvino
-
     path = frozen.require_folded_onnx()
     workers = min(cores, _MOST_WORKERS)
-    options = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": cores,
-        "NUM_STREAMS": workers,
-    }
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", options)
-    own = threading.local()
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        return np.array(own.request.infer([pixels])[0], np.float32)
+    def opened() -> Opened:
+        import openvino
 
-    return Forward(run, workers, _OF_A_WORKER, ("CPU",))
+        options = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": cores,
+            "NUM_STREAMS": workers,
+        }
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
+        own = threading.local()
+
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if not hasattr(own, "request"):
+                own.request = compiled.create_infer_request()
+            return np.array(own.request.infer([pixels])[0], np.float32)
+
+        return Opened(run, ("CPU",))
+
+    return Forward(_in_background(opened), workers, _OF_A_WORKER)
+
+
+def _in_background(work: Callable[[], Opened]) -> Future[Opened]:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="open")
+    opening = pool.submit(work)
+    pool.shutdown(wait=False)
+    return opening
 
 
 def _keras(frozen: FrozenModel, precision: str) -> Forward:
@@ -177,8 +208,9 @@ def _keras(frozen: FrozenModel, precision: str) -> Forward:
         ]
         return np.concatenate(parts)[: len(pixels)]
 
-    devices = tuple(keras.distribution.list_devices())
-    return Forward(run, workers=1, batch_size=size or _ON_CPU, devices=devices)
+    opening: Future[Opened] = Future()
+    opening.set_result(Opened(run, tuple(keras.distribution.list_devices())))
+    return Forward(opening, workers=1, batch_size=size or _ON_CPU)
 
 
 def _constant_batch() -> int | None:
