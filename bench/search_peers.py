@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from headstart.features.store import FeatureBatch, FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON
-from headstart.heads.metrics import DIRECTION, METRICS, is_better
+from headstart.heads.metrics import DIRECTION, METRICS
 from headstart.heads.search_space import asking, suggest
 from headstart.heads.table import warmup_steps
 from headstart.params import SearchParams
@@ -54,12 +54,13 @@ def keras_loop(
     with FeatureStore(path) as store:
         train, validation = store.split("train"), store.split("validation")
         n_classes = len(store.classes)
-    best: dict[str, Any] = {"value": float("nan"), "predict": None}
+    best: dict[str, Any] = {"value": None, "predict": None}
+    sign = 1 if DIRECTION[search.metric] == "maximize" else -1
 
     def objective(trial: optuna.Trial) -> float:
         config = heads[trial.number] if heads else suggest(search.space, asking(trial))
         value, predict = _fit(config, train, validation, n_classes, search, seed)
-        if is_better(search.metric, value, best["value"]):
+        if best["value"] is None or sign * value > sign * best["value"]:
             best.update(value=value, predict=predict)
         return value
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
-from headstart.heads.metrics import DIRECTION, METRICS, is_better, metric_names, scores, softmax
+from headstart.heads.metrics import DIRECTION, METRICS, badness, metric_names, scores, softmax
 
 
 def _case(n: int, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +58,12 @@ def test_directions_and_names() -> None:
     assert set(DIRECTION) == set(METRICS)
     assert "top_3_accuracy" not in metric_names(3)
     assert "top_3_accuracy" in metric_names(4)
-    assert is_better("accuracy", 0.6, 0.5)
-    assert is_better("log_loss", 0.5, 0.6)
-    assert is_better("log_loss", 0.5, float("nan"))
-    assert not is_better("accuracy", 0.5, 0.5)
-    assert not is_better("accuracy", float("nan"), 0.1)
+
+
+def test_equal_values_are_told_apart_by_log_loss() -> None:
+    assert badness("accuracy", {"accuracy": 0.6}) < badness("accuracy", {"accuracy": 0.5})
+    assert badness("log_loss", {"log_loss": 0.5}) < badness("log_loss", {"log_loss": 0.6})
+    surer = badness("accuracy", {"accuracy": 0.5, "log_loss": 0.2})
+    assert surer < badness("accuracy", {"accuracy": 0.5, "log_loss": 0.3})
+    assert badness("accuracy", {"accuracy": 0.6, "log_loss": 0.9}) < surer
+    assert not badness("accuracy", {"accuracy": float("nan")}) < surer

@@ -1,18 +1,25 @@
 """The validation curve of a head in training: its best epoch, and when to stop."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.heads.metrics import METRICS, is_better, softmax
+from headstart.heads.metrics import DIRECTION, METRICS, badness, softmax
 
 
 class Curve:
     """Validation metrics by epoch, of which `metric` decides.
 
+    The best epoch is that with the best mean over row groups (folds and repeats); of equal ones,
+    which are many where few images decide, that with the least log loss. Patience ends by what
+    can be told from chance: an epoch is progress where it is better than the last progress by more
+    than one standard error of their paired difference over the groups, or, with one group, at all.
+
     Attributes:
-        values: by metric name, one value an epoch.
+        values: by metric name, the mean over groups, one value an epoch.
+        spread: sample standard deviation of `metric` over groups, one value an epoch; 0 for one.
         best_epoch: number of epochs after which `metric` was best, from 1; 0 before the first.
         best: its value then; NaN before the first.
     """
@@ -20,26 +27,46 @@ class Curve:
     def __init__(self, metric: str) -> None:
         self.metric = metric
         self.values: dict[str, list[float]] = {}
+        self.spread: list[float] = []
         self.best_epoch = 0
         self.best = float("nan")
+        self._least_badness = (math.inf, math.inf)
+        self._progress_epoch = 0
+        self._progress: NDArray[np.float64] | None = None
 
     @property
     def epochs(self) -> int:
         """Epochs so far."""
-        return len(self.values.get(self.metric, []))
+        return len(self.spread)
 
-    def add(self, values: dict[str, float]) -> bool:
-        """Add one epoch; return whether it is the best so far."""
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-        if not is_better(self.metric, values[self.metric], self.best):
+    def add(self, values: Mapping[str, NDArray[np.float64]]) -> bool:
+        """Add one epoch, values (n_groups,) by name; return whether it is the best so far."""
+        for name, found in values.items():
+            self.values.setdefault(name, []).append(float(found.mean()))
+        own = values[self.metric]
+        self.spread.append(_deviation(own))
+        if self._progress is None or self._is_progress(own, self._progress):
+            self._progress, self._progress_epoch = own, self.epochs
+        latest = {name: found[-1] for name, found in self.values.items()}
+        rank = badness(self.metric, latest)
+        if not rank < self._least_badness:
             return False
-        self.best_epoch, self.best = self.epochs, values[self.metric]
+        self._least_badness = rank
+        self.best_epoch, self.best = self.epochs, latest[self.metric]
         return True
 
     def stalled(self, patience: int | None) -> bool:
-        """Whether `patience` epochs in a row were no better than the best."""
-        return patience is not None and self.epochs - self.best_epoch >= patience
+        """Whether the last `patience` epochs in a row were no progress."""
+        return patience is not None and self.epochs - self._progress_epoch >= patience
+
+    def _is_progress(self, now: NDArray[np.float64], before: NDArray[np.float64]) -> bool:
+        gain = now - before if DIRECTION[self.metric] == "maximize" else before - now
+        return bool(gain.mean() > _deviation(gain) / np.sqrt(len(gain)))
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    """Sample standard deviation; 0 of one value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def curve_metrics(metric: str) -> tuple[str, ...]:

@@ -183,14 +183,14 @@ class _Results:
                 self.heads[number] = [self._final(number, g, c) for g, c in enumerate(curves)]
                 self._stack.remove([number])
 
-    def _scores(self) -> dict[int, list[dict[str, float]]]:
+    def _scores(self) -> dict[int, list[dict[str, NDArray[np.float64]]]]:
         if not len(self._held_out[0]):
             return {}
         numbers, logits = self._stack.validation_logits()
         found = epoch_scores(curve_metrics(self._options.metric), self._labels, logits)
         return {
             number: [
-                {name: float(values[group, place]) for name, values in found.items()}
+                {name: values[group : group + 1, place] for name, values in found.items()}
                 for group in range(len(logits))
             ]
             for place, number in enumerate(numbers)

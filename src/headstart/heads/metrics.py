@@ -4,7 +4,8 @@ Each takes labels of shape (n,) and probabilities of shape (..., n, n_classes), 
 shape (...): many heads are scored in one call.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -115,11 +116,13 @@ def metric_names(n_classes: int) -> tuple[str, ...]:
     return tuple(name for name in METRICS if enough or name != "top_3_accuracy")
 
 
-def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether `value` is strictly better; any number is better than NaN."""
-    if np.isnan(than):
-        return not np.isnan(value)
-    return value > than if DIRECTION[metric] == "maximize" else value < than
+def badness(metric: str, values: Mapping[str, float]) -> tuple[float, float]:
+    """Sort key of heads or epochs by their metrics, least for the best.
+
+    Equal values of the metric, which are many where few images decide, are told apart by log loss.
+    """
+    sign = -1.0 if DIRECTION[metric] == "maximize" else 1.0
+    return sign * values[metric], values.get("log_loss", math.inf)
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

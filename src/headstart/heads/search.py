@@ -19,7 +19,7 @@ from headstart.errors import SearchError
 from headstart.features.store import FeatureStore
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.curve import curve_metrics
-from headstart.heads.metrics import DIRECTION
+from headstart.heads.metrics import DIRECTION, badness
 from headstart.heads.search_plan import StudyPlan, plan_study
 from headstart.heads.search_storage import journal_path, open_storage, study_exists
 from headstart.heads.search_study import REASON, RESULT, REUSED
@@ -91,10 +91,13 @@ class StudyResult:
 
     @property
     def best(self) -> TrialResult:
-        """The completed trial with the best value; of equal ones the first."""
+        """The first of `ranked`."""
+        return self.ranked()[0]
+
+    def ranked(self) -> list[TrialResult]:
+        """The completed trials, best first; of equal ones that with the least log loss."""
         done = [trial for trial in self.trials if trial.value is not None]
-        sign = -1 if self.direction == "maximize" else 1
-        return min(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+        return sorted(done, key=lambda t: (badness(self.metric, t.at_best()), t.number))
 
     def best_head(self) -> BestHead:
         """The winner, as data/best_head.json holds it."""

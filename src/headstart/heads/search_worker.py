@@ -27,7 +27,6 @@ _COMPILATION_FLOP = 2e11
 class _Running:
     asked: AskedTrial
     curve: Curve
-    spread: list[float]
     first_epoch: int
 
 
@@ -86,7 +85,7 @@ class Worker:
                 return
             else:
                 curve = Curve(self._search.metric)
-                self._running[asked.number] = _Running(asked, curve, [], self._stack.epoch)
+                self._running[asked.number] = _Running(asked, curve, self._stack.epoch)
             self._waiting = None
 
     def _place(self, asked: AskedTrial) -> bool:
@@ -114,8 +113,7 @@ class Worker:
         if any(not np.isfinite(found).all() for found in values.values()):
             self._fail(asked, f"its loss was no longer a number in epoch {curve.epochs + 1}")
             return False
-        curve.add({name: float(found.mean()) for name, found in values.items()})
-        running.spread.append(_deviation(values[curve.metric]))
+        curve.add(values)
         self._trials.report(asked, curve.values[curve.metric][-1], curve.epochs)
         return True
 
@@ -145,7 +143,7 @@ class Worker:
             return
         scored = epoch_scores(self._names, self._labels, logits)
         curve = Curve(self._search.metric)
-        self._running[asked.number] = running = _Running(asked, curve, [], 0)
+        self._running[asked.number] = running = _Running(asked, curve, 0)
         if self._note(running, {name: found[:, 0] for name, found in scored.items()}):
             self._complete(running)
 
@@ -169,11 +167,6 @@ class Worker:
         self._bar.update(1)
 
 
-def _deviation(values: NDArray[np.float64]) -> float:
-    """Sample standard deviation over folds and repeats; 0 where there is one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
 def _result(running: _Running) -> dict[str, Any]:
     """What a trial leaves behind: JSON values, the same names for every trial."""
     curve = running.curve
@@ -181,6 +174,6 @@ def _result(running: _Running) -> dict[str, Any]:
         "config": running.asked.config.model_dump(mode="json"),
         "first_epoch": running.first_epoch,
         "best_epoch": curve.best_epoch,
-        "value_std": running.spread[curve.best_epoch - 1],
+        "value_std": curve.spread[curve.best_epoch - 1],
         "curve": curve.values,
     }

@@ -17,7 +17,7 @@ from headstart.features.store import FeatureBatch, FeatureStore
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.fit import FitOptions, fit_heads
 from headstart.heads.fitted import FittedHead
-from headstart.heads.metrics import is_better, scores, softmax
+from headstart.heads.metrics import badness, scores, softmax
 from headstart.models.assemble import average_linear
 from headstart.models.calibration import fit_temperature
 from headstart.models.out_of_fold import out_of_fold
@@ -187,11 +187,7 @@ def combined(
         return (average,)
     if how == "ensemble":
         return tuple(heads)
-    best = heads[0]
-    for head in heads[1:]:
-        if is_better(metric, _score(head, validation, metric), _score(best, validation, metric)):
-            best = head
-    return (best,)
+    return (min(heads, key=lambda head: badness(metric, _scores(head, validation))),)
 
 
 def mean_logits(heads: Sequence[FittedHead], batch: FeatureBatch) -> NDArray[np.float64]:
@@ -270,6 +266,5 @@ def model_metadata(
     }
 
 
-def _score(head: FittedHead, validation: FeatureBatch, metric: str) -> float:
-    probabilities = softmax(mean_logits([head], validation))
-    return scores(validation.label_ids, probabilities)[metric]
+def _scores(head: FittedHead, validation: FeatureBatch) -> dict[str, float]:
+    return scores(validation.label_ids, softmax(mean_logits([head], validation)))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.heads.config import HeadConfig
-from headstart.heads.search import StudyResult, TrialResult
+from headstart.heads.search import TrialResult
 from headstart.heads.search_space import FIELDS, is_used
 from headstart.params.search_space import Range, SearchSpace
 
@@ -70,13 +70,6 @@ class Field:
         else:
             marks = [low + (high - low) * share for share in shares]
         return [(share, _text(mark)) for share, mark in zip(shares, marks, strict=True)]
-
-
-def completed(result: StudyResult) -> list[TrialResult]:
-    """Trials with a value, best first; equal ones by number."""
-    sign = -1 if result.direction == "maximize" else 1
-    done = [trial for trial in result.trials if trial.value is not None]
-    return sorted(done, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
 def varied_fields(trials: Sequence[TrialResult], space: SearchSpace) -> list[Field]:

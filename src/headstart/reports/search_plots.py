@@ -17,7 +17,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params.search_space import SearchSpace
 from headstart.reports.plots import COLOURS, new_figure
-from headstart.reports.search_fields import Field, completed, varied_fields
+from headstart.reports.search_fields import Field, varied_fields
 
 _MOST_CURVES = 10
 _MIN_TRIALS_FOR_IMPORTANCES = 8
@@ -66,7 +66,7 @@ def importances(result: StudyResult, space: SearchSpace) -> dict[str, float]:
     Ranks, because one head that failed to learn would otherwise outweigh all differences between
     good ones. The method is that of Hutter, Hoos and Leyton-Brown (2014), as in Optuna.
     """
-    trials = [t for t in completed(result) if t.config and t.config.kind == "network"]
+    trials = [t for t in result.ranked() if t.config and t.config.kind == "network"]
     fields = varied_fields(trials, space)
     if len(trials) < _MIN_TRIALS_FOR_IMPORTANCES or len(set(_values(trials))) < 3 or not fields:
         return {}
@@ -97,7 +97,7 @@ def parallel_coordinates(result: StudyResult, space: SearchSpace) -> Figure:
 
     Linear probes, which use none of most fields, are shown where nothing else is.
     """
-    done = completed(result)[::-1]
+    done = result.ranked()[::-1]
     trials = [t for t in done if t.config and t.config.kind == "network"] or done
     fields = varied_fields(trials, space)
     columns = [field.positions() for field in fields]
@@ -125,7 +125,7 @@ def parallel_coordinates(result: StudyResult, space: SearchSpace) -> Figure:
 
 def slices(result: StudyResult, space: SearchSpace) -> Figure:
     """The value against each field, over the trials that use it; later trials are darker."""
-    trials = completed(result)
+    trials = result.ranked()
     fields = varied_fields(trials, space)
     n_columns = 4
     n_rows = max(1, -(-len(fields) // n_columns))
@@ -147,7 +147,7 @@ def slices(result: StudyResult, space: SearchSpace) -> Figure:
 def learning_curves(result: StudyResult) -> Figure:
     """The validation curve of the best ten networks; a dot marks the best epoch."""
     figure, axes = new_figure(7.2, 3.9)
-    trials = [t for t in completed(result) if len(t.curve[result.metric]) > 1][:_MOST_CURVES]
+    trials = [t for t in result.ranked() if len(t.curve[result.metric]) > 1][:_MOST_CURVES]
     for place, trial in enumerate(trials):
         curve = trial.curve[result.metric]
         colour = COLOURS[place % len(COLOURS)]
@@ -168,12 +168,16 @@ def learning_curves(result: StudyResult) -> Figure:
 def _slice(axes: Axes, field: Field, values: Floats, numbers: NDArray[np.int64]) -> None:
     if field.is_numeric:
         x = field.numbers()
-        if field.is_log and x.max() >= 10 * x.min():
+        # Not a number where a head does not have the field.
+        known = x[np.isfinite(x)]
+        if field.is_log and known.max() >= 10 * known.min():
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(numticks=4))
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=bool((x == x.round()).all())))
+            axes.xaxis.set_major_locator(
+                MaxNLocator(4, integer=bool((known == known.round()).all()))
+            )
     else:
         places = field.positions() * (len(field.options) - 1)
         # spread, so that equal choices do not hide each other; by number, so always alike

@@ -11,7 +11,7 @@ from headstart.params import SearchParams
 from headstart.reports import search_plots
 from headstart.reports.html import figure_uri, render_page
 from headstart.reports.plots import save_png
-from headstart.reports.search_fields import Field, completed, varied_fields
+from headstart.reports.search_fields import Field, varied_fields
 
 _MOST_ROWS = 10
 
@@ -43,7 +43,7 @@ def write_report(folder: Path, result: StudyResult, search: SearchParams) -> Non
 def _page(
     result: StudyResult, search: SearchParams, figures: dict[str, Figure | None]
 ) -> dict[str, Any]:
-    ranked = completed(result)
+    ranked = result.ranked()
     fields = varied_fields(ranked, search.space)
     states = [trial.state for trial in result.trials]
     return {
