@@ -16,6 +16,8 @@ class Curve:
     which are many where few images decide, that with the least log loss. Patience ends by what
     can be told from chance: an epoch is progress where it is better than the last progress by more
     than one standard error of their paired difference over the groups, or, with one group, at all.
+    One standard error is the measure that Breiman, Friedman, Olshen and Stone (1984) use to choose
+    among models by cross-validation.
 
     Attributes:
         values: by metric name, the mean over groups, one value an epoch.
