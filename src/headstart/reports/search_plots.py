@@ -7,7 +7,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -172,7 +172,9 @@ def _slice(axes: Axes, field: Field, values: Floats, numbers: NDArray[np.int64])
         known = x[np.isfinite(x)]
         if field.is_log and known.max() >= 10 * known.min():
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            subs = (1.0,) if known.max() >= 100 * known.min() else (1.0, 3.0)
+            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=4))
+            axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             axes.xaxis.set_major_locator(
