@@ -1,4 +1,4 @@
-"""docs/performance.md, and what README.md says of speed, from bench/results/*.json.
+"""docs/performance.md, and what README.md says of accuracy and speed, from bench/results/*.json.
 
 python -m bench.performance
 """
@@ -11,7 +11,13 @@ from bench.common import RESULTS
 
 ROOT = RESULTS.parent.parent
 DOCUMENT, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
-_MARK = "<!-- speed: made by bench/performance.py -->"
+_ACCURACY = "<!-- accuracy: made by bench/performance.py -->"
+_SPEED = "<!-- speed: made by bench/performance.py -->"
+_DATA = {
+    "animal silhouettes": "1,500 animal silhouettes, 10 classes (the default)",
+    "600 photos": "600 photos, 3 classes",
+}
+_BACKBONES = {"efficientnet-lite0": "EfficientNet-Lite0", "vgg16": "VGG16"}
 _HEAD = """# Performance
 
 Made from `bench/results/*.json` by `python -m bench.performance`; the figures are those files'.
@@ -25,8 +31,38 @@ def main() -> None:
     results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RESULTS.glob("*.json"))]
     DOCUMENT.write_text("\n".join([_HEAD, *map(_section, results)]), encoding="utf-8")
     text = README.read_text(encoding="utf-8")
-    block = re.compile(rf"{re.escape(_MARK)}.*?(?=\n## )", re.DOTALL)
-    README.write_text(block.sub(f"{_MARK}\n\n{speed_text()}", text), encoding="utf-8")
+    for mark, block in ((_ACCURACY, accuracy_text()), (_SPEED, speed_text())):
+        old = re.compile(rf"{re.escape(mark)}.*?(?=\n## |\n<!-- )", re.DOTALL)
+        text = old.sub(f"{mark}\n\n{block}", text)
+    README.write_text(text, encoding="utf-8")
+
+
+def accuracy_text() -> str:
+    """The table of README.md about accuracy."""
+    result = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    rows = [
+        [
+            _DATA[data],
+            _BACKBONES[backbone],
+            f"{100 * ours:.1f} ± {100 * ours_sd:.1f} %",
+            f"{100 * theirs:.1f} ± {100 * theirs_sd:.1f} %",
+            f"{seconds:.0f} s",
+        ]
+        for data, backbone, ours, ours_sd, theirs, theirs_sd, seconds in result["rows"]
+    ]
+    headers = [
+        "data", "backbone", "test accuracy, 5 split seeds", "logistic regression on the same",
+        "`dvc repro`",
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            *_table(headers, rows),
+            "",
+            "Mean and standard deviation on two CPU cores, by `bench/accuracy.py`; `dvc repro` is",
+            "the median, with all features but the first seed's from the cache.",
+            "",
+        ]
+    )
 
 
 def speed_text() -> str:

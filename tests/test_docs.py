@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bench.performance import speed_text
+from bench.performance import accuracy_text, speed_text
 
 from headstart.cli import app
 
@@ -93,7 +93,8 @@ def test_the_accuracy_table_is_the_measured_one() -> None:
         assert f"{accuracy:.1f} ± {deviation:.1f} %" in README, row
 
 
-def test_what_the_readme_says_of_speed_is_the_measured() -> None:
+def test_what_the_readme_says_of_accuracy_and_speed_is_the_measured() -> None:
+    assert accuracy_text() in README, "run `make performance`"
     assert speed_text() in README, "run `make performance`"
 
 
