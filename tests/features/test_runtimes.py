@@ -1,5 +1,7 @@
 """Whatever runs the network gives the reference's numbers, row by row, in any batch."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,41 @@ def test_the_number_of_cores_changes_no_bit(
     with ThreadPoolExecutor(several.workers) as pool:
         parts = list(pool.map(several, np.array_split(images(), 4)))
     np.testing.assert_array_equal(np.concatenate(parts), one(images()))
+
+
+_FIRST_CALLS_TOGETHER = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from headstart.features.frozen import FrozenModel
+from headstart.features.runtimes import open_forward
+forward = open_forward(FrozenModel(Path(sys.argv[1]), None), sys.argv[2], "float32", cores=2)
+forward.opening.result()
+together = threading.Barrier(2)
+def call(_):
+    together.wait()
+    forward(np.zeros((1, {size}, {size}, 3), np.uint8))
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(call, range(2)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_first_calls_of_two_threads_do_not_wait_for_each_other(
+    frozen: FrozenModel, runtime: str
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    forward = open_forward(frozen, runtime, "float32", cores=1)  # makes the files
+    forward(images())
+    script = _FIRST_CALLS_TOGETHER.format(size=images().shape[1])
+    # Without a first call alone, one process in about twenty-five hung in OpenVINO 2026.4.
+    for _ in range(60):
+        command = [sys.executable, "-c", script, str(frozen.folder), runtime]
+        subprocess.run(command, check=True, timeout=30)
 
 
 def limited(forward: Run, most: int, error: Exception) -> Run:

@@ -183,6 +183,10 @@ def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
                 own.request = compiled.create_infer_request()
             return np.array(own.request.infer([pixels])[0], np.float32)
 
+        # Once alone: threads that make the first calls of a process together can wait for each
+        # other for ever, one with Python's lock and one with that of a static of the bindings.
+        _, *sides = compiled.input(0).partial_shape
+        run(np.zeros((1, *(side.get_length() for side in sides)), np.uint8))
         return Opened(run, ("CPU",))
 
     return Forward(_in_background(opened), workers, _OF_A_WORKER)
