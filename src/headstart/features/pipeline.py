@@ -70,8 +70,6 @@ class Decoder:
 
 
 Rows = list[tuple[Task, int]]
-
-
 # Rows, and their pixels, uint8, shape (n_rows, size, size, 3).
 Decoded = tuple[Rows, NDArray[np.uint8]]
 A = TypeVar("A")
