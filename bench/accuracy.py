@@ -124,13 +124,15 @@ def logistic_accuracy(features: Path) -> float:
 def _override(path: Path, values: dict[str, str]) -> None:
     import yaml
 
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    from headstart.files import parse_yaml, read_yaml
+
+    params = read_yaml(path)
     for key, text in values.items():
         *parents, last = key.split(".")
         section = params
         for parent in parents:
             section = section[parent]
-        section[last] = yaml.safe_load(text)
+        section[last] = parse_yaml(text)
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 

@@ -25,6 +25,7 @@ from bench.accuracy import ASSETS, ROOT
 from bench.common import Target, median_seconds, print_table, write_results
 from headstart import files
 from headstart.features.backbones import build
+from headstart.files import parse_yaml, read_yaml
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.images.pack import ImageStore, write_store
@@ -204,13 +205,13 @@ def _workspace(folder: Path, name: str, values: dict[str, str]) -> Path:
 
 
 def _override(path: Path, values: dict[str, str]) -> None:
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params = read_yaml(path)
     for key, text in values.items():
         *parents, last = key.split(".")
         section = params
         for parent in parents:
             section = section[parent]
-        section[last] = yaml.safe_load(text)
+        section[last] = parse_yaml(text)
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
+from headstart.files import parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
@@ -77,7 +77,7 @@ def main() -> int:
     path = ROOT / "dvc.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
     wrong = []
-    for stage, entry in yaml.safe_load("\n".join(lines))["stages"].items():
+    for stage, entry in parse_yaml("\n".join(lines))["stages"].items():
         listed = [dep for dep in entry["deps"] if dep.startswith("src/")]
         wanted = first_party_files(stage)
         if listed != wanted:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: written aside, flushed, renamed.
+"""Files written whole or not at all: written aside, flushed, renamed; and YAML read in one way.
 
 Knows nothing of what the files hold.
 """
@@ -9,11 +9,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 _CHUNK_BYTES = 1 << 20
 
@@ -62,6 +65,65 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's parser, with the plain scalars of YAML 1.2, which DVC writes, and numbers of 1.1.
+
+    PyYAML knows YAML 1.1 alone: it takes 1e-05 for text, 010 for 8, 1:30 for 90 and no for false.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+_PLAIN_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (
+        r"[-+]?(?:0b[01][01_]*|0o[0-7][0-7_]*|0x[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)",
+        list("-+0123456789"),
+    ),
+    "float": (
+        r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "merge": (r"<<", ["<"]),
+}
+# The first that matches a scalar counts, so that whole numbers are no floats.
+for _name, (_pattern, _first) in _PLAIN_SCALARS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first
+    )
+
+
+def _whole_number(_: object, node: Any) -> int:
+    digits = node.value.replace("_", "")
+    try:
+        # int() itself knows 0x, 0o and 0b, but refuses the zero of 010.
+        return int(digits, 0 if re.match("[-+]?0[box]", digits) else 10)
+    except ValueError as error:
+        # Python converts no more than some thousand digits.
+        raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text says, with numbers in any notation of YAML 1.1 and 1.2.
+
+    Where the two differ, 1.2 counts, as for DVC: `010` is ten; `yes`, `1:30` and dates are text.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; see `parse_yaml`."""
+    return parse_yaml(path.read_text(encoding="utf-8"))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -85,23 +85,13 @@ def _value(path: str, text: str, current: Any) -> Any:
         # Paths and addresses may hold what YAML would take for a comment or a list.
         return text
     try:
-        value = yaml.safe_load(text)
+        value = files.parse_yaml(text)
     except yaml.YAMLError:
         raise ParamsError(f"{path} must be a YAML value, but got {text!r}") from None
-    if isinstance(value, str):
-        value = _number(value)
     if isinstance(value, float) and value.is_integer():
         # MLproject knows no integers, only floats.
         value = int(value)
     return value
-
-
-def _number(text: str) -> str | float:
-    # YAML 1.1 reads 1e-4 as text.
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _changes(current: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +153,7 @@ def seconds_per_stage(here: Project) -> dict[str, float]:
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             latest[entry["stage"]] = float(entry["seconds"])
-    stages = yaml.safe_load(here.dvc_yaml.read_text(encoding="utf-8"))["stages"]
+    stages = files.read_yaml(here.dvc_yaml)["stages"]
     return {name: latest[name] for name in stages if name in latest}
 
 

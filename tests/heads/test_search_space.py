@@ -109,7 +109,7 @@ def test_a_grid_has_every_head_once() -> None:
         ("width: {low: 16}", "search.space.width: give either choices, or low and high"),
         ("width: 0", "search.space.width: Input should be greater than or equal to 1"),
         ("width: {lo: 1}", "search.space.width.lo: unknown; allowed here: choices, low, high"),
-        ("l2: {low: 1e-4, high: 1.0}", "search.space.l2.low: .* write 1.0e-4"),
+        ("l2: {low: '1e-4', high: 1.0}", "search.space.l2.low: .* write the number without quotes"),
         ("dropout: {low: 0.0, high: 1.5}", "search.space.dropout.high: .* less than or equal to"),
         ("weight_decay: {low: 0.0, high: 1.0, log: true}", "a log range needs low above 0"),
         ("l2: {low: 0.1, high: 1.0, log: true, step: 0.1}", "log and step exclude each other"),

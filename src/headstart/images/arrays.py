@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from headstart.errors import DataError
-from headstart.files import sha256_of_file
+from headstart.files import read_yaml, sha256_of_file
 from headstart.params.base import Section
 
 _FORMAT = "headstart-source"
@@ -56,7 +56,7 @@ def read_spec(path: Path) -> ArraySource:
         DataError: it is not one.
     """
     try:
-        return ArraySource.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return ArraySource.model_validate(read_yaml(path))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(
             f"data.source must be a spec file of the format {_FORMAT}, but {path} is not: {error}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from headstart.errors import ParamsError
+from headstart.files import read_yaml
 from headstart.params.base import Section
 from headstart.params.evaluate import EvaluateParams, RegisterParams
 from headstart.params.extract import ExtractParams
@@ -42,7 +43,7 @@ def load_params(path: Path) -> Params:
         ParamsError: naming every mistake at once, with its path and what is allowed.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except FileNotFoundError:
         raise ParamsError(f"{path.name} must exist, but {path} does not: restore it") from None
     except yaml.YAMLError as error:
@@ -88,7 +89,7 @@ def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
     given = detail["input"]
     if isinstance(given, dict | BaseModel):
         return f"{where}: {message}"
-    hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if _looks_like_number(given) else ""
+    hint = " (a text: write the number without quotes)" if _looks_like_number(given) else ""
     return f"{where}: {message}, but got {given!r}{hint}"
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from headstart.params.base import Section
+from headstart.params.base import Flag, Section
 from headstart.params.head import HeadConfig, JudgedOn
 from headstart.params.search_space import SearchSpace
 
@@ -31,7 +31,7 @@ class SearchParams(Section):
     repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")
     storage: str | None = Field(None, description="an Optuna URL; none: a journal file")
-    reuse_trials: bool = Field(False, description="begin a new study with fitting old trials")
+    reuse_trials: Flag = Field(False, description="begin a new study with fitting old trials")
     default_head: HeadConfig = Field(
         default_factory=HeadConfig, description="trial 0: what every other head must beat"
     )

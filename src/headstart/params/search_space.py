@@ -4,7 +4,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from headstart.params.base import Section
+from headstart.params.base import Flag, Section
 from headstart.params.head import (
     Activation,
     ClassWeights,
@@ -44,7 +44,7 @@ class Range(Section, Generic[T]):
     low: T | None = None
     high: T | None = None
     step: Annotated[T, Field(gt=0)] | None = None
-    log: bool = False
+    log: Flag = False
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -4,13 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from headstart.params.base import Section
+from headstart.params.base import Flag, Section
 
 
 class FineTuneParams(Section):
     """Training the backbone's last layers from pixels, with the frozen model as the start."""
 
-    enabled: bool = Field(False)
+    enabled: Flag = Field(False)
     from_layer: str | None = Field(
         None, description="train this layer and all after it; none: the last `blocks` blocks"
     )
@@ -22,7 +22,7 @@ class FineTuneParams(Section):
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="of all steps; cosine follows")
     weight_decay: float = Field(1.0e-4, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    flip: bool = Field(True, description="mirror training images at random")
+    flip: Flag = Field(True, description="mirror training images at random")
     rotation_degrees: float = Field(10.0, ge=0, le=180)
     zoom: float = Field(0.1, ge=0, lt=1, description="largest fraction in or out")
     shift: float = Field(0.05, ge=0, lt=1, description="largest fraction of the side")

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+from headstart.files import read_yaml
 
 _CHUNK_BYTES = 1 << 20
 
@@ -113,11 +113,8 @@ def _outputs(stage: dict[str, Any]) -> Iterator[str]:
 def _load_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _md5_of_file(path: Path) -> str:

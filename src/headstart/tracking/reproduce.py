@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -253,7 +252,7 @@ def _provide_source(checkout: Path, tree: Path) -> None:
         shutil.copy2(own, tree / ".dvc" / "config.local")
     cache = _run([*_DVC, "cache", "dir"], checkout, dict(os.environ)).strip()
     _run([*_DVC, "cache", "dir", "--local", cache], tree, dict(os.environ))
-    source = yaml.safe_load((tree / "params.yaml").read_text(encoding="utf-8"))["data"]["source"]
+    source = files.read_yaml(tree / "params.yaml")["data"]["source"]
     path = tree / source
     if "://" in source or path.exists():
         return
