@@ -39,6 +39,10 @@ class Project:
         return self.root / "data" / "manifest.csv"
 
     @property
+    def splits(self) -> Path:
+        return self.root / "data" / "splits.csv"
+
+    @property
     def rejected(self) -> Path:
         return self.root / "reports" / "rejected.csv"
 

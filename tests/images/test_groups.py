@@ -1,7 +1,7 @@
 """Which images belong together, and in which split a group lies."""
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from headstart.images.groups import find_groups, place, straddling
+from headstart.images.groups import find_groups, straddling
 from headstart.images.inspect import FACTS
+from headstart.images.splits import Key, Thresholds, assign_splits
 from headstart.params.images import Split, SplitParams
 
 FRACTIONS = SplitParams()
@@ -28,12 +29,17 @@ def facts_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
 
 
 def split_pictures(
-    pictures: list[tuple[int, int]], groups: list[str | None], seed: int
-) -> tuple[list[str], list[Split]]:
-    labels = np.zeros(len(pictures), np.int64)
-    found = find_groups(facts_of(pictures), labels, groups, max_bits=4)
-    given: list[Split | None] = [None] * len(pictures)
-    return found.keys, place(found.keys, given, seed=seed, fractions=FRACTIONS)
+    pictures: list[tuple[int, int]],
+    groups: list[str | None],
+    seed: int,
+    known: dict[Key, Thresholds] | None = None,
+) -> tuple[list[str], list[Split], dict[Key, Thresholds]]:
+    n = len(pictures)
+    found = find_groups(facts_of(pictures), np.zeros(n, np.int64), groups, max_bits=4)
+    assigned = assign_splits(
+        found.keys, ["a"] * n, [None] * n, seed=seed, fractions=FRACTIONS, known=known or {}
+    )
+    return found.keys, assigned.splits, assigned.thresholds
 
 
 files = st.tuples(st.integers(0, 12), st.integers(0, 3))
@@ -48,7 +54,7 @@ def test_splits_are_group_pure_and_stable_under_permutation(
     rows: list[tuple[tuple[int, int], str | None]], seed: int, shuffle: random.Random
 ) -> None:
     pictures, groups = [row[0] for row in rows], [row[1] for row in rows]
-    keys, splits = split_pictures(pictures, groups, seed)
+    keys, splits, _ = split_pictures(pictures, groups, seed)
     assert straddling(keys, splits) == []
     for members in (pictures, [row[0] for row in pictures]):
         of_member: dict[Any, set[str]] = defaultdict(set)
@@ -62,7 +68,7 @@ def test_splits_are_group_pure_and_stable_under_permutation(
     assert all(len(found) == 1 for found in of_user.values())
     order = list(range(len(rows)))
     shuffle.shuffle(order)
-    mixed_keys, mixed = split_pictures(
+    mixed_keys, mixed, _ = split_pictures(
         [pictures[i] for i in order], [groups[i] for i in order], seed
     )
     assert mixed == [splits[i] for i in order]
@@ -74,8 +80,8 @@ def test_splits_are_group_pure_and_stable_under_permutation(
 def test_newcomers_move_only_members_of_clusters_that_they_join(
     old: list[tuple[int, int]], new: list[tuple[int, int]], seed: int
 ) -> None:
-    _, before = split_pictures(old, [None] * len(old), seed)
-    _, after = split_pictures(old + new, [None] * len(old + new), seed)
+    _, before, known = split_pictures(old, [None] * len(old), seed)
+    _, after, _ = split_pictures(old + new, [None] * len(old + new), seed, known)
     joined = {shown for shown, file in new if (shown, file) not in old}
     for (shown, _), was, now in zip(old, before, after[: len(old)], strict=True):
         assert was == now or shown in joined
@@ -102,24 +108,4 @@ def test_the_users_group_names_the_key_and_bridges_clusters() -> None:
 
 
 def test_nothing_at_all() -> None:
-    assert split_pictures([], [], 0) == ([], [])
-
-
-def test_given_splits_are_kept_and_what_is_missing_is_taken_from_train() -> None:
-    keys = [f"g{i}" for i in range(400)]
-    given: list[Split | None] = ["train" if i < 300 else "test" for i in range(400)]
-    splits = place(keys, given, seed=0, fractions=FRACTIONS)
-    counts = Counter(splits[:300])
-    assert splits[300:] == ["test"] * 100
-    assert set(counts) == {"train", "validation"}
-    assert 20 < counts["validation"] < 80
-    given[0] = None  # now the user leaves something to us, and the rest is as given
-    splits = place(keys, given, seed=0, fractions=FRACTIONS)
-    assert splits[1:] == given[1:]
-
-
-def test_an_image_without_a_split_follows_its_group() -> None:
-    given: list[Split | None] = ["test", None, None, "train", "test", "validation"]
-    splits = place(["a", "a", "b", "c", "c", "d"], given, seed=0, fractions=FRACTIONS)
-    assert splits[:2] == ["test", "test"]
-    assert straddling(["a", "a", "b", "c", "c", "d"], splits) == ["c"]  # as given, and reported
+    assert split_pictures([], [], 0) == ([], [], {})

@@ -137,7 +137,7 @@ def test_files_that_are_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_pack_decodes_what_the_manifest_lists(tmp_path: Path, compression: Any) -> None:
     write_classes(tmp_path / "images", 40)
-    manifest = ingest(tmp_path / "images", IngestParams(), seed=0).manifest
+    manifest = ingest(tmp_path / "images", IngestParams(), seed=0, thresholds={}).manifest
     image = ImageParams(size=16, fit="crop")
     params = PackParams(splits=("test",), compression=compression)
     count = pack(tmp_path / "s.h5", manifest, tmp_path / "images", image, params)

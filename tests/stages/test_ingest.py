@@ -18,10 +18,10 @@ import yaml
 
 from headstart.errors import DataError
 from headstart.images.arrays import encode_png, read_array, read_spec
-from headstart.images.groups import find_groups, place, straddling
+from headstart.images.groups import find_groups, straddling
 from headstart.images.inspect import inspect
 from headstart.images.manifest import Manifest, read_manifest
-from headstart.images.splits import split_of
+from headstart.images.splits import assign_splits, position
 from headstart.params.images import SplitParams
 from headstart.params.load import load_sections
 from headstart.paths import Project
@@ -187,13 +187,6 @@ def test_what_users_get_wrong(workspace: Project) -> None:
     assert "at least two classes, but there is only 'a'" in error(workspace)
     (workspace.fetched / "b").mkdir()
     assert "every class folder must hold images, but 'b' is empty" in error(workspace)
-    write_picture(workspace.fetched / "b" / "1.png", 77)
-    words = error(workspace)
-    assert words.startswith(
-        "every class needs at least 2 images in each split (ingest.min_images_per_split), but 'b' "
-        "has "
-    )
-    assert "add images of it or remove it, or change ingest.split or the seed" in words
     (workspace.fetched / "labels.csv").write_text("path,label,split\na/000.png,a,trian\n")
     assert "line 2 has 'trian'" in error(workspace)
 
@@ -219,9 +212,85 @@ def test_nothing_but_rejected_files(workspace: Project) -> None:
         (workspace.fetched / label).mkdir(parents=True)
         (workspace.fetched / label / "x.jpg").write_text("no image")
     assert "2 of 2 (100.0%)" in error(workspace)
-    assert "'a' has train 0, validation 0, test 0, and 1 rejected" in error(
+    assert "but 'a': all of its 1 files were rejected; 'b': all of its 1 files" in error(
         workspace, max_rejected_fraction=1.0
     )
+
+
+def test_a_class_of_one_group_is_an_error_that_says_why(workspace: Project) -> None:
+    folder = workspace.fetched
+    write_classes(folder, 12)
+    for i in range(40):
+        (folder / "black").mkdir(exist_ok=True)
+        shutil.copy(folder / "a" / "000.png", folder / "black" / f"{i}.png")
+    write_picture(folder / "lone" / "1.png", 77)
+    assert error(workspace) == (
+        "every class needs images in at least 2 duplicate groups, so that one can train it and "
+        "another test it, but 'black': its 40 images are copies of one image, black/0.png; 'lone': "
+        "its only image is lone/1.png; add other images of it, or remove the class"
+    )
+    assert not workspace.splits.exists()
+    rows = ["path,label,group"]
+    rows += [
+        f"{label}/{i:03d}.png,{label},{label * (label == 'a')}" for label in "ab" for i in range(9)
+    ]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    assert "'a': its 9 images are in one group, 'a'; add" in error(workspace)
+
+
+def test_small_classes_are_named_in_one_warning(
+    workspace: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(workspace.fetched, 14)
+    assert run(workspace).startswith("28 images of 2 classes")
+    assert capsys.readouterr().err == ""
+    for i in range(3):
+        write_picture(workspace.fetched / "c" / f"{i}.png", 600 + i)
+    for i in range(2):
+        write_picture(workspace.fetched / "d" / f"{i}.png", 700 + i)
+    run(workspace)
+    assert capsys.readouterr().err == (
+        "ingest    2 of 4 classes have fewer than 2 images in a split "
+        "(ingest.min_images_per_split), so what is measured of them is uncertain: "
+        "'c' (train 1, validation 1, test 1); 'd' (train 1, validation 0, test 1); "
+        "add images of them\n"
+    )
+
+
+def test_given_splits_without_images_to_train_are_an_error(workspace: Project) -> None:
+    rows = ["path,label,split"]
+    for label in "ab":
+        for i in range(6):
+            write_picture(workspace.fetched / label / f"{i}.png", ord(label) * 10 + i)
+            rows.append(f"{label}/{i}.png,{label},{'train' if label == 'a' else 'test'}")
+    (workspace.fetched / "labels.csv").write_text("\n".join(rows) + "\n")
+    assert "as the splits are given it has those of 'a' alone: give train more" in error(workspace)
+
+
+def test_a_class_keeps_the_thresholds_that_it_was_first_given(workspace: Project) -> None:
+    write_classes(workspace.fetched, 5)
+    run(workspace)
+    first, before = workspace.splits.read_text(), splits_of(read_manifest(workspace.manifest))
+    assert (
+        first.splitlines()[0] == "seed,train,validation,test,class,draw,validation_from,test_from"
+    )
+    assert len(first.splitlines()) == 3
+    write_classes(workspace.fetched, 60)
+    for i in range(20):
+        write_picture(workspace.fetched / "c" / f"{i}.png", 2000 + i)
+    run(workspace)
+    after = splits_of(read_manifest(workspace.manifest))
+    assert after | before == after
+    grown = workspace.splits.read_text()
+    assert grown.startswith(first)
+    assert len(grown.splitlines()) == 4
+    workspace.splits.unlink()
+    run(workspace)
+    assert splits_of(read_manifest(workspace.manifest)) != after
+    workspace.splits.write_text(grown)
+    run(workspace)
+    assert splits_of(read_manifest(workspace.manifest)) == after
+    assert workspace.splits.read_text() == grown
 
 
 def test_the_hostile_folder_goes_through_the_stage(workspace: Project, assets: Path) -> None:
@@ -270,9 +339,12 @@ def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Pat
     )
     labels = np.repeat(np.arange(10), 1000)
     groups = find_groups(facts, labels, [None] * len(facts), max_bits=4)
-    splits = place(groups.keys, [None] * len(facts), seed=0, fractions=SplitParams())
+    names = labels.astype(str).tolist()
+    splits = assign_splits(
+        groups.keys, names, [None] * len(facts), seed=0, fractions=SplitParams(), known={}
+    ).splits
     assert int(groups.exact_duplicate.sum()) == 2 * 284
     assert np.bincount(groups.duplicates).max() <= 5  # no chains of silhouettes
     assert straddling(groups.keys, splits) == []
-    naive = [split_of(str(row), seed=0, fractions=SplitParams()) for row in range(len(facts))]
+    naive = ["test" if position(str(row), seed=0) > 0.85 else "train" for row in range(len(facts))]
     assert len(straddling(groups.keys, naive)) > 50

@@ -1,7 +1,7 @@
-"""Which images belong together: copies, near copies, and what the user said; and where they go.
+"""Which images belong together: copies, near copies, and what the user said.
 
 Members of a group share a split. A group's key is the user's name for it, else the smallest hash of
-its members; so only a newcomer that joins or bridges clusters can move an image.
+its members; so only a newcomer that joins or bridges groups can move an image.
 """
 
 from collections import Counter
@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.images.duplicates import Forest, Rows, groups_of_equals, near_duplicate_clusters
-from headstart.images.splits import split_of
-from headstart.params.images import SPLITS, Split, SplitParams
 
 
 @dataclass(frozen=True)
@@ -65,30 +63,6 @@ def find_groups(
         near_duplicate=members[look_of] > 1,
         label_conflict=_conflicts(duplicates, label_ids),
     )
-
-
-def place(
-    groups: Sequence[str],
-    given: Sequence[Split | None],
-    *,
-    seed: int,
-    fractions: SplitParams,
-) -> list[Split]:
-    """The split of each image: as given, else that of the group's given members, else by hash.
-
-    Where every image is given a split and none is given, say, validation, the validation images are
-    taken by hash from those given as train.
-    """
-    by_hash = [split_of(group, seed=seed, fractions=fractions) for group in groups]
-    of_group: dict[str, Split] = {}
-    for group, split in zip(groups, given, strict=True):
-        if split is not None:
-            of_group[group] = min(of_group.get(group, split), split, key=SPLITS.index)
-    missing = set(SPLITS) - set(given) if None not in given else set()
-    return [
-        hashed if split == "train" and hashed in missing else split or of_group.get(group, hashed)
-        for group, split, hashed in zip(groups, given, by_hash, strict=True)
-    ]
 
 
 def straddling(groups: Sequence[str], splits: Sequence[str]) -> list[str]:

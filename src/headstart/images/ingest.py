@@ -1,7 +1,7 @@
 """From a folder of raw images to the manifest: each file read once, checked, grouped and split."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from headstart.errors import DataError
 from headstart.files import write_csv
-from headstart.images.groups import find_groups, place
+from headstart.images.groups import Groups, find_groups
 from headstart.images.labels import Entry
 from headstart.images.layout import scan
 from headstart.images.manifest import Manifest, make_manifest
 from headstart.images.quality import quality_flags
-from headstart.images.reader import Limits, Reading, read_images
+from headstart.images.reader import Limits, read_images
+from headstart.images.splits import Key, Thresholds, assign_splits
 from headstart.params.images import SPLITS, IngestParams
 
 _NO_CLASS = "It lies beside the class folders, so it has no label."
@@ -33,18 +34,32 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What a folder of raw images came to; `duplicates` names the cluster of each manifest row."""
+    """What a folder of raw images came to.
+
+    `duplicates` names the cluster of each manifest row, `thresholds` are those of splits.csv with
+    what was first seen here, and `cannot_split` says of each class with a single group why.
+    """
 
     manifest: Manifest
     rejected: list[Rejection]
     duplicates: list[int]
+    thresholds: dict[Key, Thresholds]
+    cannot_split: dict[str, str]
     n_decoded: int
 
 
-def ingest(folder: Path, params: IngestParams, *, seed: int, cache: Path | None = None) -> Ingested:
-    """Read every image of the class folders in `folder` once, group it, and place it in a split.
+def ingest(
+    folder: Path,
+    params: IngestParams,
+    *,
+    seed: int,
+    thresholds: Mapping[Key, Thresholds],
+    cache: Path | None = None,
+) -> Ingested:
+    """Read every image of the class folders in `folder` once, group it, and assign it to a split.
 
-    `cache` is the file that remembers images from earlier runs.
+    `thresholds` are those by which classes were split before; `cache` is the file that remembers
+    images from earlier runs.
 
     Raises:
         DataError: `folder` is not laid out as one of images.
@@ -59,10 +74,44 @@ def ingest(folder: Path, params: IngestParams, *, seed: int, cache: Path | None 
     ]
     rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.strays]
     accepted = np.array([i for i in range(len(entries)) if i not in reading.rejected], np.int64)
-    manifest, duplicates = _manifest(
-        [entries[i] for i in accepted], reading, accepted, params, seed
+    entries, facts = [entries[i] for i in accepted], reading.facts[accepted]
+    labels = [entry.label for entry in entries]
+    classes = sorted(set(labels))
+    ids = {label: index for index, label in enumerate(classes)}
+    label_ids = np.array([ids[label] for label in labels], dtype=np.int64)
+    groups = find_groups(
+        facts, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
     )
-    return Ingested(manifest, rejected, duplicates, reading.n_decoded)
+    assigned = assign_splits(
+        groups.keys,
+        labels,
+        [entry.split for entry in entries],
+        seed=seed,
+        fractions=params.split,
+        known=thresholds,
+    )
+    columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
+        "path": [entry.path for entry in entries],
+        "label": labels,
+        "sha256": [row.tobytes().hex() for row in facts["sha256"]],
+        "size_bytes": facts["size_bytes"].astype(np.int64),
+        "width": facts["width"].astype(np.int64),
+        "height": facts["height"].astype(np.int64),
+        "split": assigned.splits,
+        "group": groups.keys,
+        "exact_duplicate": groups.exact_duplicate,
+        "near_duplicate": groups.near_duplicate,
+        "label_conflict": groups.label_conflict,
+        **quality_flags(facts, label_ids),
+    }
+    return Ingested(
+        make_manifest(columns),
+        rejected,
+        groups.duplicates.tolist(),
+        assigned.thresholds,
+        _cannot_split(entries, groups),
+        reading.n_decoded,
+    )
 
 
 def write_rejected(path: Path, rejected: list[Rejection]) -> None:
@@ -84,46 +133,66 @@ def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> 
     )
 
 
-def check_splits(ingested: Ingested, params: IngestParams) -> None:
-    """Raise DataError if a class has too few images in a split."""
+def check_classes(ingested: Ingested) -> None:
+    """Raise DataError for classes that cannot be split, and if fewer than two can be trained."""
+    rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
+    reasons = {
+        label: f"all of its {count:,} files were rejected"
+        for label, count in rejected.items()
+        if label not in ingested.manifest.classes
+    } | ingested.cannot_split
+    if reasons:
+        listed = [f"{label!r}: {reasons[label]}" for label in sorted(reasons)]
+        raise DataError(
+            "every class needs images in at least 2 duplicate groups, so that one can train it and "
+            f"another test it, but {_some_of(listed)}; add other images of it, or remove the class"
+        )
+    table = ingested.manifest.table
+    trained = sorted(set(table["label"][table["split"] == "train"]))
+    if len(trained) < 2:
+        raise DataError(
+            "the train split must have images of at least two classes, but as the splits are given "
+            f"it has {f'those of {trained[0]!r} alone' if trained else 'no image'}: give train more"
+        )
+
+
+def small_classes(ingested: Ingested, params: IngestParams) -> str | None:
+    """Return a warning that names the classes with few images in a split, if there are any."""
     manifest = ingested.manifest
     counts = Counter(zip(manifest.table["label"], manifest.splits, strict=True))
-    rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
-    for label in sorted({*manifest.classes, *rejected}):
-        found = {split: counts[label, split] for split in SPLITS}
-        if min(found.values()) < params.min_images_per_split:
-            listed = ", ".join(f"{split} {count}" for split, count in found.items())
-            raise DataError(
-                f"every class needs at least {params.min_images_per_split} images in each split "
-                f"(ingest.min_images_per_split), but {label!r} has {listed}, and "
-                f"{rejected[label]} rejected: add images of it or remove it, or change "
-                "ingest.split or the seed"
-            )
-
-
-def _manifest(
-    entries: list[Entry], reading: Reading, rows: NDArray[np.int64], params: IngestParams, seed: int
-) -> tuple[Manifest, list[int]]:
-    facts = reading.facts[rows]
-    classes = sorted({entry.label for entry in entries})
-    ids = {label: index for index, label in enumerate(classes)}
-    label_ids = np.array([ids[entry.label] for entry in entries], dtype=np.int64)
-    groups = find_groups(
-        facts, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
+    few = [
+        f"{label!r} ({', '.join(f'{split} {counts[label, split]:,}' for split in SPLITS)})"
+        for label in manifest.classes
+        if min(counts[label, split] for split in SPLITS) < params.min_images_per_split
+    ]
+    if not few:
+        return None
+    return (
+        f"{len(few):,} of {len(manifest.classes):,} classes have fewer than "
+        f"{params.min_images_per_split} images in a split (ingest.min_images_per_split), so what "
+        f"is measured of them is uncertain: {_some_of(few)}; add images of them"
     )
-    splits = place(groups.keys, [e.split for e in entries], seed=seed, fractions=params.split)
-    columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
-        "path": [entry.path for entry in entries],
-        "label": [entry.label for entry in entries],
-        "sha256": [row.tobytes().hex() for row in facts["sha256"]],
-        "size_bytes": facts["size_bytes"].astype(np.int64),
-        "width": facts["width"].astype(np.int64),
-        "height": facts["height"].astype(np.int64),
-        "split": splits,
-        "group": groups.keys,
-        "exact_duplicate": groups.exact_duplicate,
-        "near_duplicate": groups.near_duplicate,
-        "label_conflict": groups.label_conflict,
-        **quality_flags(facts, label_ids),
-    }
-    return make_manifest(columns), groups.duplicates.tolist()
+
+
+def _some_of(listed: list[str]) -> str:
+    more = f"; and {len(listed) - 10:,} more" if len(listed) > 10 else ""
+    return "; ".join(listed[:10]) + more
+
+
+def _cannot_split(entries: Sequence[Entry], groups: Groups) -> dict[str, str]:
+    """Say of each class whose images are one group, none of them with a given split, why."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, entry in enumerate(entries):
+        rows_of[entry.label].append(row)
+    reasons = {}
+    for label, rows in rows_of.items():
+        first = entries[rows[0]]
+        if len({groups.keys[row] for row in rows}) > 1 or any(entries[row].split for row in rows):
+            continue
+        if len(rows) == 1:
+            reasons[label] = f"its only image is {first.path}"
+        elif len({groups.duplicates[row] for row in rows}) == 1:
+            reasons[label] = f"its {len(rows):,} images are copies of one image, {first.path}"
+        else:
+            reasons[label] = f"its {len(rows):,} images are in one group, {groups.keys[rows[0]]!r}"
+    return reasons

@@ -1,8 +1,20 @@
-"""Stage ingest: data/fetched → data/manifest.csv, reports/rejected.csv, reports/data."""
+"""Stage ingest: data/fetched, data/splits.csv → data/manifest.csv, reports/rejected.csv and data/.
 
-from headstart.images.ingest import check_rejected, check_splits, ingest, write_rejected
+splits.csv is extended by the thresholds of classes that are seen for the first time.
+"""
+
+import sys
+
+from headstart.images.ingest import (
+    check_classes,
+    check_rejected,
+    ingest,
+    small_classes,
+    write_rejected,
+)
 from headstart.images.manifest import write_manifest
 from headstart.images.placements import find_moves, placements_file, remember_placements
+from headstart.images.splits import read_thresholds, write_thresholds
 from headstart.params.base import Section
 from headstart.params.images import IngestParams
 from headstart.paths import Project, cache_folder, state_folder
@@ -17,15 +29,20 @@ class Sections(Section):
 
 def run(files: Project, params: Sections) -> str:
     cache = cache_folder() / "ingest" / "images.sqlite3"
-    ingested = ingest(files.fetched, params.ingest, seed=params.seed, cache=cache)
+    known = read_thresholds(files.splits)
+    ingested = ingest(files.fetched, params.ingest, seed=params.seed, thresholds=known, cache=cache)
     write_rejected(files.rejected, ingested.rejected)
     check_rejected(ingested, params.ingest, files.rejected.relative_to(files.root).as_posix())
-    check_splits(ingested, params.ingest)
+    check_classes(ingested)
+    if warning := small_classes(ingested, params.ingest):
+        print(f"ingest    {warning}", file=sys.stderr)
     former = placements_file(
         state_folder(files.root), seed=params.seed, fractions=params.ingest.split
     )
     card = DataCard(ingested, find_moves(ingested.manifest, former), files.fetched)
     write_data_card(files.data_report, card)
+    if ingested.thresholds != known:
+        write_thresholds(files.splits, ingested.thresholds)
     write_manifest(files.manifest, ingested.manifest)
     remember_placements(ingested.manifest, former)
     return summary(card)

@@ -45,7 +45,9 @@ class Lineage:
 def gather(project: Project, stage: str, facts: dict[str, str]) -> Lineage:
     """Lineage of `stage` as it runs now; `facts` are further tags (fingerprint, study, seed)."""
     dvc = DvcState(project.root)
-    git = git_state(project.root, ignoring={"dvc.lock", *dvc.output_paths()})
+    # Stages write these: they are kept with the run, and do not make its code another one.
+    written = {"dvc.lock", project.splits.relative_to(project.root).as_posix()}
+    git = git_state(project.root, ignoring={*written, *dvc.output_paths()})
     upstream = dvc.outputs_before(stage)
     source = dvc.source()
     tags = {

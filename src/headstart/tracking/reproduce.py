@@ -119,6 +119,9 @@ def reproduce(project: Project, run_id: str) -> Verdict:
         provenance = _artifact(store.client, run_id, "provenance", folder)
         with _worktree(project.root, commit, scratch / "tree", provenance / _PATCH) as tree:
             _provide_source(main_checkout(project.root), tree)
+            if (provenance / "splits.csv").is_file():
+                # The commit may be older than the thresholds by which the run's images were split.
+                shutil.copy2(provenance / "splits.csv", Project(tree).splits)
             environment = _scratch_environment(scratch)
             _run([*_DVC, "repro", "--force", "--no-run-cache"], tree, environment)
             uri = environment["MLFLOW_TRACKING_URI"]

@@ -91,15 +91,16 @@ def open_training(
 
 
 def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:
-    """What the run can be made again from, and compared by: params, lock, manifest, the diff."""
+    """What the run can be made again from, and compared by: params, lock, splits, the diff."""
     run.log_text(project.params.read_text(encoding="utf-8"), "params.yaml", "provenance")
     resolved = load_params(project.params).model_dump(mode="json", by_alias=True)
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     run.log_text(text, "resolved_params.yaml", "provenance")
     if project.dvc_lock.is_file():
         run.log_text(project.dvc_lock.read_text(encoding="utf-8"), "dvc.lock", "provenance")
-    if project.manifest.is_file():
-        run.log_artifact(project.manifest, "provenance")
+    for path in (project.splits, project.manifest):
+        if path.is_file():
+            run.log_artifact(path, "provenance")
     if lineage.git.diff:
         run.log_text(lineage.git.diff, "uncommitted.patch", "provenance")
 
