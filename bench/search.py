@@ -27,10 +27,11 @@ from headstart.features.store import FeatureStore
 from headstart.heads.fit import FitOptions, fit_head
 from headstart.heads.search import StudyResult, run_study
 from headstart.params import SearchParams
+from headstart.params.search_space import DEFAULT_SPACE
 
 Row = list[object]
 HEADERS = ["measured", "on", "how", "value", "unit"]
-NETWORKS = {"kind": "network"}
+NETWORKS = {**DEFAULT_SPACE.model_dump(), "kind": "network"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from headstart.heads.search import StudyResult, run_study
 from headstart.heads.search_plan import plan_study
 from headstart.heads.search_storage import open_storage
 from headstart.params import SearchParams
+from headstart.params.search_space import DEFAULT_SPACE
 
 # One space for all tests, so that its programs are compiled once.
 BASE: dict[str, Any] = {
@@ -19,7 +20,12 @@ BASE: dict[str, Any] = {
     "batch_size": 32,
     "patience": 3,
     "default_head": {"width": 8, "epochs": 4},
-    "space": {"width": {"choices": [4, 8]}, "activation": "relu", "epochs": 4},
+    "space": {
+        **DEFAULT_SPACE.model_dump(),
+        "width": {"choices": [4, 8]},
+        "activation": "relu",
+        "epochs": 4,
+    },
 }
 
 

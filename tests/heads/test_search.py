@@ -12,9 +12,12 @@ from headstart.features.store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head
 from headstart.heads.fitted import FittedHead
+from headstart.heads.search import TrialResult, run_study
 from headstart.heads.search_plan import plan_study
+from headstart.params import SearchParams
+from headstart.stages.search import describe
 from tests.heads.made_features import write_made_features
-from tests.heads.made_studies import params, run, study_of
+from tests.heads.made_studies import BASE, params, run, study_of
 
 
 def _trained_again(store: FeatureStore, config: HeadConfig, options: FitOptions) -> FittedHead:
@@ -89,9 +92,7 @@ def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -
 
     same = {
         name(),
-        name(
-            n_trials=99, timeout_s=1.0, workers=2, population=8, sampler="random", pruner="median"
-        ),
+        name(n_trials=99, timeout_s=1.0, workers=2, population=8, sampler="tpe", pruner="none"),
     }
     assert len(same) == 1
     others = {
@@ -105,8 +106,11 @@ def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -
         name(patience=5),
         name(default_head={"width": 4}),
         name(space={"width": 8}),
+        name(sampler="random"),
+        name(sampler="cmaes"),
+        name(pruner="median"),
     }
-    assert len(others) == 10
+    assert len(others) == 13
     assert not others & same
 
 
@@ -181,25 +185,82 @@ def test_a_grid_is_searched_whole(features: Path, tmp_path: Path) -> None:
     assert len({str(trial.config) for trial in result.trials}) == len(result.trials)
 
 
-def test_a_grid_goes_on_when_it_may_be_longer_or_comes_later(
-    features: Path, tmp_path: Path
-) -> None:
-    grid = {
-        "kind": "network",
-        "hidden_layers": 0,
-        "normalisation": {"choices": ["none", "standardise", "layer_norm"]},
-        "class_weights": {"choices": ["none", "balanced"]},
-        "input_dropout": 0.0,
-        "learning_rate": 0.001,
-        "weight_decay": 0.0,
-        "label_smoothing": 0.0,
+SMALL_GRID = {
+    "kind": "network",
+    "hidden_layers": 0,
+    "normalisation": {"choices": ["none", "standardise", "layer_norm"]},
+    "class_weights": {"choices": ["none", "balanced"]},
+    "input_dropout": 0.0,
+    "learning_rate": 0.001,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+}
+
+
+def test_a_grid_goes_on_when_it_may_be_longer(features: Path, tmp_path: Path) -> None:
+    def trials(n_trials: int, **changes: Any) -> tuple[TrialResult, ...]:
+        return run(features, tmp_path, n_trials=n_trials, space=SMALL_GRID, **changes).trials
+
+    assert len(trials(2, sampler="grid")) == 2
+    assert len(trials(4, sampler="grid")) == 4
+    whole = trials(100, sampler="grid")
+    # the default head and the grid
+    assert len(whole) == 1 + 6
+    assert len({str(trial.config) for trial in whole}) == 1 + 6
+
+
+def test_another_sampler_makes_a_study_of_its_own(features: Path, tmp_path: Path) -> None:
+    first = run(features, tmp_path, n_trials=4, sampler="tpe")
+    other = run(features, tmp_path, n_trials=4, sampler="random")
+    assert other.study_name != first.study_name
+    assert [trial.number for trial in other.trials] == [0, 1, 2, 3]
+    assert run(features, tmp_path, n_trials=4, sampler="tpe") == first
+    reused = run(features, tmp_path, n_trials=2, pruner="median", reuse_trials=True)
+    assert {trial.reused_from.split("/")[0] for trial in reused.trials if trial.reused_from} == {
+        first.study_name,
+        other.study_name,
     }
-    assert len(run(features, tmp_path, n_trials=2, sampler="grid", space=grid).trials) == 2
-    assert len(run(features, tmp_path, n_trials=4, sampler="grid", space=grid).trials) == 4
-    assert len(run(features, tmp_path, n_trials=5, sampler="random", space=grid).trials) == 5
-    whole = run(features, tmp_path, n_trials=100, sampler="grid", space=grid)
-    # the default head and the grid; what was drawn in between is one of these
-    assert len({str(trial.config) for trial in whole.trials}) == 1 + 6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+def test_a_space_that_is_exhausted_ends_the_search(
+    features: Path, tmp_path: Path, sampler: str
+) -> None:
+    search = params(sampler=sampler, n_trials=9, space=SMALL_GRID)
+    result = run(features, tmp_path, sampler=sampler, n_trials=9, space=SMALL_GRID)
+    assert len(result.trials) == len({str(trial.config) for trial in result.trials}) == 1 + 6
+    assert "search.space has no more heads" in describe(result, search)
+    few = run(features, tmp_path, sampler=sampler, n_trials=3, space=SMALL_GRID)
+    assert few.study_name == result.study_name
+
+
+def test_a_space_of_one_point_is_tried_once(features: Path, tmp_path: Path) -> None:
+    """Fields that do not count for the head, such as the width of none, make no second one."""
+    head = {"kind": "network", "hidden_layers": 0, "width": 8, "epochs": 4}
+    search = SearchParams.model_validate({**BASE, "n_trials": 5, "default_head": head, "space": {}})
+    with FeatureStore(features) as store:
+        result = run_study(store, search, seed=0, storage_folder=tmp_path)
+    assert [trial.config for trial in result.trials] == [search.default_head]
+    assert describe(result, search).startswith("1 trials, best log_loss")
+    assert "no more heads" in describe(result, search)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+@pytest.mark.parametrize("step", [1e-5, 1e-7])
+def test_a_huge_grid_begins_at_once(
+    features: Path, tmp_path: Path, sampler: str, step: float
+) -> None:
+    """Nothing is made for each value: 26 s were needed for 90,001, and for 9 million no end."""
+    wide = {"input_dropout": {"low": 0.0, "high": 0.9, "step": step}}
+    space = {**SMALL_GRID, "class_weights": "none", **wide}
+    changes: dict[str, Any] = {"sampler": sampler, "n_trials": 4, "space": space}
+    started = time.monotonic()
+    result = run(features, tmp_path, **changes)
+    # the bound is generous: a search so small takes about 3 s
+    assert time.monotonic() - started < 20
+    assert len({trial.config for trial in result.trials}) == 4
+    rates = sorted(t.config.input_dropout for t in result.trials[1:] if t.config is not None)
+    assert rates[-1] - rates[0] > 0.2, "the first heads of a grid are spread over it"
 
 
 @pytest.mark.parametrize("sampler", ["random", "cmaes"])

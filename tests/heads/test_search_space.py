@@ -1,10 +1,13 @@
 """The space of heads: what it may say in params.yaml, and what heads come of it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headstart.errors import ParamsError, SearchError
 from headstart.heads.config import HeadConfig
@@ -13,17 +16,21 @@ from headstart.heads.search_space import (
     asking,
     distributions,
     drawing,
+    essence,
     grid,
+    grid_size,
     is_in_space,
     known_fields,
     suggest,
 )
 from headstart.params import SearchParams, load_params
-from headstart.params.search_space import SearchSpace
+from headstart.params.search_space import DEFAULT_SPACE, SearchSpace
 
 
 def _space(**fields: object) -> SearchSpace:
-    return SearchParams.model_validate({"space": fields}).space
+    """The default space with other fields."""
+    space = {**DEFAULT_SPACE.model_dump(), **fields}
+    return SearchParams.model_validate({"space": space}).space
 
 
 def test_every_field_of_a_head_is_in_the_space() -> None:
@@ -70,7 +77,7 @@ def test_heads_outside_of_the_space() -> None:
 
 
 def test_drawn_heads_are_in_the_space() -> None:
-    space = SearchSpace()
+    space = DEFAULT_SPACE
     chance = np.random.default_rng(0)
     heads = [suggest(space, drawing(chance)) for _ in range(50)]
     assert all(is_in_space(space, head) for head in heads)
@@ -123,3 +130,51 @@ def test_mistakes_are_named_with_their_path(tmp_path: Path, line: str, message: 
     path.write_text(f"search:\n  space:\n    {line}\n")
     with pytest.raises(ParamsError, match=message):
         load_params(path)
+
+
+def test_a_field_that_the_space_leaves_out_keeps_the_default_heads_value(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "search:\n"
+        "  default_head: {kind: network, optimizer: sgd, epochs: 7, dropout: 0.25}\n"
+        "  space: {width: {choices: [16, 32]}, dropout: null}\n"
+    )
+    search = load_params(path).search
+    heads = list(grid(search.space))
+    assert {head.width for head in heads} == {16, 32}
+    assert {head.model_copy(update={"width": 256}) for head in heads} == {search.default_head}
+
+
+_DOMAINS: dict[str, list[list[Any]]] = {
+    "kind": [["network"], ["linear_probe"], ["network", "linear_probe"]],
+    "normalisation": [["none"], ["none", "standardise"]],
+    "hidden_layers": [[0], [0, 1], [0, 1, 2]],
+    "width": [[4], [4, 8, 16]],
+    "optimizer": [["adamw"], ["adamw", "sgd"]],
+    "momentum": [[0.9], [0.5, 0.9]],
+    "schedule": [["constant"], ["constant", "cosine"]],
+    "warmup": [[0.1], [0.0, 0.1]],
+    "l2": [[0.1], [0.1, 1.0]],
+}
+
+
+@given(choices=st.fixed_dictionaries({k: st.sampled_from(v) for k, v in _DOMAINS.items()}))
+def test_the_size_of_a_grid_is_how_many_heads_it_has(choices: dict[str, list[Any]]) -> None:
+    search = SearchParams.model_validate(
+        {"space": {name: {"choices": values} for name, values in choices.items()}}
+    )
+    heads = list(grid(search.space))
+    assert len(set(heads)) == len(heads) == grid_size(search.space)
+    assert all(is_in_space(search.space, head) and essence(head) == head for head in heads)
+
+
+def test_a_range_of_whole_numbers_is_a_grid_and_of_hidden_layers_too() -> None:
+    search = SearchParams.model_validate(
+        {"space": {"hidden_layers": {"low": 0, "high": 2}, "width": {"low": 4, "high": 6}}}
+    )
+    heads = list(grid(search.space))
+    assert len(heads) == len(set(heads)) == grid_size(search.space) == 1 + 2 * 3
+
+
+def test_a_space_with_a_range_without_steps_has_no_size() -> None:
+    assert grid_size(DEFAULT_SPACE) is None

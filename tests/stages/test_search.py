@@ -8,6 +8,7 @@ import pytest
 from headstart.errors import SearchError
 from headstart.heads.config import read_head
 from headstart.params import SearchParams
+from headstart.params.search_space import DEFAULT_SPACE
 from headstart.paths import Project
 from headstart.stages.search import Sections, run
 from headstart.tracking.store import open_store
@@ -19,7 +20,7 @@ SEARCH = SearchParams.model_validate(
         "metric": "log_loss",
         "population": 4,
         "batch_size": 32,
-        "space": {"width": {"choices": [8, 16]}, "epochs": 5},
+        "space": {**DEFAULT_SPACE.model_dump(), "width": {"choices": [8, 16]}, "epochs": 5},
         "default_head": {"width": 16, "epochs": 5},
     }
 )

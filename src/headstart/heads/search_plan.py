@@ -15,6 +15,9 @@ from headstart.heads.metrics import metric_names
 from headstart.heads.stack import RowGroup
 from headstart.params.search import SearchParams
 
+# What a study's name covers only where it is not the default: names given before it counted stay.
+_ADDED = ("sampler", "pruner")
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -64,8 +67,8 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
 
 
 def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether trials of one topic mean the same in another: all but the space agrees."""
-    own = ("space", "default_head")
+    """Whether trials of one topic mean the same in another: all but how heads are found agrees."""
+    own = ("space", "default_head", *_ADDED)
     return {k: v for k, v in old.items() if k not in own} == {
         k: v for k, v in new.items() if k not in own
     }
@@ -83,6 +86,11 @@ def _topic(
         "space",
     )  # fmt: skip
     chosen = search.model_dump(mode="json", include=set(decisive))
+    added = {
+        name: getattr(search, name)
+        for name in _ADDED
+        if getattr(search, name) != SearchParams.model_fields[name].default
+    }
     return {
         "features": store.fingerprint,
         "n_views": store.n_views,
@@ -90,6 +98,7 @@ def _topic(
         "rows": sha256_of_json(identity),
         "seed": seed,
         **{name: chosen[name] for name in decisive},
+        **added,
     }
 
 

@@ -2,33 +2,48 @@
 
 import importlib.util
 import warnings
-from itertools import islice
+from collections.abc import Iterable
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 
 from headstart.errors import SearchError
 from headstart.heads.config import HeadConfig
-from headstart.heads.search_space import extremes, grid, is_in_space
+from headstart.heads.search_space import essence, extremes, grid_size, is_in_space
 from headstart.params.search import SearchParams
 
 _MIN_EPOCHS = 3
 
 
 def first_heads(search: SearchParams) -> list[HeadConfig]:
-    """The default head, then a linear probe where the space has it; or the whole grid."""
+    """The default head, then a linear probe where the space has it and heads are sampled."""
     heads = [search.default_head]
-    if search.sampler == "grid":
-        others = (head for head in grid(search.space) if head != search.default_head)
-        return [*heads, *islice(others, search.n_trials - 1)]
     probe = HeadConfig(kind="linear_probe")
-    if probe != search.default_head and is_in_space(search.space, probe):
+    is_new = essence(probe) != essence(search.default_head)
+    if not is_enumerated(search) and is_new and is_in_space(search.space, probe):
         heads.append(probe)
     return heads[: search.n_trials]
 
 
+def is_enumerated(search: SearchParams) -> bool:
+    """Whether every head of the space is tried once, rather than some sampled.
+
+    So it is for a grid, and for any sampler where `n_trials` reaches for the whole space: samples
+    would only repeat heads.
+    """
+    size = grid_size(search.space)
+    return search.sampler == "grid" or (size is not None and size <= search.n_trials)
+
+
+def is_exhausted(search: SearchParams, tried: Iterable[HeadConfig]) -> bool:
+    """Whether there is no head of the space that has not been tried."""
+    size = grid_size(search.space)
+    heads = {essence(head) for head in tried if is_in_space(search.space, essence(head))}
+    return size is not None and len(heads) >= size
+
+
 def make_sampler(search: SearchParams, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler that params name. Grids are enqueued, so nothing is left to sample there."""
+    """The sampler that params name. A grid's heads are enqueued: nothing is left to sample."""
     if search.sampler == "tpe":
         with warnings.catch_warnings():
             # `group` is what models conditional fields jointly; Optuna calls it experimental.

@@ -4,7 +4,8 @@ A field is asked for only where the head uses it; what is not asked for keeps it
 heads have equal configs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ _USED: dict[str, Callable[[Values], bool]] = {
     "epochs": _of_network,
 }
 FIELDS = tuple(_USED)
+# Those that the conditions of others read.
+_DECISIVE = ("kind", "hidden_layers", "optimizer", "schedule")
 
 
 def suggest(space: SearchSpace, choose: Choose) -> HeadConfig:
@@ -102,8 +105,7 @@ def drawing(chance: np.random.Generator) -> Choose:
 
     def choose(name: str, domain: Any) -> Any:
         if domain.choices is not None or domain.step is not None:
-            values = _all_values(name, domain)
-            return values[int(chance.integers(len(values)))]
+            return _value_at(domain, int(chance.integers(_count(name, domain))))
         low, high = domain.low, domain.high
         if domain.log:
             value = float(np.exp(chance.uniform(np.log(low), np.log(high))))
@@ -114,27 +116,91 @@ def drawing(chance: np.random.Generator) -> Choose:
     return choose
 
 
-def grid(space: SearchSpace) -> Iterator[HeadConfig]:
-    """Every head of a finite space, once.
+def grid_size(space: SearchSpace) -> int | None:
+    """How many heads a space has; None where a field is a range without steps."""
+    try:
+        return _size(space, FIELDS, {})
+    except _EndlessError:
+        return None
+
+
+def check_grid(space: SearchSpace) -> None:
+    """Refuse a space that is no grid.
 
     Raises:
         SearchError: a field has a range without steps.
     """
-    yield from _expanded(space, FIELDS, {})
+    try:
+        _size(space, FIELDS, {})
+    except _EndlessError as endless:
+        raise SearchError(
+            f"a grid needs every field of search.space fixed, in choices or with a step, but "
+            f"{endless} is a range without steps: give it a step, or take another search.sampler"
+        ) from None
 
 
-def _expanded(
-    space: SearchSpace, fields: tuple[str, ...], chosen: dict[str, Any]
-) -> Iterator[HeadConfig]:
+def grid(space: SearchSpace) -> Iterator[HeadConfig]:
+    """Every head of a finite space, once; the first n of them are spread over all of it.
+
+    None is made before it is asked for, so that a grid may be of any size.
+
+    Raises:
+        SearchError: a field has a range without steps.
+    """
+    check_grid(space)
+    size = _size(space, FIELDS, {})
+    # Steps of the golden ratio fill a circle evenly; of no common divisor, they visit every place.
+    stride = max(1, round(size * 0.6180339887))
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    yield from (_head_at(space, index * stride % size) for index in range(size))
+
+
+class _EndlessError(Exception):
+    """A field, by name, is a range without steps."""
+
+
+def _size(space: SearchSpace, fields: Sequence[str], chosen: dict[str, Any]) -> int:
+    """How many heads there are where `chosen` is, and `fields` are not yet."""
     if not fields:
-        yield HeadConfig.model_validate(chosen)
-        return
-    name, domain = fields[0], getattr(space, fields[0])
+        return 1
+    name, *rest = fields
+    domain = getattr(space, name)
     if not _USED[name](chosen):
-        yield from _expanded(space, fields[1:], chosen)
-        return
-    for value in _all_values(name, domain) if _is_open(domain) else (domain,):
-        yield from _expanded(space, fields[1:], {**chosen, name: value})
+        return _size(space, rest, chosen)
+    if name in _DECISIVE:
+        return sum(_size(space, rest, {**chosen, name: value}) for value in _values(space, name))
+    return (_count(name, domain) if _is_open(domain) else 1) * _size(space, rest, chosen)
+
+
+def _head_at(space: SearchSpace, index: int) -> HeadConfig:
+    """One head of a finite space, by its place in the order of its fields."""
+    chosen: dict[str, Any] = {}
+    for position, name in enumerate(FIELDS, start=1):
+        if not _USED[name](chosen):
+            continue
+        domain, rest = getattr(space, name), FIELDS[position:]
+        if name in _DECISIVE:
+            for value in _values(space, name):
+                chosen[name] = value
+                size = _size(space, rest, chosen)
+                if index < size:
+                    break
+                index -= size
+        elif _is_open(domain):
+            place, index = divmod(index, _size(space, rest, chosen))
+            chosen[name] = _value_at(domain, place)
+        else:
+            chosen[name] = domain
+    return HeadConfig.model_validate(chosen)
+
+
+def essence(head: HeadConfig) -> HeadConfig:
+    """The head with defaults where a field does not count for it: equal for equal heads."""
+    values = head.model_dump()
+    return HeadConfig.model_validate(
+        {name: values[name] for name, counts in _USED.items() if counts(values)}
+    )
 
 
 def is_used(head: HeadConfig, name: str) -> bool:
@@ -196,14 +262,27 @@ def _allows(domain: Any, value: Any) -> bool:
     return domain.step is None or bool(abs(steps - round(steps)) < 1e-6)
 
 
-def _all_values(name: str, domain: Any) -> tuple[Any, ...]:
+def _count(name: str, domain: Any) -> int:
+    """How many values an open field has."""
     if domain.choices is not None:
-        return tuple(domain.choices)
-    low, high, step = domain.low, domain.high, domain.step
-    if step is None and (domain.log or not _is_whole(name)):
-        raise SearchError(
-            f"a grid needs every field of search.space fixed, in choices or with a step, but "
-            f"{name} is a range without steps: give it a step, or take another search.sampler"
-        )
-    count = round((high - low) / (step or 1)) + 1
-    return tuple(round(low + index * (step or 1), 12) for index in range(count))
+        return len(domain.choices)
+    if domain.step is None and (domain.log or not _is_whole(name)):
+        raise _EndlessError(name)
+    steps: float = (domain.high - domain.low) / (domain.step or 1)
+    return round(steps) + 1
+
+
+def _values(space: SearchSpace, name: str) -> Iterator[Any]:
+    """All values of a field, open or not."""
+    domain = getattr(space, name)
+    if _is_open(domain):
+        yield from (_value_at(domain, index) for index in range(_count(name, domain)))
+    else:
+        yield domain
+
+
+def _value_at(domain: Any, index: int) -> Any:
+    """One value of an open field that has finitely many."""
+    if domain.choices is not None:
+        return domain.choices[index]
+    return round(domain.low + index * (domain.step or 1), 12)

@@ -5,6 +5,7 @@ asked for again, once.
 """
 
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from headstart.heads.metrics import DIRECTION
 from headstart.heads.search_life import LifeLine
 from headstart.heads.search_plan import StudyPlan, may_share_trials
 from headstart.heads.search_sampling import first_heads, make_pruner
-from headstart.heads.search_space import distributions, is_in_space, known_fields
+from headstart.heads.search_space import distributions, essence, is_in_space, known_fields
 from headstart.heads.search_storage import has_heartbeats, neighbours, open_storage
 from headstart.params.search import SearchParams
 
@@ -44,8 +45,8 @@ def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLi
     is_new = not study.user_attrs.get(READY)
     if is_new:
         study.set_user_attr(TOPIC, plan.topic)
-    # Each time: n_trials and the sampler, which decide the first heads, are not in the name.
-    _enqueue(study, search)
+    # Each time: n_trials, which decides the first heads, is not in the name.
+    _enqueue_first(study, search)
     if is_new:
         if search.reuse_trials:
             _add_old_trials(study, plan, search, folder)
@@ -54,16 +55,29 @@ def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLi
     return study
 
 
-def _enqueue(study: optuna.Study, search: SearchParams) -> None:
+def _enqueue_first(study: optuna.Study, search: SearchParams) -> None:
     """Ask for the first heads that the study has not had, as far as it needs more trials."""
     own = [t for t in study.get_trials(deepcopy=False) if REUSED not in t.user_attrs]
-    known = [t.user_attrs.get(HEAD) or t.user_attrs.get(RESULT, {}).get("config") for t in own]
+    known = set(heads_of(own))
     room = search.n_trials - sum(t.state is not TrialState.FAIL for t in own)
     for head in first_heads(search):
-        given = head.model_dump(mode="json")
-        if room > 0 and given not in known:
-            study.enqueue_trial(known_fields(search.space, head), {HEAD: given})
+        if room > 0 and essence(head) not in known:
+            enqueue(study, search, head)
             room -= 1
+
+
+def enqueue(study: optuna.Study, search: SearchParams, head: HeadConfig) -> None:
+    """Ask for a head that is given."""
+    given = head.model_dump(mode="json")
+    study.enqueue_trial(known_fields(search.space, head), {HEAD: given})
+
+
+def heads_of(trials: Iterable[FrozenTrial]) -> Iterator[HeadConfig]:
+    """The heads that a study's own trials were given or have trained, each by its essence."""
+    for trial in trials:
+        head = trial.user_attrs.get(HEAD) or trial.user_attrs.get(RESULT, {}).get("config")
+        if head is not None and REUSED not in trial.user_attrs:
+            yield essence(HeadConfig.model_validate(head))
 
 
 def _fail_dead(study: optuna.Study, life: LifeLine) -> None:

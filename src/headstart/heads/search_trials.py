@@ -16,10 +16,19 @@ from optuna.trial import TrialState
 from headstart.heads.config import HeadConfig
 from headstart.heads.search_life import LifeLine
 from headstart.heads.search_plan import StudyPlan
-from headstart.heads.search_sampling import make_sampler
-from headstart.heads.search_space import asking, known_fields, suggest
+from headstart.heads.search_sampling import is_enumerated, make_sampler
+from headstart.heads.search_space import asking, grid, known_fields, suggest
 from headstart.heads.search_storage import HEARTBEAT_S, has_heartbeats, study_lock
-from headstart.heads.search_study import HEAD, REASON, RESULT, REUSED, WORKER, open_study
+from headstart.heads.search_study import (
+    HEAD,
+    REASON,
+    RESULT,
+    REUSED,
+    WORKER,
+    enqueue,
+    heads_of,
+    open_study,
+)
 from headstart.params.search import SearchParams
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -56,6 +65,10 @@ class Trials:
         with self._lock:
             self.study = open_study(plan, search, folder, self._life)
             n_before = len(self.study.get_trials(deepcopy=False))
+        self._grid = grid(search.space) if is_enumerated(search) else None
+        self._next: HeadConfig | None = next(self._grid, None) if self._grid else None
+        self._tried: set[HeadConfig] = set()
+        self._n_read = 0
         seeds = np.random.SeedSequence([seed, n_before, stream])
         self.study.sampler = make_sampler(search, int(seeds.generate_state(1)[0]))
 
@@ -64,6 +77,9 @@ class Trials:
         with self._lock:
             if not self.wants_more():
                 return None
+            if self._grid is not None and not self._has_waiting():
+                assert self._next is not None
+                enqueue(self.study, self._search, self._next)
             with warnings.catch_warnings():
                 # Optuna expects heartbeats of its own loop; here `beat` sends them.
                 warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
@@ -79,13 +95,24 @@ class Trials:
             _record(trial, self._search, config)
         return AskedTrial(trial, config)
 
-    def _is_grid_done(self) -> bool:
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return self._search.sampler == "grid" and not waiting
-
     def wants_more(self) -> bool:
         """Whether a worker that asks now is given a trial."""
-        return self.missing() > 0 and not self._is_grid_done()
+        return self.missing() > 0 and (
+            self._grid is None or self._has_waiting() or not self._is_grid_done()
+        )
+
+    def _has_waiting(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _is_grid_done(self) -> bool:
+        """Go to the grid's first head that the study has not had; whether there is none."""
+        assert self._grid is not None
+        trials = self.study.get_trials(deepcopy=False)
+        self._tried.update(heads_of(trials[self._n_read :]))
+        self._n_read = len(trials)
+        while self._next is not None and self._next in self._tried:
+            self._next = next(self._grid, None)
+        return self._next is None
 
     def has_running(self) -> bool:
         """Whether some worker has a trial in work."""

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from headstart.params.base import Flag, Section
 from headstart.params.head import HeadConfig, JudgedOn
-from headstart.params.search_space import SearchSpace
+from headstart.params.search_space import DEFAULT_SPACE, SearchSpace
 
 Metric = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "top_3_accuracy", "log_loss", "brier", "ece"
@@ -35,4 +35,10 @@ class SearchParams(Section):
     default_head: HeadConfig = Field(
         default_factory=HeadConfig, description="trial 0: what every other head must beat"
     )
-    space: SearchSpace = Field(default_factory=SearchSpace)
+    space: SearchSpace = Field(DEFAULT_SPACE)
+
+    @field_validator("space")
+    @classmethod
+    def _complete(cls, space: SearchSpace, info: ValidationInfo) -> SearchSpace:
+        # Where default_head itself is mistaken, that is told, and nothing is missing here.
+        return space.around(info.data.get("default_head", HeadConfig()))

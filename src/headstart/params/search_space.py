@@ -11,6 +11,7 @@ from headstart.params.head import (
     Decay,
     Epochs,
     Fraction,
+    HeadConfig,
     HiddenLayers,
     Kind,
     LearningRate,
@@ -72,66 +73,92 @@ class Range(Section, Generic[T]):
 
 
 def _form(value: object) -> str:
+    if value is None:
+        return "<kept>"
     return "<domain>" if isinstance(value, dict | Section) else "<value>"
 
 
 # The tags appear in pydantic's error locations, where they must not be taken for keys.
 _ByForm = Discriminator(_form)
 _Value, _Domain = Tag("<value>"), Tag("<domain>")
-SomeKind = Annotated[Annotated[Kind, _Value] | Annotated[Choices[Kind], _Domain], _ByForm]
+_Kept = Annotated[None, Tag("<kept>")]
+SomeKind = Annotated[Annotated[Kind, _Value] | Annotated[Choices[Kind], _Domain] | _Kept, _ByForm]
 SomeActivation = Annotated[
-    Annotated[Activation, _Value] | Annotated[Choices[Activation], _Domain], _ByForm
+    Annotated[Activation, _Value] | Annotated[Choices[Activation], _Domain] | _Kept, _ByForm
 ]
 SomeNormalisation = Annotated[
-    Annotated[Normalisation, _Value] | Annotated[Choices[Normalisation], _Domain], _ByForm
+    Annotated[Normalisation, _Value] | Annotated[Choices[Normalisation], _Domain] | _Kept, _ByForm
 ]
 SomeOptimizer = Annotated[
-    Annotated[Optimizer, _Value] | Annotated[Choices[Optimizer], _Domain], _ByForm
+    Annotated[Optimizer, _Value] | Annotated[Choices[Optimizer], _Domain] | _Kept, _ByForm
 ]
 SomeSchedule = Annotated[
-    Annotated[Schedule, _Value] | Annotated[Choices[Schedule], _Domain], _ByForm
+    Annotated[Schedule, _Value] | Annotated[Choices[Schedule], _Domain] | _Kept, _ByForm
 ]
 SomeClassWeights = Annotated[
-    Annotated[ClassWeights, _Value] | Annotated[Choices[ClassWeights], _Domain], _ByForm
+    Annotated[ClassWeights, _Value] | Annotated[Choices[ClassWeights], _Domain] | _Kept, _ByForm
 ]
 SomeHiddenLayers = Annotated[
-    Annotated[HiddenLayers, _Value] | Annotated[Range[HiddenLayers], _Domain], _ByForm
+    Annotated[HiddenLayers, _Value] | Annotated[Range[HiddenLayers], _Domain] | _Kept, _ByForm
 ]
-SomeWidth = Annotated[Annotated[Width, _Value] | Annotated[Range[Width], _Domain], _ByForm]
-SomeRate = Annotated[Annotated[Rate, _Value] | Annotated[Range[Rate], _Domain], _ByForm]
+SomeWidth = Annotated[Annotated[Width, _Value] | Annotated[Range[Width], _Domain] | _Kept, _ByForm]
+SomeRate = Annotated[Annotated[Rate, _Value] | Annotated[Range[Rate], _Domain] | _Kept, _ByForm]
 SomeLearningRate = Annotated[
-    Annotated[LearningRate, _Value] | Annotated[Range[LearningRate], _Domain], _ByForm
+    Annotated[LearningRate, _Value] | Annotated[Range[LearningRate], _Domain] | _Kept, _ByForm
 ]
-SomeDecay = Annotated[Annotated[Decay, _Value] | Annotated[Range[Decay], _Domain], _ByForm]
-SomeFraction = Annotated[Annotated[Fraction, _Value] | Annotated[Range[Fraction], _Domain], _ByForm]
-SomeEpochs = Annotated[Annotated[Epochs, _Value] | Annotated[Range[Epochs], _Domain], _ByForm]
-SomePenalty = Annotated[Annotated[Penalty, _Value] | Annotated[Range[Penalty], _Domain], _ByForm]
+SomeDecay = Annotated[Annotated[Decay, _Value] | Annotated[Range[Decay], _Domain] | _Kept, _ByForm]
+SomeFraction = Annotated[
+    Annotated[Fraction, _Value] | Annotated[Range[Fraction], _Domain] | _Kept, _ByForm
+]
+SomeEpochs = Annotated[
+    Annotated[Epochs, _Value] | Annotated[Range[Epochs], _Domain] | _Kept, _ByForm
+]
+SomePenalty = Annotated[
+    Annotated[Penalty, _Value] | Annotated[Range[Penalty], _Domain] | _Kept, _ByForm
+]
 
 
 class SearchSpace(Section):
-    """The space of heads. A field that is left out keeps what stands here.
+    """The space of heads. A field that is left out keeps default_head's value.
 
     A field counts only for heads that use it: `width`, `activation` and `dropout` for those with
     hidden layers, `momentum` for sgd, `warmup` for cosine, `l2` for the linear probe, which in
     turn uses nothing else but `normalisation` and `class_weights`.
     """
 
-    kind: SomeKind = Choices[Kind](choices=("network", "linear_probe"))
-    hidden_layers: SomeHiddenLayers = Range[HiddenLayers](choices=(0, 1))
-    width: SomeWidth = Range[Width](choices=(64, 128, 256))
-    activation: SomeActivation = Choices[Activation](choices=("relu", "gelu"))
-    normalisation: SomeNormalisation = Choices[Normalisation](
-        choices=("none", "standardise", "layer_norm")
-    )
-    input_dropout: SomeRate = Range[Rate](choices=(0.0, 0.3))
-    dropout: SomeRate = Range[Rate](low=0.0, high=0.6, step=0.1)
-    optimizer: SomeOptimizer = "adamw"
-    learning_rate: SomeLearningRate = Range[LearningRate](low=3e-4, high=1e-2, log=True)
-    weight_decay: SomeDecay = Range[Decay](low=1e-5, high=1e-1, log=True)
-    momentum: SomeFraction = 0.9
-    schedule: SomeSchedule = "cosine"
-    warmup: SomeFraction = 0.1
-    label_smoothing: SomeFraction = 0.1
-    class_weights: SomeClassWeights = "none"
-    epochs: SomeEpochs = 40
-    l2: SomePenalty = Range[Penalty](low=1e-4, high=1.0, log=True)
+    kind: SomeKind = None
+    hidden_layers: SomeHiddenLayers = None
+    width: SomeWidth = None
+    activation: SomeActivation = None
+    normalisation: SomeNormalisation = None
+    input_dropout: SomeRate = None
+    dropout: SomeRate = None
+    optimizer: SomeOptimizer = None
+    learning_rate: SomeLearningRate = None
+    weight_decay: SomeDecay = None
+    momentum: SomeFraction = None
+    schedule: SomeSchedule = None
+    warmup: SomeFraction = None
+    label_smoothing: SomeFraction = None
+    class_weights: SomeClassWeights = None
+    epochs: SomeEpochs = None
+    l2: SomePenalty = None
+
+    def around(self, head: HeadConfig) -> Self:
+        """Return the space with the fields that it leaves out fixed at a head's values."""
+        kept = {name: value for name, value in head if getattr(self, name) is None}
+        return self.model_copy(update=kept)
+
+
+DEFAULT_SPACE = SearchSpace(
+    kind=Choices[Kind](choices=("network", "linear_probe")),
+    hidden_layers=Range[HiddenLayers](choices=(0, 1)),
+    width=Range[Width](choices=(64, 128, 256)),
+    activation=Choices[Activation](choices=("relu", "gelu")),
+    normalisation=Choices[Normalisation](choices=("none", "standardise", "layer_norm")),
+    input_dropout=Range[Rate](choices=(0.0, 0.3)),
+    dropout=Range[Rate](low=0.0, high=0.6, step=0.1),
+    learning_rate=Range[LearningRate](low=3e-4, high=1e-2, log=True),
+    weight_decay=Range[Decay](low=1e-5, high=1e-1, log=True),
+    l2=Range[Penalty](low=1e-4, high=1.0, log=True),
+).around(HeadConfig())

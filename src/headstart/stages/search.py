@@ -7,6 +7,7 @@ page. The study itself lives outside of DVC's outputs, so that a search that was
 from headstart.features.store import FeatureStore
 from headstart.heads.config import write_head
 from headstart.heads.search import StudyResult, run_study
+from headstart.heads.search_sampling import is_exhausted
 from headstart.params import SearchParams
 from headstart.params.base import Section
 from headstart.paths import Project, state_folder
@@ -39,17 +40,21 @@ def run(files: Project, params: Sections) -> str:
     log_search(
         files, result, params.search, fingerprint=fingerprint, artifacts=[files.search_report]
     )
-    return describe(result)
+    return describe(result, params.search)
 
 
-def describe(result: StudyResult) -> str:
+def describe(result: StudyResult, search: SearchParams) -> str:
     """The stage's line."""
     best = result.best
     kind = "linear probe" if best.config and best.config.kind == "linear_probe" else "network"
-    return (
+    line = (
         f"{len(result.trials)} trials, best {result.metric} {best.value:.4f} "
         f"(trial {best.number}, a {kind})"
     )
+    tried = [trial.config for trial in result.trials if trial.config is not None]
+    if len(tried) < search.n_trials and is_exhausted(search, tried):
+        return f"{line}; search.space has no more heads, so search.n_trials was not reached"
+    return line
 
 
 if __name__ == "__main__":
