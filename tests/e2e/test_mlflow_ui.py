@@ -70,7 +70,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Pa
 
 def test_the_experiment_lists_runs_by_names_one_can_read(pages: Pages) -> None:
     page = pages.open(f"experiments/{pages.experiment}/runs", "experiment", "animal-silhouettes")
-    assert page.get_by_text("study ").count() >= 1
+    assert page.get_by_text("n_trials=6 · animal").count() >= 2
+    assert page.get_by_text("GenAI apps & agents").count() == 0
     page.close()
 
 

@@ -15,6 +15,7 @@ from headstart.params import PackParams
 from headstart.paths import Project
 from tests.models.conftest import CLASSES, IMAGE, make_workspace
 from tests.stages.conftest import run_evaluate, run_train
+from tests.stages.tracked import hold_model_to_reports
 
 
 def test_the_model_knows_its_classes_and_where_it_comes_from(trained: Project) -> None:
@@ -51,6 +52,7 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(tmp_path: Path) -> None
     options = {"enabled": True, "blocks": 2, "epochs": 5, "learning_rate": 1e-2}
     assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
     run_evaluate(project)
+    hold_model_to_reports(project)
     summary = files.read_json(project.training_report / "summary.json")
     assert read_metadata(project.model)["fine_tuned"] == summary["fine_tuning"]
     assert len((project.training_report / "fine_tune.csv").read_text().splitlines()) > 2

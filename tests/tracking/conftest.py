@@ -1,13 +1,13 @@
 """A small workspace with git, dvc.yaml and dvc.lock, as DVC leaves it."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from headstart.paths import Project
 
@@ -38,19 +38,12 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: making them takes a second."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A committed workspace; nothing of the environment points to another tracking store."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
+        if name != "MLFLOW_DISABLE_TELEMETRY":
+            monkeypatch.delenv(name)
     root = tmp_path / "project"
     (root / "src").mkdir(parents=True)
     (root / "data").mkdir()

@@ -2,11 +2,16 @@
 
 import pandas as pd
 
+from headstart.paths import Project
 from headstart.tracking.compare import (
     changed_predictions,
+    compare_runs,
     data_change,
     data_in_words,
 )
+from headstart.tracking.lineage import gather
+from headstart.tracking.runs import training_run
+from headstart.tracking.store import open_store
 
 
 def _manifest(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
@@ -50,3 +55,16 @@ def test_changed_predictions_are_those_of_common_images() -> None:
     )
     (change,) = changed_predictions(before, after)
     assert (change.path, change.before, change.after, change.label) == ("a/1", "a", "b", "a")
+
+
+def test_the_models_figures_are_compared_not_its_curves(workspace: Project) -> None:
+    """A run of version 0.1.0 has curve and final figure under one name."""
+    store = open_store(workspace.root)
+    old = store.client.create_run(store.experiment_id).info.run_id
+    for step, value in enumerate((0.944, 0.7, 0.9065)):
+        store.client.log_metric(old, "val_accuracy", value, step=step)
+    with training_run(workspace, "new", gather(workspace, "train", {})) as run:
+        run.log_epochs([{"accuracy": 0.8}, {"accuracy": 0.5}])
+        run.log_metrics({"val_accuracy": 0.963, "test_accuracy": 0.9})
+    compared = compare_runs(workspace, [old, run.run_id], seed=0)
+    assert compared.metrics == {"test_accuracy": [None, 0.9], "val_accuracy": [0.944, 0.963]}

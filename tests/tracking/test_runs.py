@@ -46,7 +46,7 @@ def test_a_trained_run_is_complete(workspace: Project) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.epochs": "3"}
     assert run.data.metrics["val_accuracy"] == 0.5
-    assert [m.step for m in client.get_metric_history(run_id, "loss")] == [1, 2]
+    assert [m.step for m in client.get_metric_history(run_id, "epoch/train_loss")] == [1, 2]
     assert run.data.tags["git.dirty"] == "false"
     assert run.data.tags["fingerprint"] == "f00"
     assert "dvc.data/features.h5.md5" in run.data.tags
@@ -99,15 +99,73 @@ def test_a_failure_marks_the_run_failed(workspace: Project) -> None:
     assert found.data.tags["error"] == "bad thing at https://host/"
 
 
-def test_the_run_that_mlflow_opened_is_used(
-    workspace: Project, monkeypatch: pytest.MonkeyPatch
+def _given_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch, status: str, params: Mapping[str, str]
+) -> str:
+    """MLFLOW_RUN_ID as a shell holds it."""
+    store = open_store(project.root)
+    run_id = str(store.client.create_run(store.experiment_id).info.run_id)
+    for name, value in params.items():
+        store.client.log_param(run_id, name, value)
+    store.client.set_terminated(run_id, status)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    return run_id
+
+
+@pytest.mark.parametrize(
+    ("status", "params"),
+    [
+        # `mlflow run -P` has logged its own text of the value.
+        ("RUNNING", {"train.epochs": "3.0"}),
+        ("RUNNING", {}),
+        # Begun again after an error.
+        ("FAILED", {"train.epochs": "3", "seed": "0", "more": "1"}),
+    ],
+)
+def test_an_open_run_or_one_of_the_same_params_is_resumed(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, status: str, params: dict[str, str]
 ) -> None:
+    given = _given_run(workspace, monkeypatch, status, params)
+    lineage = gather(workspace, "train", {})
+    with training_run(workspace, "n", lineage, {"train.epochs": "3", "seed": "0"}) as run:
+        assert run.run_id == given
     store = open_store(workspace.root)
-    given = store.client.create_run(store.experiment_id)
-    store.client.log_param(given.info.run_id, "train.epochs", "from the command line")
-    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
-    assert _train(workspace, {}) == given.info.run_id
-    assert len(store.client.search_runs([store.experiment_id])) == 1
+    (found,) = store.client.search_runs([store.experiment_id])
+    assert found.data.params == {"train.epochs": "3", "seed": "0", **params}
+    assert found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+@pytest.mark.parametrize("params", [{"train.epochs": "9", "seed": "0"}, {"seed": "0"}, {}])
+def test_a_run_of_another_training_is_not_written_to(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, status: str, params: dict[str, str]
+) -> None:
+    given = _given_run(workspace, monkeypatch, status, params)
+    before = _client(workspace).get_run(given).to_dictionary()
+    lineage = gather(workspace, "train", {})
+    with (
+        pytest.raises(TrackingError, match=rf"MLFLOW_RUN_ID .*{given} is {status}.*unset") as told,
+        training_run(workspace, "n", lineage, {"train.epochs": "3", "seed": "0"}),
+    ):
+        pytest.fail("the training has begun")
+    assert f"train.epochs is {params.get('train.epochs', 'not logged')}, not 3" in str(told.value)
+    assert _client(workspace).get_run(given).to_dictionary() == before
+
+
+@pytest.mark.parametrize("given", ["0" * 32, "no/id", "deleted"])
+def test_a_run_id_of_no_active_run_is_named(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    if given == "deleted":
+        given = _given_run(workspace, monkeypatch, "FINISHED", {})
+        _client(workspace).delete_run(given)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    lineage = gather(workspace, "train", {})
+    with (
+        pytest.raises(TrackingError, match=rf"MLFLOW_RUN_ID must name .*{given}.*unset "),
+        training_run(workspace, "n", lineage),
+    ):
+        pytest.fail("the training has begun")
 
 
 def test_a_run_the_store_lacks_is_an_error_with_the_remedy(workspace: Project) -> None:
@@ -135,11 +193,68 @@ def test_a_store_that_is_away_is_named_without_credentials(
     assert "pw" not in str(caught.value)
 
 
-def test_a_deleted_experiment_is_named(workspace: Project) -> None:
+def test_a_deleted_experiment_is_named(workspace: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(workspace.root)
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(TrackingError, match="is deleted: restore it"):
         open_store(workspace.root)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
+    with pytest.raises(TrackingError, match="is deleted: restore it"):
+        open_store(workspace.root)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MLFLOW_EXPERIMENT_ID", "99"),
+        ("MLFLOW_EXPERIMENT_ID", "headstart"),
+        ("MLFLOW_EXPERIMENT_ID", "9" * 30),
+        ("MLFLOW_EXPERIMENT_NAME", "x" * 600),
+        ("MLFLOW_TRACKING_URI", "foo://x"),
+        ("MLFLOW_TRACKING_URI", "mlruns"),
+        ("MLFLOW_TRACKING_URI", "http://["),
+        ("MLFLOW_TRACKING_URI", "nodatabase+nodriver://x/y"),
+    ],
+)
+def test_a_variable_that_cannot_be_meant_is_named_with_what_was_got(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(TrackingError, match=rf"{variable} must be .*unset it") as caught:
+        open_store(workspace.root)
+    assert value in str(caught.value)
+    assert "must answer" not in str(caught.value)
+
+
+def test_two_variables_that_name_two_experiments_are_an_error(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(workspace.root)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "headstart")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
+    assert open_store(workspace.root).experiment_id == store.experiment_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    with pytest.raises(TrackingError, match="must name one experiment"):
+        open_store(workspace.root)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "custom_model_development"),
+        ("genai_development_inferred", "custom_model_development"),
+        ("genai_development", "genai_development"),
+    ],
+)
+def test_an_experiment_opens_as_model_training_unless_a_person_chose(
+    workspace: Project, before: str | None, after: str
+) -> None:
+    client = _client(workspace)
+    made = client.create_experiment("headstart")
+    if before is not None:
+        client.set_experiment_tag(made, "mlflow.experimentKind", before)
+    open_store(workspace.root)
+    assert client.get_experiment(made).tags["mlflow.experimentKind"] == after
 
 
 def test_a_worktree_uses_the_main_checkouts_database(workspace: Project, tmp_path: Path) -> None:

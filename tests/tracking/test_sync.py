@@ -71,7 +71,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     with training_run(workspace, "n", lineage) as run:
         run.log_metrics({"before": 1.0})
         running.__exit__(None, None, None)
-        run.log_epochs([{"train_loss": 2.0}, {"train_loss": 1.0}])
+        run.log_epochs([{"loss": 2.0}, {"loss": 1.0}])
         run.log_params({"head.width": "8"})
         run.log_inputs([(output, "training") for output in lineage.inputs], lineage)
         run.log_artifact(workspace.features)
@@ -89,10 +89,13 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         client = MlflowClient(uri)
         found = client.get_run(run.run_id)
         assert found.info.status == "FINISHED"
-        assert found.data.metrics == {"before": 1.0, "train_loss": 1.0, "test_accuracy": 0.5}
+        assert found.data.metrics == {
+            "before": 1.0, "epoch/train_loss": 1.0, "test_accuracy": 0.5,
+        }  # fmt: skip
         assert found.data.params == {"head.width": "8"}
         assert found.data.tags["dvc.stage.evaluate"] == "done"
-        assert [m.step for m in client.get_metric_history(run.run_id, "train_loss")] == [1, 2]
+        history = client.get_metric_history(run.run_id, "epoch/train_loss")
+        assert [metric.step for metric in history] == [1, 2]
         assert [a.path for a in client.list_artifacts(run.run_id)] == ["features.h5"]
         assert found.data.tags["headstart.model_id"].startswith("m-")
         assert found.inputs is not None

@@ -109,9 +109,7 @@ def _make(
         options,
         seed=params.seed,
         checkpoints=folder,
-        on_epoch=lambda epoch, metrics: log.run.log_metrics(
-            {f"fine_tune_{name}": value for name, value in metrics.items()}, step=epoch
-        ),
+        on_epoch=log.fine_tuning_epoch,
     )
     return Made(tuned.model, tuned.trained, tuned, folder)
 

@@ -93,13 +93,14 @@ def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunC
         pairs = [
             _pair(run, tables[0], after, seed) for run, after in zip(runs, tables, strict=True)
         ]
-    metrics = sorted({name for run in runs for name in run.data.metrics if _is_final(name)})
+    finals = [_final_metrics(store, run) for run in runs]
+    metrics = sorted({name for final in finals for name in final})
     return RunComparison(
         run_ids=[run.info.run_id for run in runs],
         names=[str(run.info.run_name) for run in runs],
         params=_differing([run.data.params for run in runs]),
         versions=_differing([_facts(run) for run in runs]),
-        metrics={name: [run.data.metrics.get(name) for run in runs] for name in metrics},
+        metrics={name: [final.get(name) for final in finals] for name in metrics},
         pairs=pairs[1:],
     )
 
@@ -218,8 +219,21 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _is_final(name: str) -> bool:
-    return name.startswith(("val_", "test_")) and name not in _NOT_METRICS
+def _final_metrics(store: TrackingStore, run: Run) -> dict[str, float]:
+    """Validation and test figures of the model.
+
+    Version 0.1.0 logged curves under the names of validation figures, from step 1 on, so that
+    MLflow's latest value is that of the last epoch; the model's own is always that of step 0.
+    """
+    found = {}
+    for name, latest in run.data.metrics.items():
+        if name in _NOT_METRICS or not name.startswith(("val_", "test_")):
+            continue
+        history = store.client.get_metric_history(run.info.run_id, name)
+        finals = [metric for metric in history if metric.step == 0]
+        newest = max(finals, key=lambda metric: metric.timestamp, default=None)
+        found[name] = latest if newest is None else newest.value
+    return found
 
 
 def _get(store: TrackingStore, run_id: str) -> Run:

@@ -32,6 +32,25 @@ _MAX_TAG = 5000
 MODEL_FILE = "artifacts/model.h5"
 
 
+HEAD_CURVE = "epoch"
+
+
+def curve_names(epoch: Mapping[str, float], curve: str = HEAD_CURVE) -> dict[str, float]:
+    """Metrics of an epoch under the names of a curve, `epoch/val_accuracy`.
+
+    MLflow's tables, filters and sorting know a metric by its value at the last step. A name with a
+    slash is a curve, any other one final figure: a name that was both would show the last epoch of
+    one head for the model. MLflow's charts make a section of what stands before the slash.
+
+    Args:
+        epoch: `loss` is that of training; the rest are of images not trained on.
+    """
+    return {
+        f"{curve}/{'train_loss' if name == 'loss' else f'val_{name}'}": value
+        for name, value in epoch.items()
+    }
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """models/run.json: which run the model in the workspace belongs to."""
@@ -61,18 +80,25 @@ class Run:
         clean = {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}
         self._send(Operation("tags", clean))
 
-    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Final figures: one value each, at step 0, under names that no curve has."""
         now_ms = int(time.time() * 1000)
-        rows = [[key, float(value), now_ms, step] for key, value in metrics.items()]
+        rows = [[key, float(value), now_ms, 0] for key, value in metrics.items()]
         self._send(Operation("metrics", rows))
 
-    def log_epochs(self, epochs: Sequence[Mapping[str, float]]) -> None:
-        """Metrics of many epochs in one batch; the first epoch is step 1."""
+    def log_epochs(
+        self,
+        epochs: Sequence[Mapping[str, float]],
+        *,
+        curve: str = HEAD_CURVE,
+        first_epoch: int = 1,
+    ) -> None:
+        """Metrics of consecutive epochs in one batch, as `<curve>/<name>`; an epoch is a step."""
         now_ms = int(time.time() * 1000)
         rows = [
             [key, float(value), now_ms, step]
-            for step, metrics in enumerate(epochs, start=1)
-            for key, value in metrics.items()
+            for step, metrics in enumerate(epochs, start=first_epoch)
+            for key, value in curve_names(metrics, curve).items()
         ]
         self._send(Operation("metrics", rows))
 
@@ -128,16 +154,22 @@ class Run:
 
 
 @contextlib.contextmanager
-def training_run(project: Project, name: str, lineage: Lineage) -> Iterator[Run]:
-    """Open the run of a trained model: the one `mlflow run` opened, else a new one.
+def training_run(
+    project: Project, name: str, lineage: Lineage, params: Mapping[str, str] | None = None
+) -> Iterator[Run]:
+    """Open the run of a trained model with its params: the one `mlflow run` opened, else a new one.
 
     A failure inside marks the run FAILED with the error as a tag.
+
+    Raises:
+        TrackingError: MLFLOW_RUN_ID names a run that this training does not belong in.
     """
     store = open_store(project.root)
     given = os.environ.get("MLFLOW_RUN_ID")
     tags = {"mlflow.runName": name, **lineage.tags}
     if given:
-        run_id = _existing(store, given).info.run_id
+        run_id = given
+        _check_given(store, given, params or {})
     else:
         # What `mlflow run` writes on the runs that it opens.
         source = {"mlflow.source.name": "dvc.yaml:train", "mlflow.user": _user()}
@@ -148,6 +180,7 @@ def training_run(project: Project, name: str, lineage: Lineage) -> Iterator[Run]
     if given:
         run.set_tags(tags)
     with _failing(run):
+        run.log_params(params or {})
         yield run
 
 
@@ -251,6 +284,34 @@ def _existing(store: TrackingStore, run_id: str) -> Any:
             "--single-item train && dvc repro`"
         )
     return run
+
+
+def _check_given(store: TrackingStore, run_id: str, params: Mapping[str, str]) -> None:
+    """Refuse what MLFLOW_RUN_ID names unless it is open, or is a run of the same params."""
+    remedy = "unset MLFLOW_RUN_ID, and the training opens a run of its own"
+    try:
+        with answering(store.uri):
+            run = store.client.get_run(run_id)
+    except MlflowException as error:
+        raise TrackingError(
+            f"MLFLOW_RUN_ID must name a run of {without_secrets(store.uri)}, but got {run_id!r} "
+            f"({one_line(error, 120)}): {remedy}"
+        ) from None
+    if run.info.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"MLFLOW_RUN_ID must name an active run, but {run_id} is deleted: {remedy}"
+        )
+    if run.info.status == "RUNNING":
+        return
+    logged = run.data.params
+    others = [name for name, value in params.items() if logged.get(name) != without_secrets(value)]
+    if others:
+        name = others[0]
+        raise TrackingError(
+            "MLFLOW_RUN_ID must name a run that is open, or one with the params of this training, "
+            f"but {run_id} is {run.info.status} and {len(others)} of its params differ ({name} is "
+            f"{logged.get(name, 'not logged')}, not {params[name]}): {remedy}"
+        )
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from headstart.errors import one_line
 from headstart.heads.search import StudyResult, TrialResult
-from headstart.params import SearchParams
+from headstart.params import SearchParams, load_params
 from headstart.paths import Project
 from headstart.secrets import without_secrets
 from headstart.tracking.lineage import flatten, gather
+from headstart.tracking.run_names import head_in_words, run_name
+from headstart.tracking.runs import curve_names
 from headstart.tracking.store import answering, open_store, tracking_uri
 from headstart.tracking.study_runs import StudyRecord, TrialRecord, log_study
 
@@ -41,7 +43,12 @@ def _log_failure(project: Project, fingerprint: str, error: Exception) -> None:
     store = open_store(project.root)
     lineage = gather(project, "search", {"headstart.kind": "study", "fingerprint": fingerprint})
     text = without_secrets(one_line(error, 5000))
-    tags = {**lineage.tags, "error": text, "error.type": type(error).__name__}
+    tags = {
+        **lineage.tags,
+        "error": text,
+        "error.type": type(error).__name__,
+        "mlflow.note.content": f"A search that ended with an error: {text}",
+    }
     run = store.client.create_run(store.experiment_id, tags=tags, run_name="failed search")
     store.client.set_terminated(run.info.run_id, status="FAILED")
 
@@ -67,6 +74,7 @@ def log_search(
     params = flatten({"search": search.model_dump(mode="json")})
     study = StudyRecord(
         name=result.study_name,
+        run_name=run_name(load_params(project.params), "search"),
         params={name: value for name, value in params.items() if len(value) < 6000},
         metrics={f"best_{result.metric}": best.value, "n_trials": float(len(result.trials))},
         tags={
@@ -90,21 +98,36 @@ def _records(result: StudyResult) -> Iterator[TrialRecord]:
             number=trial.number,
             state=trial.state,
             params={name: str(number) for name, number in trial.params.items()},
-            metrics={**value, **{f"best_{name}": v for name, v in metrics.items()}},
+            metrics={**value, **metrics},
             epochs=_epochs(trial),
             reason=without_secrets(trial.reason),
+            note=_trial_note(result, trial),
         )
 
 
 def _epochs(trial: TrialResult) -> list[dict[str, float]]:
-    names = [f"val_{name}" for name in trial.curve]
-    return [dict(zip(names, row, strict=True)) for row in zip(*trial.curve.values(), strict=True)]
+    return [
+        curve_names(dict(zip(trial.curve, row, strict=True)))
+        for row in zip(*trial.curve.values(), strict=True)
+    ]
+
+
+def _trial_note(result: StudyResult, trial: TrialResult) -> str:
+    head = head_in_words(trial.config) if trial.config is not None else "no head"
+    if trial.value is not None:
+        outcome = f"{result.metric} {trial.value:.4f} at epoch {trial.best_epoch}"
+    elif trial.reason:
+        outcome = f"failed: {without_secrets(trial.reason)}"
+    else:
+        outcome = f"{trial.state.lower()} after {len(trial.curve.get(result.metric, []))} epochs"
+    return f"Trial {trial.number} of {result.study_name}: {head}; {outcome}."
 
 
 def _note(result: StudyResult) -> str:
     best = result.best
     return (
         f"Best {result.metric} **{best.value:.4f}** by trial {best.number} of "
-        f"{len(result.trials)}. The trials are nested below; select them all and press Compare for "
-        "parallel coordinates. `search/index.html` among the artifacts explains the search."
+        f"{len(result.trials)} of study `{result.study_name}`. The trials are nested below; select "
+        "them all and press Compare for parallel coordinates. `search/index.html` among the "
+        "artifacts explains the search."
     )

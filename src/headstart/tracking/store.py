@@ -17,12 +17,15 @@ import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from headstart.errors import TrackingError, one_line
 from headstart.paths import main_checkout, state_folder
 from headstart.secrets import without_secrets
 
 DEFAULT_EXPERIMENT = "headstart"
+# MLflow's UI opens an experiment without this tag, or with one that it inferred, as GenAI.
+_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 _OF_THIS_MACHINE = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EISDIR,
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE,
@@ -58,8 +61,15 @@ def open_store(root: Path) -> TrackingStore:
             # Not mlflow.set_tracking_uri: it writes the environment variable that we honour.
             client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
             experiment = _experiment(client, root, uri)
-    except (MlflowException, OSError) as error:
-        raise unreachable(uri, error) from None
+    # What a malformed address and a missing driver raise, beside a store that does not answer.
+    except (MlflowException, OSError, ValueError, ImportError, SQLAlchemyError) as error:
+        if is_away(error):
+            raise unreachable(uri, error) from None
+        raise TrackingError(
+            "MLFLOW_TRACKING_URI must be an address that MLflow can open (by default this "
+            f"project's mlflow.db), but {without_secrets(uri)} cannot be opened: "
+            f"{without_secrets(one_line(error))}: correct the variable, or unset it"
+        ) from None
     return TrackingStore(uri, client, experiment.experiment_id, experiment.name)
 
 
@@ -133,20 +143,45 @@ def _creation_lock(root: Path) -> FileLock:
 
 
 def _experiment(client: MlflowClient, root: Path, uri: str) -> Any:
+    """The experiment that the environment names, else this project's; made when it is not there."""
     chosen_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if chosen_id and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-        return client.get_experiment(chosen_id)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = _artifact_location(root, uri)
-        found = client.get_experiment(client.create_experiment(name, artifact_location=location))
+    chosen_name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    name = chosen_name or DEFAULT_EXPERIMENT
+    found: Any
+    try:
+        if chosen_id and not chosen_name:
+            found = client.get_experiment(chosen_id)
+        else:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                made = client.create_experiment(name, _artifact_location(root, uri))
+                found = client.get_experiment(made)
+    except MlflowException as error:
+        if is_away(error) or not (chosen_id or chosen_name):
+            raise
+        variable = "MLFLOW_EXPERIMENT_NAME" if chosen_name else "MLFLOW_EXPERIMENT_ID"
+        what = "a name that the store takes" if chosen_name else "the id of an experiment"
+        raise TrackingError(
+            f"{variable} must be {what} of {without_secrets(uri)}, but got "
+            f"{chosen_name or chosen_id!r} ({without_secrets(one_line(error, 120))}): correct it, "
+            f"or unset it to use the experiment {DEFAULT_EXPERIMENT!r}"
+        ) from None
+    if chosen_id and found.experiment_id != chosen_id.strip():
+        raise TrackingError(
+            f"MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME must name one experiment, but "
+            f"{chosen_name!r} is {found.experiment_id}, not {chosen_id}: unset one of them"
+        )
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"runs need an active experiment, but {name!r} is deleted: restore it with "
-            f"`mlflow experiments restore --experiment-id {found.experiment_id}` or set "
-            "MLFLOW_EXPERIMENT_NAME to another"
+            f"runs need an active experiment, but {found.name!r} is deleted: restore it with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or choose "
+            "another by MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID"
         )
+    kind = found.tags.get(_KIND_TAG, "")
+    if kind in ("", "no_inferred_type") or kind.endswith("_inferred"):
+        # Who may not change an experiment may still log to it.
+        with contextlib.suppress(MlflowException):
+            client.set_experiment_tag(found.experiment_id, _KIND_TAG, _KIND)
     return found
 
 

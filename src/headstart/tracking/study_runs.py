@@ -25,7 +25,13 @@ _BATCH_METRICS = 900
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as it is logged. Every trial of a study has the same param and metric names."""
+    """One trial as it is logged. Every trial of a study has the same param and metric names.
+
+    Attributes:
+        metrics: final figures, under names without a slash.
+        epochs: the curve, under names with one.
+        note: its description, which MLflow shows first.
+    """
 
     number: int
     state: str
@@ -33,13 +39,15 @@ class TrialRecord:
     metrics: Mapping[str, float]
     epochs: Sequence[Mapping[str, float]] = ()
     reason: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study as its parent run shows it."""
+    """A study as its parent run shows it, which is found by `name` and shown by `run_name`."""
 
     name: str
+    run_name: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -85,8 +93,8 @@ def _parent(store: TrackingStore, study: StudyRecord, lineage: Lineage) -> str:
     if found:
         return str(found[0].info.run_id)
     tags = {**lineage.tags, "headstart.study": study.name, "headstart.kind": "study"}
-    name = f"study {study.name}"
-    return str(store.client.create_run(store.experiment_id, tags=tags, run_name=name).info.run_id)
+    made = store.client.create_run(store.experiment_id, tags=tags, run_name=study.run_name)
+    return str(made.info.run_id)
 
 
 def _logged_trials(store: TrackingStore, parent_id: str) -> set[int]:
@@ -117,6 +125,7 @@ def _log_trial(store: TrackingStore, parent_id: str, study: str, trial: TrialRec
         "headstart.study": study,
         "optuna.trial": str(trial.number),
         "optuna.state": trial.state,
+        "mlflow.note.content": trial.note,
         **({"error": trial.reason} if trial.reason else {}),
     }
     now_ms = int(time.time() * 1000)

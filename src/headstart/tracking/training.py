@@ -15,6 +15,7 @@ from headstart.heads.config import BestHead, HeadConfig
 from headstart.params import load_params
 from headstart.paths import Project
 from headstart.tracking.lineage import Lineage, flatten, gather
+from headstart.tracking.run_names import data_in_words, head_in_words, run_name
 from headstart.tracking.runs import Run, training_run, write_record
 
 # Sections that do not change the model; evaluate and register say theirs by tags.
@@ -23,11 +24,16 @@ _NOT_OF_THE_MODEL = ("evaluate", "register")
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """The open run of a model in training."""
+    """The open run of a model in training; `about` begins its description."""
 
     run: Run
     lineage: Lineage
     params: dict[str, str]
+    about: str
+
+    def fine_tuning_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch of fine-tuning while it goes on; the first is 1."""
+        self.run.log_epochs([metrics], curve="fine_tune", first_epoch=epoch)
 
     def model(
         self,
@@ -40,12 +46,13 @@ class TrainingLog:
         """Log everything about the trained model, and write models/run.json.
 
         Args:
-            curve: metrics of each epoch.
-            metrics: of the validation split, without prefix.
+            curve: metrics of each epoch, of one head or as a mean over folds.
+            metrics: of the validation split by the model that leaves, without prefix.
             reports: folders that become artifacts under their own names; those that are there.
         """
-        self.run.log_epochs([_named(epoch) for epoch in curve])
+        self.run.log_epochs(curve)
         self.run.log_metrics({f"val_{name}": value for name, value in metrics.items()})
+        self.run.set_tags({"mlflow.note.content": f"{self.about}\n\n{_validated(metrics)}"})
         self.run.log_artifact(project.model)
         for report in reports:
             if report.is_dir():
@@ -74,11 +81,15 @@ def open_training(
         "extract.precision": str(contract["precision"]),
     }
     lineage = gather(project, "train", facts)
-    data = data_in_words(load_params(project.params).data.source)
-    name = f"{data} · {contract['backbone']} · {head_in_words(best.config)} · seed {seed}"
-    with training_run(project, name, lineage) as run:
-        params = model_params(project, best.config)
-        run.log_params(params)
+    resolved = load_params(project.params)
+    head = head_in_words(best.config)
+    about = (
+        f"A {head} head on features of {contract['backbone']}, for the images of "
+        f"{data_in_words(resolved.data.source)}; seed {seed}."
+    )
+    params = model_params(project, best.config)
+    with training_run(project, run_name(resolved, head), lineage, params) as run:
+        run.set_tags({"mlflow.note.content": about})
         features = [o for o in lineage.inputs if o.path == "data/features.h5"]
         others = [o for o in lineage.inputs if o not in features]
         contexts = [(o, "training") for o in [*features, *others]]
@@ -87,7 +98,7 @@ def open_training(
             contexts.append((lineage.source, "training"))
         run.log_inputs(contexts, lineage)
         log_provenance(run, project, lineage)
-        yield TrainingLog(run, lineage, params)
+        yield TrainingLog(run, lineage, params, about)
 
 
 def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:
@@ -115,25 +126,8 @@ def model_params(project: Project, head: HeadConfig) -> dict[str, str]:
     return flatten({**everything, "head": head.model_dump(mode="json")})
 
 
-def data_in_words(source: str) -> str:
-    """A data source as a person would name it: its last part, without an ending or a query."""
-    last = source.split("?")[0].rstrip("/").rpartition("/")[2]
-    return last.partition(".")[0] or last
-
-
-def head_in_words(head: HeadConfig) -> str:
-    """A head as a person would name it."""
-    if head.kind == "linear_probe":
-        return "linear probe"
-    if head.hidden_layers == 0:
-        return "linear"
-    return f"{head.hidden_layers}×{head.width} {head.activation}"
-
-
-def _named(epoch: Mapping[str, float]) -> dict[str, float]:
-    """Metric names of an epoch: the training loss is `train_loss`, the rest are validation's."""
-    names = {"loss": "train_loss"}
-    return {
-        names.get(name, name if name.startswith(("val_", "train_")) else f"val_{name}"): value
-        for name, value in epoch.items()
-    }
+def _validated(metrics: Mapping[str, float]) -> str:
+    return (
+        f"**Validation accuracy {100 * metrics['accuracy']:.1f} %**, log loss "
+        f"{metrics['log_loss']:.3f}. Stage `evaluate` adds what the test split says."
+    )

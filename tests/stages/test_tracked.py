@@ -1,0 +1,46 @@
+"""Every metric of a trained model's run, of each kind, as MLflow shows it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from headstart.features.store import FeatureStore
+from headstart.heads.config import read_head
+from headstart.models.train import train_model
+from headstart.params import TrainParams
+from headstart.paths import Project
+from headstart.stages.train import Made, write_report
+from headstart.tracking.training import open_training
+from tests.models.conftest import make_workspace
+from tests.stages.tracked import hold_model_to_reports
+
+
+def test_an_ensembles_run_shows_what_the_reports_say(trained: Project) -> None:
+    hold_model_to_reports(trained)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"seeds": 1}, {"splits": "train+validation", "seeds": 1, "folds": 2}],
+    ids=["one head", "out of fold"],
+)
+def test_a_run_of_each_kind_shows_what_the_reports_say(
+    tmp_path: Path, empty_database: Path, fields: dict[str, object]
+) -> None:
+    """As stage train logs it, with bytes in the place of the model."""
+    project = make_workspace(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    project.model.write_bytes(b"model")
+    (project.serving / "artifacts").mkdir(parents=True)
+    (project.serving / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
+    (project.serving / "artifacts" / "model.h5").write_bytes(b"model")
+    best = read_head(project.best_head)
+    with (
+        FeatureStore(project.features) as store,
+        open_training(project, best, store.contract, store.fingerprint, 0) as log,
+    ):
+        made = train_model(store, best, TrainParams.model_validate(fields), seed=0)
+        write_report(project, Made(None, made))
+        log.model(project, curve=made.curve, metrics=made.scores, reports=[])
+    hold_model_to_reports(project)
