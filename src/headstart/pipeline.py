@@ -4,6 +4,7 @@
 DVC would skip because nothing changed has to train once more, or that run would stay empty.
 """
 
+import difflib
 import os
 import subprocess
 import sys
@@ -101,8 +102,10 @@ def _changes(current: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[st
 def _at(values: Any, path: str) -> Any:
     for part in path.split("."):
         if not isinstance(values, dict) or part not in values:
+            near = difflib.get_close_matches(part, values if isinstance(values, dict) else ())
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise ParamsError(
-                f"an assignment must name a field of params.yaml, but it has no {path}"
+                f"an assignment must name a field of params.yaml, but it has no {path}{hint}"
             )
         values = values[part]
     return values

@@ -71,6 +71,17 @@ def _graph(backbone: Backbone, extract: ExtractParams, size_px: int) -> Any:
     return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=backbone.name)
 
 
+def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
+    """The names of the layers that `build` would use; no weights are read.
+
+    Raises:
+        BackboneError: unknown backbone or layer, or an image size it cannot take.
+    """
+    backbone = backbone_named(extract.backbone)
+    check_size(backbone, image)
+    return [layer.name for layer in _named(_graph(backbone, extract, image.size)).layers]
+
+
 def _pooled(output: Any, pooling: str) -> Any:
     import keras
 

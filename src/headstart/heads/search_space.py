@@ -6,15 +6,16 @@ heads have equal configs.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
 
 from headstart.errors import SearchError
 from headstart.heads.config import HeadConfig
 from headstart.params.search_space import Choices, Range, SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 Values = Mapping[str, Any]
 Choose = Callable[[str, Any], Any]
@@ -68,7 +69,7 @@ def suggest(space: SearchSpace, choose: Choose) -> HeadConfig:
     return HeadConfig.model_validate(chosen)
 
 
-def asking(trial: Trial) -> Choose:
+def asking(trial: "Trial") -> Choose:
     """Choose by what an Optuna trial suggests."""
 
     def choose(name: str, domain: Any) -> Any:
@@ -84,6 +85,13 @@ def asking(trial: Trial) -> Choose:
 
 def distributions(space: SearchSpace, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Optuna's distributions of some open fields, as `asking` makes them."""
+    # Spaces are looked at where no study is opened, and Optuna takes a second to import.
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
     found: dict[str, Any] = {}
     for name in fields:
         domain = getattr(space, name)

@@ -31,7 +31,7 @@ def unfreeze(model: "keras.Model", params: FineTuneParams) -> str:
     """
     layers = model.layers
     names: list[str] = [layer.name for layer in layers]
-    first = _first_layer(names, params)
+    first = first_layer(names, params)
     for position, layer in enumerate(layers):
         layer.trainable = position >= first and _may_train(layer)
     if not model.trainable_weights:
@@ -48,7 +48,12 @@ def blocks(names: list[str]) -> list[str]:
     return list(dict.fromkeys(match.group(1) for match in found if match))
 
 
-def _first_layer(names: list[str], params: FineTuneParams) -> int:
+def first_layer(names: list[str], params: FineTuneParams) -> int:
+    """Where among a model's layers training begins.
+
+    Raises:
+        TrainingError: there is no such layer, or the backbone's blocks cannot be told by name.
+    """
     if params.from_layer is not None:
         return _named(names, params.from_layer)
     known = blocks(names)

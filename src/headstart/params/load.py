@@ -1,7 +1,9 @@
 """Reading params.yaml: every mistake in one message, each with its path and what is allowed."""
 
+import difflib
+import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -84,13 +86,23 @@ def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
         path.pop()
     where = ".".join(path) or "the file"
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown; allowed here: {', '.join(_siblings(path)) or 'nothing'}"
+        allowed = _siblings(path)
+        hint = _did_you_mean(path[-1], allowed)
+        return f"{where}: unknown; allowed here: {', '.join(allowed) or 'nothing'}{hint}"
     message = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     if isinstance(given, dict | BaseModel):
         return f"{where}: {message}"
     hint = " (a text: write the number without quotes)" if _looks_like_number(given) else ""
+    if detail["type"] == "literal_error":
+        named = re.findall("'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+        hint = _did_you_mean(str(given), named)
     return f"{where}: {message}, but got {given!r}{hint}"
+
+
+def _did_you_mean(given: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _is_container(raw: Any, parents: list[str]) -> bool:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from headstart.checks import check_possible
 from headstart.errors import HeadstartError
 from headstart.params.base import Section
-from headstart.params.load import load_sections
+from headstart.params.load import load_params, load_sections
 from headstart.paths import Project, project, state_folder
 from headstart.secrets import without_secrets
 
@@ -30,6 +31,7 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     started = time.perf_counter()
     workspace = project()
     try:
+        check_possible(workspace, load_params(workspace.params), name)
         line = run(workspace, load_sections(workspace.params, sections))
     except HeadstartError as error:
         if debug:
