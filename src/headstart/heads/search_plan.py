@@ -107,6 +107,7 @@ def _check(store: FeatureStore, search: SearchParams) -> None:
         if len(store.indices(split)) == 0:
             raise SearchError(
                 f"a search needs images in the {split} split, but there are none: "
-                f"raise ingest.split.{split}"
+                f"add images (a class of three groups has one in each split), or raise "
+                f"ingest.split.{split}"
             )
     check_metric(search.metric, len(store.classes))

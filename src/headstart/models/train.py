@@ -81,7 +81,8 @@ def train_model(
         if len(batch) == 0:
             raise TrainingError(
                 f"training needs images in the {name} split, but there are none: "
-                f"raise ingest.split.{name}"
+                f"add images (a class of three groups has one in each split), or raise "
+                f"ingest.split.{name}"
             )
     settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
     if params.splits == "train+validation":
