@@ -1,10 +1,12 @@
 """Studies: what is tried, when it ends, how it goes on, and what it says."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from headstart.errors import SearchError
@@ -14,6 +16,7 @@ from headstart.heads.fit import FitOptions, fit_head
 from headstart.heads.fitted import FittedHead
 from headstart.heads.search import TrialResult, run_study
 from headstart.heads.search_plan import plan_study
+from headstart.heads.search_storage import study_exists
 from headstart.params import SearchParams
 from headstart.stages.search import describe
 from tests.heads.made_features import write_made_features
@@ -78,6 +81,43 @@ def test_more_trials_go_on_and_the_same_number_adds_none(features: Path, tmp_pat
     assert more.trials[:3] == first.trials
     assert len(more.trials) == 5
     assert len({str(trial.config) for trial in more.trials}) == 5
+
+
+def test_a_study_says_what_it_is_of(features: Path, tmp_path: Path) -> None:
+    result = run(features, tmp_path, n_trials=1, folds=2)
+    assert re.fullmatch(
+        r"made-up-log_loss-2-folds-\d-classes-\d+-images-[0-9a-f]{12}", result.study_name
+    )
+    assert [path.stem for path in tmp_path.glob("*.journal")] == [result.study_name]
+    study = study_of(features, tmp_path, folds=2)
+    assert study.metric_names == ["log_loss"]
+    assert "value_log_loss" in study.trials_dataframe().columns
+
+
+@pytest.mark.parametrize("database", [None, "studies.db"])
+def test_a_study_that_has_its_name_of_before_goes_on(
+    features: Path, tmp_path: Path, database: str | None
+) -> None:
+    storage = f"sqlite:///{tmp_path}/{database}" if database else None
+    first = run(features, tmp_path, n_trials=2, storage=storage)
+    former = f"heads-{first.study_name[-12:]}"
+    if storage:
+        optuna.copy_study(
+            from_study_name=first.study_name, from_storage=storage, to_storage=storage,
+            to_study_name=former,
+        )  # fmt: skip
+        optuna.delete_study(study_name=first.study_name, storage=storage)
+    else:
+        journal = tmp_path / f"{first.study_name}.journal"
+        text = journal.read_text().replace(first.study_name, former)
+        (tmp_path / f"{former}.journal").write_text(text)
+        journal.unlink()
+    more = run(features, tmp_path, n_trials=3, storage=storage)
+    assert more.study_name == former
+    assert more.trials[:2] == first.trials
+    assert len(more.trials) == 3
+    assert study_exists(storage, tmp_path, former)
+    assert not study_exists(storage, tmp_path, first.study_name)
 
 
 def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def run_study(
     Raises:
         SearchError: the search cannot start or go on, or no trial completed.
     """
-    plan = plan_study(store, search, seed=seed)
+    plan = plan_study(store, search, seed=seed, folder=storage_folder)
     deadline = deadline_of(search)
     for turn in itertools.count():
         # The study exists, and is mended of what dead workers left, before any worker starts.
@@ -186,7 +186,7 @@ def join_study(
     Raises:
         SearchError: there is no such study, or it cannot go on.
     """
-    plan = plan_study(store, search, seed=seed)
+    plan = plan_study(store, search, seed=seed, folder=storage_folder)
     if not study_exists(search.storage, storage_folder, plan.name):
         raise SearchError(
             f"joining needs a study that has begun, but there is no {plan.name} in "

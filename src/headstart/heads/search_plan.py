@@ -1,7 +1,9 @@
 """What a study trains on, and what it is called: fixed by the features, the params and the seed."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from headstart.features.store import FeatureStore
 from headstart.files import sha256_of_json
 from headstart.heads.folds import fold_groups, split_groups
 from headstart.heads.metrics import check_metric
+from headstart.heads.search_storage import study_exists
 from headstart.heads.stack import RowGroup
 from headstart.params.search import SearchParams
 
@@ -38,8 +41,14 @@ class StudyPlan:
     topic: dict[str, Any]
 
 
-def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> StudyPlan:
+def plan_study(
+    store: FeatureStore, search: SearchParams, *, seed: int, folder: Path | None = None
+) -> StudyPlan:
     """Choose the rows and name the study.
+
+    Args:
+        folder: where journals are; a study there, or in `search.storage`, that still has the name
+            of version 0.1.0 keeps it, and is resumed.
 
     Raises:
         SearchError: a split is empty, or the metric needs more classes.
@@ -56,12 +65,16 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
     else:
         groups = split_groups(len(train), len(validation), repeats=search.repeats, seed=seed)
     topic = _topic(store, search, rows, seed)
+    key = sha256_of_json(topic)[:12]
+    name, former = f"{_described(store, search, len(rows))}-{key}", f"heads-{key}"
+    if folder is not None and study_exists(search.storage, folder, former):
+        name = former
     return StudyPlan(
         features=batch.features,
         label_ids=batch.label_ids,
         groups=tuple(groups),
         n_classes=len(store.classes),
-        name=f"heads-{sha256_of_json(topic)[:12]}",
+        name=name,
         topic=topic,
     )
 
@@ -72,6 +85,16 @@ def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return {k: v for k, v in old.items() if k not in own} == {
         k: v for k, v in new.items() if k not in own
     }
+
+
+def _described(store: FeatureStore, search: SearchParams, n_images: int) -> str:
+    """What a person would call the study, fit for a file's name."""
+    folds = [f"{search.folds}-folds"] if search.folds > 1 else []
+    backbone = re.sub(r"[^A-Za-z0-9._]+", "-", store.contract["backbone"]).strip("-.")[:40]
+    parts = [
+        backbone, search.metric, *folds, f"{len(store.classes)}-classes", f"{n_images}-images"
+    ]  # fmt: skip
+    return "-".join(parts)
 
 
 def _topic(

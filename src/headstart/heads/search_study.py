@@ -42,6 +42,11 @@ def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLi
         pruner=make_pruner(search),
         load_if_exists=True,
     )
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            # Optuna calls it experimental; its dashboard and its table say it for "value".
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([search.metric])
     is_new = not study.user_attrs.get(READY)
     if is_new:
         study.set_user_attr(TOPIC, plan.topic)

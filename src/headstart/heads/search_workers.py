@@ -82,7 +82,7 @@ def _process(
     _keep_to_own_cores(index, search.workers)
     try:
         with FeatureStore(features) as store:
-            plan = plan_study(store, search, seed=seed)
+            plan = plan_study(store, search, seed=seed, folder=folder)
         work(plan, search, folder, seed=seed, stream=index, deadline=deadline)
     except SearchError as error:
         errors.put(one_line(error))
