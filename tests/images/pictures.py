@@ -1,6 +1,7 @@
 """Pictures that tests make for themselves, and the bytes of files that hold them."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_picture(path: Path, seed: int, size: tuple[int, int] = (64, 48), **opt
     picture(seed, size).save(path, **options)
 
 
-def write_classes(folder: Path, images_per_class: int, classes: str = "ab") -> None:
+def write_classes(folder: Path, images_per_class: int, classes: Iterable[str] = "ab") -> None:
     """Class folders of different small pictures."""
     for label_id, label in enumerate(classes):
         for i in range(images_per_class):

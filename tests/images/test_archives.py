@@ -263,6 +263,14 @@ def test_a_member_that_is_a_file_and_a_folder(tmp_path: Path) -> None:
     assert "'cat/1.jpg' is both a file and a folder" in refusal(archive)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # zipfile's, as it writes what is tested
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("again", ["cat/1.jpg", "./cat//1.jpg", "cat\\1.jpg"])
+def test_a_member_that_is_there_twice_is_refused(tmp_path: Path, kind: str, again: str) -> None:
+    archive = MAKERS[kind](tmp_path / "a", [*GOOD, (again, b"another")])
+    assert f"{again!r} is there twice; pack it again with each file once" in refusal(archive)
+
+
 def test_encrypted_and_zstd_archives_are_explained(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", [("cat/1.jpg", b"x")])
     data = bytearray(archive.read_bytes())

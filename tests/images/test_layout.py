@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from headstart.errors import DataError
 from headstart.images.labels import Entry
-from headstart.images.layout import scan
+from headstart.images.layout import check_class_names, outer_folder, scan
 from headstart.images.sources import link_folder
 
 
@@ -23,6 +25,17 @@ def error(folder: Path) -> str:
     with pytest.raises(DataError) as caught:
         scan(folder)
     return str(caught.value)
+
+
+def refused_name(folder: Path) -> str:
+    layout = scan(folder)
+    with pytest.raises(DataError) as caught:
+        check_class_names(layout, "data/own")
+    return str(caught.value)
+
+
+def labels(folder: Path, *rows: str, name: str = "labels.csv") -> None:
+    (folder / name).write_text("\n".join(("path,label", *rows)) + "\n", encoding="utf-8")
 
 
 def test_class_folders_nested_with_litter(tmp_path: Path) -> None:
@@ -98,6 +111,8 @@ def test_train_and_test_alone_are_split_folders_but_train_and_bus_are_classes(
     assert {entry.label for entry in scan(tmp_path / "one").entries} == {"a", "b"}
     assert {entry.label for entry in scan(tmp_path / "two").entries} == {"train", "bus"}
     assert {entry.label for entry in scan(tmp_path / "three").entries} == {"train", "test"}
+    for name in ("two", "three"):
+        assert "may not be called like a split" in refused_name(tmp_path / name)
 
 
 def test_labels_file(tmp_path: Path) -> None:
@@ -132,7 +147,11 @@ def test_labels_file(tmp_path: Path) -> None:
         ("path,label\n/etc/passwd,cat\n", "'/etc/passwd'"),
         ("path,label\nC:\\a.jpg,cat\n", "'C:/a.jpg'"),
         ("path,label\na.jpg,cat\na.jpg,dog\n", "as 'dog' after 'cat'"),
-        ("path,label\na.jpg,cat\nb.jpg,cat\n", "there is only 'cat'"),
+        ("path,label\na.jpg,cat\nb.jpg,cat\n", "none of its 2 is there, such as 'a.jpg'"),
+        ("path,label\nlabels.csv,cat\n", "there is only 'cat'"),
+        ("path,label\na\0.jpg,cat\n", "'a\\x00.jpg'"),
+        ("path,label\nimg//a.jpg,cat\nimg/./a.jpg,dog\n", "'img/a.jpg' again, as 'dog' after"),
+        ("path,label,split\na.jpg,cat,val\na.jpg,cat,test\n", "'cat' in test after 'cat' in val"),
         ('path,label\n"a.jpg,cat\n', "cannot be read"),
     ],
 )
@@ -146,12 +165,238 @@ def test_labels_file_in_another_encoding(tmp_path: Path) -> None:
     assert "must be comma-separated UTF-8 text" in error(tmp_path)
 
 
+def test_a_path_in_other_words_is_one_image(tmp_path: Path) -> None:
+    touch(tmp_path, "img/a.jpg", "b.jpg")
+    labels(tmp_path, "img//a.jpg,cat", "img/./a.jpg,cat", "./img/a.jpg,cat", "b.jpg,dog")
+    assert [entry.path for entry in scan(tmp_path).entries] == ["b.jpg", "img/a.jpg"]
+
+
+FORMS = [unicodedata.normalize("NFC", "Çé"), unicodedata.normalize("NFD", "Çé")]
+
+
+@pytest.mark.parametrize(("on_disk", "listed"), [FORMS, FORMS[::-1]])
+def test_labels_in_another_unicode_form_than_the_files(
+    tmp_path: Path, on_disk: str, listed: str
+) -> None:
+    touch(tmp_path, f"x/{on_disk}.jpg", "b.jpg")
+    labels(tmp_path, "b.jpg,dog", f"x/{listed}.jpg,{listed}", f"x/{on_disk}.jpg,{FORMS[0]}")
+    layout = scan(tmp_path)
+    assert layout.entries == [Entry("b.jpg", "dog"), Entry(f"x/{on_disk}.jpg", FORMS[0])]
+    assert layout.notes == []
+
+
+@pytest.mark.parametrize("name", ["Labels.csv", "LABELS.CSV"])
+def test_a_labels_file_in_another_letter_case(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "x/1.jpg", "y/2.jpg")
+    labels(tmp_path, "x/1.jpg,cat", "y/2.jpg,dog", name=name)
+    assert {entry.label for entry in scan(tmp_path).entries} == {"cat", "dog"}
+    labels(tmp_path, "x/1.jpg,cat")
+    if len(list(tmp_path.glob("*.[cC]*"))) == 2:
+        assert f"has {name} and labels.csv: remove one" in error(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (["1", "2"], "(the nearest name is 'train/1.jpg'; all are there with 'train/' before each "
+                     "path and with '.jpg' after each path)"),
+        (["train/1", "train/2"], "all are there with '.jpg' after each path"),
+        (["train/1.png", "train/2.png"], "all are there with '.jpg' instead of '.png'"),
+        (["1.jpg", "2.jpg"], "all are there with 'train/' before each path"),
+        (["own/train/1.jpg", "own/train/2.jpg"], "all are there without 'own/' before each path"),
+        (["Train/1.JPG", "train/2.jpG"], "all are there in another letter case"),
+        (["train/1.jpeg"], "it is there with '.jpg' instead of '.jpeg'"),
+        (["1.jpg", "3.jpg"], "such as '1.jpg' (the nearest name is 'train/1.jpg'): correct"),
+        (["nowhere to be found"], "such as 'nowhere to be found': correct the paths"),
+        (["x" * 300], "correct the paths"),
+    ],
+)  # fmt: skip
+def test_paths_that_are_not_there_are_explained(
+    tmp_path: Path, listed: list[str], words: str
+) -> None:
+    touch(tmp_path, "train/1.jpg", "train/2.jpg")
+    labels(tmp_path, *(f"{path},{'ab'[i % 2]}" for i, path in enumerate(listed)))
+    assert words in error(tmp_path)
+
+
+def test_a_few_that_are_not_there_and_some_not_listed_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "img/1.jpg", "img/2.jpg", "img/3.jpg", "img/notes.txt")
+    labels(tmp_path, "img/1.jpg,a", "img/2.jpg,b", "img/4.jpg,b")
+    layout = scan(tmp_path)
+    assert layout.left_out == ["img/3.jpg"]
+    assert layout.notes == [
+        "1 images are not in labels.csv, such as img/3.jpg: left out",
+        "1 of the 3 images in labels.csv are not there, such as 'img/4.jpg' (the nearest name is "
+        "'img/3.jpg')",
+    ]
+
+
+TEST_FOLDERS = ["test", "test1", "Test", "TESTING", "test_images", "Test Set"]
+
+
+@pytest.mark.parametrize("test", TEST_FOLDERS)
+@pytest.mark.parametrize("inner", ["", "images/", "deep/er/"])
+def test_an_unlabelled_test_folder_is_left_out(tmp_path: Path, test: str, inner: str) -> None:
+    touch(
+        tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{test}/{inner}3.jpg", f"{test}/{inner}4.jpg"
+    )
+    layout = scan(tmp_path)
+    assert layout.entries == [Entry("train/a/1.jpg", "a"), Entry("train/b/2.jpg", "b")]
+    assert layout.left_out == [f"{test}/{inner}3.jpg", f"{test}/{inner}4.jpg"]
+    assert layout.notes == [
+        f"{test}/ holds 2 images without class folders: left out; `headstart predict "
+        f"data/fetched/{test}` classifies them"
+    ]
+    check_class_names(layout, "data/own")
+
+
+def test_a_given_validation_stays_beside_an_unlabelled_test(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+    touch(tmp_path, "test/1.jpg", "evaluation/a/1.jpg")
+    layout = scan(tmp_path)
+    assert {entry.split for entry in layout.entries} == {"train", "validation"}
+    assert layout.left_out == ["test/1.jpg"]
+
+
+def test_folders_in_other_words_and_twice_nested_are_splits(tmp_path: Path) -> None:
+    # As they are on Kaggle: Intel's scenes, cats and dogs, ImageNet-100.
+    touch(
+        tmp_path, *(f"1/seg_{s}/seg_{s}/{name}/1.jpg" for s in ("train", "test") for name in "ab")
+    )
+    touch(tmp_path, *(f"2/{s}_set/{s}_set/{n}/1.jpg" for s in ("training", "test") for n in "ab"))
+    touch(
+        tmp_path, "3/train.X1/a/1.jpg", "3/train.X2/b/1.jpg", "3/val.X/a/1.jpg", "3/val.X/b/1.jpg"
+    )
+    for name, second in (("1", "test"), ("2", "test"), ("3", "validation")):
+        layout = scan(tmp_path / name)
+        check_class_names(layout, name)
+        assert {(entry.label, entry.split) for entry in layout.entries} == {
+            (label, split) for label in "ab" for split in ("train", second)
+        }
+
+
+def test_a_folder_beside_the_splits_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in "ab"))
+    touch(tmp_path, "annotations/a.xml")
+    assert len(scan(tmp_path).entries) == 4
+    touch(tmp_path, "samples/1.jpg")
+    assert error(tmp_path) == (
+        f"beside folders of splits (test and train) there may be no others with images, but "
+        f"{tmp_path} has samples: move them out of {tmp_path}, or, if they are classes, into each "
+        "split"
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (["val/1.jpg"], "/val has no class folders"),
+        (["val/images/1.jpg"], "/val has images, no class of train"),
+        (["test/a/1.jpg", "test/c/1.jpg"], "/test has c, no class of train"),
+        (["test/c/1.jpg", "test/d/1.jpg"], "/test has c and d, no class of train"),
+        (["train2/1.jpg"], "/train2 has no class folders"),
+        (["val/a/1.jpg", "train/c/.hidden"], "/train/c is empty"),
+    ],
+)
+def test_splits_without_the_classes_of_train(tmp_path: Path, paths: list[str], words: str) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", *paths)
+    assert f"{tmp_path}{words}" in error(tmp_path)
+
+
+SPLIT_WORDS = ["train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"]
+
+
+@pytest.mark.parametrize("word", SPLIT_WORDS)
+def test_no_class_is_called_like_a_split(tmp_path: Path, word: str) -> None:
+    for name in (word, word.upper(), word.title(), f"{word}1", f"{word}_set"):
+        folder = tmp_path / f"folders {name}"
+        touch(folder, "bus/1.jpg", "car/1.jpg", f"{name}/1.jpg")
+        told = refused_name(folder)
+        assert f"data/own has '{name}', such as {name}/1.jpg" in told
+        assert "set data.class_names: as_given" in told
+        touch(tmp_path / f"listed {name}", "1.jpg", "2.jpg")
+        labels(tmp_path / f"listed {name}", "1.jpg,bus", f"2.jpg,{name}")
+        assert f"data/own has '{name}'" in refused_name(tmp_path / f"listed {name}")
+    touch(tmp_path / "nested", *(f"{s}/{n}/1.jpg" for s in ("train", "test") for n in ("a", word)))
+    assert f"such as test/{word}/1.jpg" in refused_name(tmp_path / "nested")
+
+
+@pytest.mark.parametrize("name", ["retrain", "contest", "Valery", "devil", "trainer", "tests of x"])
+def test_other_names_are_classes(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "bus/1.jpg", f"{name}/1.jpg")
+    check_class_names(scan(tmp_path), "data/own")
+
+
+def test_names_that_differ_in_letter_case_or_spaces_are_refused(tmp_path: Path) -> None:
+    labels(tmp_path, "labels.csv,Cat", "1.jpg,cat")
+    touch(tmp_path, "1.jpg")
+    assert "has 'Cat' (labels.csv) and 'cat' (1.jpg): give each" in refused_name(tmp_path)
+    for split, names in (("train", ("big dog", "Cat")), ("test", ("big  dog", "Cat"))):
+        touch(tmp_path / "splits", *(f"{split}/{name}/1.jpg" for name in names))
+    assert "'big  dog' (test/big  dog/1.jpg) and 'big dog' (tr" in refused_name(tmp_path / "splits")
+
+
+def test_one_name_in_two_unicode_forms_is_one_class_and_said(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{i}.jpg" for i, name in enumerate(FORMS)), "b/1.jpg")
+    layout = scan(tmp_path)
+    assert [entry.label for entry in layout.entries if entry.label != "b"] == [FORMS[0]] * 2
+    assert layout.notes == [
+        "folders called 'Çé' in composed and in decomposed Unicode are one class"
+    ]
+    check_class_names(layout, "data/own")
+
+
+def test_splits_inside_class_folders_are_said_not_to_be_splits(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{split}/1.jpg" for name in "ab" for split in ("train", "test")))
+    assert scan(tmp_path).notes == [
+        "a/test and a/train are not taken for splits: those stand outside the class folders, as "
+        "in train/<class>"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("paths", "outer"),
+    [
+        (["archive/train/a/1.jpg", "archive/test/a/1.jpg", "README.md"], "archive"),
+        (["set-1.0/inner/a/1.jpg", "set-1.0/inner/b/1.jpg"], "set-1.0/inner"),
+        (["images/Labels.csv", "images/1.jpg"], "images"),
+        (["train/a/1.jpg", "train/b/1.jpg"], "train"),
+        (["cat/indoor/1.jpg", "cat/outdoor/1.jpg"], "cat"),
+        (["cat/1.jpg"], ""),
+        (["cat/indoor/1.jpg", "cat/2.jpg"], ""),
+        (["archive/a/1.jpg", "archive/b/1.jpg", "1.jpg"], ""),
+        (["archive/a/1.jpg", "labels.csv"], ""),
+        (["a/1.jpg", "b/1.jpg"], ""),
+        ([], ""),
+    ],
+)
+def test_an_outer_folder_is_found(tmp_path: Path, paths: list[str], outer: str) -> None:
+    touch(tmp_path, *paths)
+    assert outer_folder(tmp_path) == outer
+
+
+def test_an_outer_folder_that_links_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").symlink_to(tmp_path)
+    assert outer_folder(tmp_path) in ("", "a")
+
+
+def test_splits_for_some_images_only_are_passed_on(tmp_path: Path) -> None:
+    paths = [f"{label:02d}/{i}.jpg" for label in range(100) for i in range(12)]
+    touch(tmp_path, *paths)
+    rows = [f"{path},{path[:2]},{'test' if path.endswith('/0.jpg') else ''}" for path in paths]
+    (tmp_path / "labels.csv").write_text("path,label,split\n" + "\n".join(rows))
+    layout = scan(tmp_path)
+    assert len(layout.entries) == 1200
+    assert Counter(entry.split for entry in layout.entries) == {"test": 100, None: 1100}
+
+
 def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     assert "no folders in" in error(tmp_path)
     touch(tmp_path, "cat/1.jpg")
     assert "there is only 'cat'" in error(tmp_path)
     (tmp_path / "dog").mkdir()
-    assert "every class folder must hold images, but 'dog' is empty" in error(tmp_path)
+    assert f"every class folder must hold images, but {tmp_path}/dog is empty" in error(tmp_path)
 
 
 def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:

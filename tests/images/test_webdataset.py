@@ -67,6 +67,19 @@ def test_shards_of_splits(tmp_path: Path, names: tuple[str, str]) -> None:
     assert set(unpacked(folder)) == {"train/cat/00000_1.jpg", "validation/cat/00001_1.jpg"}
 
 
+def test_shards_of_splits_in_an_outer_folder(tmp_path: Path) -> None:
+    for name in ("shards/Train-0.tar", "shards/test1-0.tar"):
+        shard(tmp_path / "all", name, [("1.jpg", b"1"), ("1.cls", b"cat")])
+    assert set(unpacked(tmp_path / "all")) == {"train/cat/00000_1.jpg", "test/cat/00001_1.jpg"}
+
+
+def test_a_shard_beside_those_of_splits_is_named(tmp_path: Path) -> None:
+    for name in ("train-0.tar", "test-0.tar", "more-0.tar"):
+        shard(tmp_path / "shards", name, [("1.jpg", b"1"), ("1.cls", b"cat")])
+    with pytest.raises(DataError, match=r"but shards has more-0\.tar: rename it or move it out"):
+        unpacked(tmp_path / "shards")
+
+
 def test_a_single_shard(tmp_path: Path) -> None:
     shard(tmp_path, "a.tar", [("1.jpg", b"1"), ("1.cls", b"cat")])
     shard(tmp_path, "b.tar", [("cat/1.jpg", b"1"), ("dog/1.jpg", b"1")])
@@ -122,9 +135,11 @@ def test_a_list_of_classes_in_another_encoding(tmp_path: Path) -> None:
         ([("1.jpg", b"1")], "must have its class as .cls, .json or .txt"),
         ([("1.jpg", b"1"), ("1.cls", b"../evil")], "usable as a folder name"),
         ([("1.jpg", b"1"), ("1.cls", b".")], "usable as a folder name"),
+        ([("1.jpg", b"1"), ("1.cls", b"a"), ("2.jpg", b"2"), ("2.cls", b"a"), ("1.jpg", b"3"),
+          ("1.cls", b"a")], "0.tar has '/1' twice"),
         ([("1.jpg", b"1" * 10**7), ("1.cls", b"cat")], "may be a compression bomb"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_in_shards(tmp_path: Path, members: Members, words: str) -> None:
     shard(tmp_path / "shards", "0.tar", members)
     with pytest.raises(DataError) as caught:

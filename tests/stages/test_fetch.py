@@ -17,6 +17,8 @@ import yaml
 
 from headstart.errors import DataError
 from headstart.images import sources
+from headstart.images.ingest import ingest
+from headstart.params.images import IngestParams
 from headstart.params.load import load_sections
 from headstart.paths import Project
 from headstart.stages import fetch
@@ -73,6 +75,105 @@ def test_archives_are_unpacked_and_unwrapped(workspace: Project, tmp_path: Path)
     for name in ("a.tar.gz", "a.zip"):
         run(workspace, tmp_path / name)
         assert fetched(workspace) == contents(tmp_path / "mine" / "set-1.0")
+
+
+def packed(folder: Path, kind: str) -> Path:
+    """The folder itself, or an archive of it with the folder as the outer one."""
+    if kind == "folder":
+        return folder
+    return Path(shutil.make_archive(str(folder), kind, folder.parent, folder.name))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "gztar"])
+def test_kaggles_layout_is_the_classes_of_train(
+    workspace: Project, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "pets" / "pets" / "train", 2)
+    write_classes(tmp_path / "pets" / "pets", 3, ["test1"])
+    (tmp_path / "pets" / "pets" / "sample_submission.csv").write_text("id,label")
+    source = packed(tmp_path / "pets", kind)
+    assert run(workspace, source) == f"8 files from {source}"
+    outer = "pets" if kind == "folder" else "pets/pets"
+    assert capsys.readouterr().out == (
+        f"fetch     everything is in {outer}/: what is in there counts\n"
+        "fetch     test1/ holds 3 images without class folders: left out; `headstart predict "
+        "data/fetched/test1` classifies them\n"
+    )
+    assert set(fetched(workspace)) == set(contents(tmp_path / "pets" / "pets"))
+    ingested = ingest(workspace.fetched, IngestParams(), seed=0)
+    assert ingested.manifest.classes == ("a", "b")
+    assert len(ingested.manifest) == 4
+    assert ingested.rejected == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_is_wrong_is_named_below_the_users_own_source(
+    workspace: Project, tmp_path: Path, kind: str
+) -> None:
+    for split in ("train", "val", "samples"):
+        write_classes(tmp_path / "pets" / "inner" / split, 2)
+    source = packed(tmp_path / "pets", kind)
+    told = error(workspace, source)
+    outer = "inner" if kind == "folder" else "pets/inner"
+    assert f"but {source}/{outer} has samples: move them out of {source}/{outer}," in told
+    shutil.rmtree(tmp_path / "pets" / "inner")
+    write_picture(tmp_path / "pets" / "1.jpg", 1)
+    source = packed(tmp_path / "pets", kind)
+    assert "fetched." not in error(workspace, source)
+    assert str(source) in error(workspace, source)
+
+
+def test_a_class_that_is_called_train_needs_a_word(workspace: Project, tmp_path: Path) -> None:
+    write_classes(tmp_path / "traffic", 2, ["bus", "train", "Bus"])
+    assert f"{tmp_path / 'traffic'} has 'train', such as train/000.png" in error(
+        workspace, tmp_path / "traffic"
+    )
+    (tmp_path / "traffic" / "train").rename(tmp_path / "train")
+    assert "has 'Bus' (Bus/000.png) and 'bus' (bus/000.png)" in error(
+        workspace, tmp_path / "traffic"
+    )
+    (tmp_path / "train").rename(tmp_path / "traffic" / "train")
+    run(workspace, tmp_path / "traffic", class_names="as_given")
+    classes = ingest(workspace.fetched, IngestParams(), seed=0).manifest.classes
+    assert classes == ("Bus", "bus", "train")
+
+
+def test_two_files_that_are_read_as_one_are_named(workspace: Project, tmp_path: Path) -> None:
+    write_classes(tmp_path / "mine", 2)
+    for name in (b"caf\xe9.jpg", b"caf%E9.jpg"):
+        Path(os.fsdecode(bytes(tmp_path / "mine" / "a") + b"/" + name)).write_bytes(name)
+    assert f"{tmp_path / 'mine'} has two that are read as 'a/caf%E9.jpg'" in error(
+        workspace, tmp_path / "mine"
+    )
+
+
+def test_a_source_that_experiments_would_not_find_is_said(
+    workspace: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(source: str) -> str:
+        run(workspace, source)
+        return capsys.readouterr().out
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=workspace.root, check=True)
+
+    write_classes(workspace.root / "data" / "own", 2)
+    write_classes(tmp_path / "outside", 2)
+    assert said("data/own") == ""
+    git("init", "-q")
+    assert said("./data/own/") == (
+        "fetch     ./data/own/ is tracked neither by git nor by DVC, so `dvc exp run --queue` and "
+        "`--temp` will not find it: run `dvc add data/own` and `git add data/own.dvc`\n"
+    )
+    assert "relative path out of the project" in said("../outside")
+    assert said(str(tmp_path / "outside")) == ""
+    (workspace.root / "data" / "own.dvc").write_text("outs: []\n")
+    assert "tracked neither" in said("data/own")
+    git("add", "data/own.dvc")
+    assert said("data/own") == ""
+    git("rm", "-q", "--cached", "data/own.dvc")
+    git("add", "data/own/a")
+    assert said("data/own") == ""
 
 
 @pytest.mark.parametrize("layout", ["labels", "splits"])
@@ -173,12 +274,11 @@ def test_what_users_get_wrong(workspace: Project, tmp_path: Path) -> None:
     assert "at least two classes, but there is only 'a'" in error(workspace, tmp_path / "one")
     write_classes(tmp_path / "two", 2)
     (tmp_path / "two" / "void").mkdir()
-    assert "every class folder must hold images, but 'void' is empty" in error(
-        workspace, tmp_path / "two"
-    )
+    two = tmp_path / "two"
+    assert f"every class folder must hold images, but {two}/void is empty" in error(workspace, two)
     for i in range(3):
         write_picture(tmp_path / "flat" / f"{i}.png", i)
-    assert "there are no folders" in error(workspace, tmp_path / "flat")
+    assert f"there are no folders in {tmp_path / 'flat'}:" in error(workspace, tmp_path / "flat")
     (tmp_path / "notes.txt").write_text("not images")
     assert "must be a folder of images, a zip or tar archive" in error(
         workspace, tmp_path / "notes.txt"

@@ -165,11 +165,15 @@ def _write(target: Path, path: str, member: Member, budget: Budget) -> None:
     destination = target / path
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with destination.open("wb") as out:
+        with destination.open("xb") as out:
             while chunk := stream.read(_CHUNK_BYTES):
                 budget.count_bytes(member.name, len(chunk))
                 out.write(chunk)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+    except (FileExistsError, NotADirectoryError):
+        if destination.is_file():
+            raise budget.refuse(
+                member.name, "is there twice; pack it again with each file once"
+            ) from None
         raise budget.refuse(member.name, "is both a file and a folder") from None
 
 

@@ -5,43 +5,90 @@ Knows how to bring files, not what their names mean (layout.py does).
 
 import contextlib
 import os
+import posixpath
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import DataError, one_line
 from headstart.images.archives import ArchiveLimits, is_archive, unpack
 from headstart.images.arrays import read_spec, write_pictures
-from headstart.images.labels import LABELS_FILE
-from headstart.images.layout import is_split_into_folders, looks_like_image, scan
+from headstart.images.layout import check_class_names, outer_folder, scan, split_folders
 from headstart.images.linking import bring_file, readable_name
-from headstart.images.walk import children, everything_below
+from headstart.images.walk import everything_below, files_below
 from headstart.images.webdataset import is_shard, is_shard_folder, unpack_shards
 from headstart.params.images import DataParams
 from headstart.progress import progress_bar
 
 
-def fetch(root: Path, target: Path, data: DataParams) -> int:
+@dataclass(frozen=True)
+class Fetched:
+    """How many files were brought, and sentences about them for the user."""
+
+    n_files: int
+    notes: list[str]
+
+
+def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
     """Bring the images of `data.source` into `target`, whole or not at all.
 
-    A relative source is relative to `root`. Returns how many files there are.
+    A relative source is relative to `root`.
 
     Raises:
         DataError: the source is missing, hostile, empty, cannot be read, or is not laid out as a
             folder of images.
     """
+    notes = []
     with _replacing_folder(target) as folder:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", data.source):
             with _downloaded(data.source, root, target.parent) as source:
-                count = _bring(source, folder, data)
+                outer = _bring(source, folder, data)
         else:
-            count = _bring(_local(root, target, data.source), folder, data)
-        if count == 0:
+            outer = _bring(_local(root, target, data.source), folder, data)
+            notes += _lost_in_experiments(root, data.source)
+        n_files = sum(1 for _ in files_below(folder))
+        if n_files == 0:
             raise DataError(f"data.source must hold images, but {data.source} holds no files")
-        scan(folder)
-    return count
+        if outer:
+            notes.append(f"everything is in {outer}/: what is in there counts")
+        called = posixpath.join(data.source, outer).rstrip("/")
+        layout = scan(folder, called)
+        if data.class_names == "checked":
+            check_class_names(layout, called)
+    return Fetched(n_files, [*notes, *layout.notes])
+
+
+def _lost_in_experiments(root: Path, named: str) -> list[str]:
+    """Warn of a source that is not in the copies of the workspace that DVC makes.
+
+    They hold what is in git's index, and what the .dvc files there stand for.
+    """
+    if Path(named).is_absolute():
+        return []
+    source = posixpath.normpath(named)
+    above = (source, *(str(path) for path in Path(source).parents))
+    pointers = [f"{path}.dvc" for path in above if posixpath.basename(path) not in ("", ".", "..")]
+    git = ["git", "--literal-pathspecs", "-C", str(root)]
+    try:
+        subprocess.run([*git, "rev-parse"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []  # no repository, so no experiments
+    done = subprocess.run(
+        [*git, "ls-files", "--", source, *pointers], capture_output=True, check=False
+    )
+    if done.stdout:
+        return []
+    lost = "so `dvc exp run --queue` and `--temp` will not find it"
+    if source.startswith("../"):
+        return [f"{named} is a relative path out of the project, {lost}: give its absolute path"]
+    return [
+        f"{named} is tracked neither by git nor by DVC, {lost}: run `dvc add {source}` and "
+        f"`git add {source}.dvc`"
+    ]
 
 
 def _local(root: Path, target: Path, named: str) -> Path:
@@ -63,32 +110,42 @@ def _local(root: Path, target: Path, named: str) -> Path:
     return source
 
 
-def _bring(source: Path, folder: Path, data: DataParams) -> int:
+def _bring(source: Path, folder: Path, data: DataParams) -> str:
+    """Bring the files of a source; returns the outer folder that was left away, if any."""
     limits = ArchiveLimits(int(data.max_archive_gb * 1e9), data.max_archive_members)
+    outer = ""
     try:
-        if source.is_dir():
-            if is_shard_folder(source):
-                return unpack_shards(source, folder, limits)
-            return link_folder(source, folder)
-        if source.suffix in (".yaml", ".yml"):
-            return write_pictures(read_spec(source), folder)
-        if is_shard(source):
-            return unpack_shards(source, folder, limits)
-        if is_archive(source):
-            count = unpack(source, folder, limits)
-            _unwrap(folder)
-            return count
+        if source.is_dir() and is_shard_folder(source):
+            unpack_shards(source, folder, limits)
+        elif source.is_dir():
+            outer = outer_folder(source)
+            link_folder(source / outer, folder)
+        elif source.suffix in (".yaml", ".yml"):
+            write_pictures(read_spec(source), folder)
+        elif is_shard(source):
+            unpack_shards(source, folder, limits)
+        elif is_archive(source):
+            # No member is called so: hidden ones are left out.
+            unpacked = folder / ".unpacked"
+            unpacked.mkdir()
+            unpack(source, unpacked, limits)
+            outer = outer_folder(unpacked)
+            for child in (unpacked / outer).iterdir():
+                child.rename(folder / child.name)
+            shutil.rmtree(unpacked)
+        else:
+            raise DataError(
+                "data.source must be a folder of images, a zip or tar archive, a spec file (.yaml) "
+                f"or a URL, but {source} is none of them"
+            )
     except PermissionError as error:
         raise _unreadable(Path(error.filename or source)) from None
     except OSError as error:
         raise DataError(
             f"the images of data.source must be brought to {folder.parent}, but that failed: "
-            f"{one_line(error)}; mend it (a full disk: make room) and run dvc repro again"
+            f"{one_line(error)}; repair it (a full disk: make room) and run dvc repro again"
         ) from None
-    raise DataError(
-        "data.source must be a folder of images, a zip or tar archive, a spec file (.yaml) or a "
-        f"URL, but {source} is none of them"
-    )
+    return outer
 
 
 def _unreadable(path: Path) -> DataError:
@@ -99,37 +156,28 @@ def _unreadable(path: Path) -> DataError:
 
 
 def link_folder(source: Path, target: Path) -> int:
-    """Bring every file below `source` to the same place below `target`; returns how many."""
+    """Bring every file below `source` to the same place below `target`; returns how many.
+
+    Raises:
+        DataError: the names of two differ only in what is no text.
+    """
     count = 0
     with progress_bar(total=0, unit="files", title="fetch") as bar:
-        class_depth = 2 if is_split_into_folders(source) else 1
+        class_depth = 2 if split_folders(source) else 1
         for path, is_folder in everything_below(source, class_depth=class_depth):
             destination = target / readable_name(path)
             if is_folder:
                 destination.mkdir()
                 continue
+            if destination.exists():
+                raise DataError(
+                    f"files must have names that differ, but {source} has two that are read as "
+                    f"{readable_name(path)!r}: rename one"
+                )
             bring_file(Path(os.path.realpath(source / path)), destination)
             count += 1
             bar.update(1)
     return count
-
-
-def _unwrap(folder: Path) -> None:
-    """Archives often hold one folder with everything in it: take what is in there."""
-    while len(here := children(folder)) == 1 and here[0][1]:
-        inner = folder / here[0][0]
-        names = children(inner)
-        folders = [name for name, is_folder in names if is_folder]
-        holds_layout = (inner / LABELS_FILE).is_file() or is_split_into_folders(inner)
-        if not holds_layout and (
-            not folders or any(looks_like_image(name) for name, is_folder in names if not is_folder)
-        ):
-            return
-        aside = folder / ".unwrapped"
-        inner.rename(aside)
-        for child in aside.iterdir():
-            child.rename(folder / child.name)
-        aside.rmdir()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,14 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; no, too, where no file could have such a name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def files_below(folder: Path, start: str = "") -> Iterator[str]:
     """Posix paths, relative to `folder`, of the regular files below `folder/start`.
 

@@ -16,8 +16,8 @@ from typing import IO
 
 from headstart.errors import DataError
 from headstart.images.archives import ArchiveLimits, Budget, explained, is_tar, members
-from headstart.images.labels import LABELS_FILE, SPLIT_NAMES
-from headstart.images.layout import looks_like_image
+from headstart.images.labels import splits_among
+from headstart.images.layout import is_labels_file, looks_like_image
 from headstart.images.linking import readable_name
 from headstart.images.walk import children, files_below, is_litter
 from headstart.params.images import Split
@@ -57,7 +57,7 @@ def is_shard(path: Path) -> bool:
         names = [posixpath.normpath(member.name) for member in first]
     if any(name.endswith(".cls") for name in names):
         return True
-    if LABELS_FILE in names or any("/" in name for name in names):
+    if any("/" in name or is_labels_file(name) for name in names):
         return False
     labelled = {_key(name)[0] for name in names if name.lower().endswith((".json", ".txt"))}
     return any(_key(name)[0] in labelled for name in names if looks_like_image(name))
@@ -75,8 +75,14 @@ def unpack_shards(source: Path, target: Path, limits: ArchiveLimits) -> int:
     shards = _shards(source)
     classes = _class_names(source)
     splits = {name: _split_of_shard(name) for name in shards}
-    if None in splits.values() or len(set(splits.values())) < 2:
+    if len({*splits.values()} - {None}) < 2:
         splits = dict.fromkeys(shards)
+    if None in splits.values() and any(splits.values()):
+        beside = next(name for name, split in splits.items() if split is None)
+        raise DataError(
+            "where shards are called like splits, all must be, so that none lands in the wrong "
+            f"one, but {source.name} has {beside}: rename it or move it out"
+        )
     budget = Budget(source.name, limits)
     count = 0
     with progress_bar(total=0, unit="images", title="fetch") as bar:
@@ -113,9 +119,10 @@ def _class_names(source: Path) -> list[str]:
 
 
 def _split_of_shard(name: str) -> Split | None:
-    *folders, last = name.lower().split("/")
-    word = folders[0] if folders else re.split(r"[^a-z]", last)[0]
-    return SPLIT_NAMES.get(word)
+    *folders, last = name.split("/")
+    words = [*folders, re.split(r"[^A-Za-z]", last)[0]]
+    found = splits_among(words)
+    return next((found[word] for word in words if word in found), None)
 
 
 def _samples(shard: Path, scratch: Path, budget: Budget) -> Iterator[_Sample]:
@@ -177,8 +184,14 @@ def _place(sample: _Sample, folder: Path, number: str, shard: str, classes: list
             f"{label!r}: rename the class in the shards"
         )
     name = readable_name(sample.key.strip("/").replace("/", "_"))
-    (folder / label).mkdir(parents=True, exist_ok=True)
-    sample.image.rename(folder / label / f"{number}_{name}{sample.suffix}")
+    destination = folder / label / f"{number}_{name}{sample.suffix}"
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if destination.exists():
+        raise DataError(
+            f"a shard must have each sample once and in one piece, but {shard} has {sample.key!r} "
+            "twice: write the shard again"
+        )
+    sample.image.rename(destination)
     return 1
 
 

@@ -4,6 +4,7 @@ from headstart.images.sources import fetch
 from headstart.params.base import Section
 from headstart.params.images import DataParams
 from headstart.paths import Project
+from headstart.secrets import without_secrets
 from headstart.stages.common import run_stage
 
 
@@ -12,8 +13,10 @@ class Sections(Section):
 
 
 def run(files: Project, params: Sections) -> str:
-    count = fetch(files.root, files.fetched, params.data)
-    return f"{count:,} files from {params.data.source}"
+    fetched = fetch(files.root, files.fetched, params.data)
+    for note in fetched.notes:
+        print(without_secrets(f"{'fetch':<9} {note}"), flush=True)
+    return f"{fetched.n_files:,} files from {params.data.source}"
 
 
 if __name__ == "__main__":
