@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,7 @@ import yaml
 
 from headstart.errors import DataError
 from headstart.images import sources
-from headstart.images.ingest import ingest
-from headstart.params.images import IngestParams
+from headstart.images.layout import scan
 from headstart.params.load import load_sections
 from headstart.paths import Project
 from headstart.stages import fetch
@@ -100,10 +100,9 @@ def test_kaggles_layout_is_the_classes_of_train(
         "data/fetched/test1` classifies them\n"
     )
     assert set(fetched(workspace)) == set(contents(tmp_path / "pets" / "pets"))
-    ingested = ingest(workspace.fetched, IngestParams(), seed=0)
-    assert ingested.manifest.classes == ("a", "b")
-    assert len(ingested.manifest) == 4
-    assert ingested.rejected == []
+    layout = scan(workspace.fetched)
+    assert Counter((e.label, e.split) for e in layout.entries) == {("a", None): 2, ("b", None): 2}
+    assert layout.strays == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -134,8 +133,7 @@ def test_a_class_that_is_called_train_needs_a_word(workspace: Project, tmp_path:
     )
     (tmp_path / "train").rename(tmp_path / "traffic" / "train")
     run(workspace, tmp_path / "traffic", class_names="as_given")
-    classes = ingest(workspace.fetched, IngestParams(), seed=0).manifest.classes
-    assert classes == ("Bus", "bus", "train")
+    assert {entry.label for entry in scan(workspace.fetched).entries} == {"Bus", "bus", "train"}
 
 
 def test_two_files_that_are_read_as_one_are_named(workspace: Project, tmp_path: Path) -> None:
