@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import DataError
@@ -116,7 +116,7 @@ def outcome(root: Path, source: Path) -> Layout | str:
     return scan(target)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_image_is_accounted_for_or_the_reason_is_told(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
