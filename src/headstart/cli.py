@@ -4,14 +4,17 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 """
 
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headstart.errors import HeadstartError
-from headstart.secrets import without_secrets
+from headstart.terminal import printable, say
+
+if TYPE_CHECKING:
+    from headstart.models.model_file import LoadedModel
 
 app = typer.Typer(
     name="headstart",
@@ -24,9 +27,26 @@ app = typer.Typer(
 cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
+
+def _path_option(path: str, *names: str, help: str) -> Any:
+    """An option whose default is a path of the project, in whichever of its folders one works."""
+
+    def default() -> str:
+        from headstart.paths import project
+
+        return os.path.relpath(project().root / path)
+
+    shown = f"the project's {path}"
+    return typer.Option(*names, default_factory=default, show_default=shown, help=help)
+
+
 ModelOption = Annotated[
     str,
-    typer.Option("--model", help="a model file of this project, or models:/headstart@champion"),
+    _path_option(
+        "models/model.h5",
+        "--model",
+        help="a model file of this project, or models:/headstart@champion",
+    ),
 ]
 MaxPixelsOption = Annotated[
     int | None,
@@ -46,28 +66,25 @@ def options(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    model: ModelOption = "models/model.h5",
+    model: ModelOption,
     top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 3,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Predict the class of images."""
     from headstart.images.decode import MAX_PIXELS
-    from headstart.models.model_file import load_model
     from headstart.models.predict import find_images, predict_files
-    from headstart.paths import project
-    from headstart.tracking.model_uri import model_file
 
-    failed = False
+    readable, failed = _readable(images)
+    loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    with model_file(model, project().root) as path:
-        loaded = load_model(path)
-    for prediction in predict_files(loaded, find_images(images), max_pixels=limit):
+    for prediction in predict_files(loaded, find_images(readable), max_pixels=limit):
+        path = printable(prediction.path)
         if prediction.probabilities is None:
             failed = True
-            print(f"{prediction.path}: {prediction.reason}", file=sys.stderr)
+            say(f"{path}: {prediction.reason}", error=True)
         else:
             best = ", ".join(f"{name} {value:.3f}" for name, value in prediction.top(top))
-            print(f"{prediction.path}: {best}")
+            say(f"{path}: {best}")
     if failed:
         raise typer.Exit(1)
 
@@ -75,41 +92,64 @@ def predict(
 @app.command()
 def explain(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    model: ModelOption = "models/model.h5",
-    output: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("explained"),
+    model: ModelOption,
+    output: Annotated[Path, _path_option("explained", help="folder for the pictures")],
     top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 5,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
     from headstart.images.decode import MAX_PIXELS
     from headstart.models.explain import explain_files
-    from headstart.models.model_file import load_model
     from headstart.models.predict import find_images
-    from headstart.paths import project
-    from headstart.tracking.model_uri import model_file
 
-    failed = False
+    readable, failed = _readable(images)
+    loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    with model_file(model, project().root) as path:
-        loaded = load_model(path)
-    found = explain_files(loaded, find_images(images), output, top=top, max_pixels=limit)
+    found = explain_files(loaded, find_images(readable), output, top=top, max_pixels=limit)
     for explained in found:
         if explained.picture is None:
             failed = True
-            print(f"{explained.path}: {explained.reason}", file=sys.stderr)
+            say(f"{printable(explained.path)}: {explained.reason}", error=True)
         else:
             best = ", ".join(f"{name} {value:.3f}" for name, value in explained.top)
-            print(f"{explained.picture}: {best}")
+            say(f"{printable(explained.picture)}: {best}")
     if failed:
         raise typer.Exit(1)
+
+
+def _readable(paths: Sequence[Path]) -> tuple[list[Path], bool]:
+    """Those paths that can be read, after the others have been told; and whether there are others.
+
+    Before the model is loaded, which takes seconds.
+    """
+    from headstart.models.predict import why_unreadable
+
+    readable = []
+    for path in paths:
+        if reason := why_unreadable(path):
+            say(f"{printable(path)}: {reason}", error=True)
+        else:
+            readable.append(path)
+    if not readable:
+        raise typer.Exit(1)
+    return readable, len(readable) < len(paths)
+
+
+def _load(model: str) -> "LoadedModel":
+    from headstart.models.model_file import load_model
+    from headstart.paths import project
+    from headstart.tracking.model_uri import model_file
+
+    with model_file(model, project().root) as path:
+        return load_model(path)
 
 
 @app.command()
 def export(
     format_: Annotated[str, typer.Option("--format", help="onnx, openvino or litert")],
-    model: ModelOption = "models/model.h5",
-    output: Annotated[Path, typer.Option(help="the file to write")] = Path("models/export/model"),
-    images: Annotated[Path, typer.Option(help="real images to check on")] = Path("data/fetched"),
+    model: ModelOption,
+    output: Annotated[Path, _path_option("models/export/model", help="the file to write")],
+    images: Annotated[Path, _path_option("data/fetched", help="real images to check on")],
 ) -> None:
     """Export a model to another runtime, checked against the .h5 on real images."""
     from headstart.models.export import export_model
@@ -118,13 +158,14 @@ def export(
     from headstart.paths import project
     from headstart.tracking.model_uri import model_file
 
+    readable, _ = _readable([images])
     with model_file(model, project().root) as path:
-        rows = export_model(load_model(path), path, format_, output, list(find_images([images])))
-    print(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
+        rows = export_model(load_model(path), path, format_, output, list(find_images(readable)))
+    say(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
     for row in rows:
         megabytes = row.size_bytes / 1e6
         figures = f"{megabytes:>8.1f}{row.latency_ms:>14.1f}{row.largest_difference:>21.1e}"
-        print(f"{row.format:<10}{figures}  {row.path}")
+        say(f"{row.format:<10}{figures}  {printable(row.path)}")
 
 
 @app.command()
@@ -132,7 +173,7 @@ def inspect(file: Annotated[Path, typer.Argument(help="an .h5 file of this proje
     """Print what a features, images or model file is and holds."""
     from headstart.features.inspect import inspect_text
 
-    print(inspect_text(file))
+    say(inspect_text(file))
 
 
 @app.command()
@@ -153,12 +194,12 @@ def search(
     folder = state_folder(here.root) / "studies"
     with FeatureStore(here.features) as store:
         result = join_study(store, params.search, seed=params.seed, storage_folder=folder)
-    print(f"{result.study_name}: {len(result.trials)} trials have ended")
+    say(f"{result.study_name}: {len(result.trials)} trials have ended")
 
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="a pyfunc folder or a model URI")] = "models/serving",
+    model: Annotated[str, _path_option("models/serving", help="a pyfunc folder or a model URI")],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
 ) -> None:
@@ -176,7 +217,7 @@ def summary() -> None:
     from headstart.paths import project
     from headstart.summary import summarise
 
-    print(summarise(project()))
+    say(summarise(project()))
 
 
 @app.command()
@@ -187,7 +228,7 @@ def doctor() -> None:
 
     findings = examine(project())
     for finding in findings:
-        print(finding)
+        say(finding)
     if any(not finding.is_well for finding in findings):
         raise typer.Exit(1)
 
@@ -202,7 +243,7 @@ def promote(version: Annotated[str, typer.Argument(help="a registered version")]
     here = project()
     registry = open_registry(here, load_params(here.params).register_)
     registry.crown(version, "promoted by hand")
-    print(f"version {version} of {registry.name} is champion")
+    say(f"version {version} of {registry.name} is champion")
 
 
 @app.command()
@@ -215,7 +256,7 @@ def rollback() -> None:
     here = project()
     registry = open_registry(here, load_params(here.params).register_)
     before, after = registry.rollback()
-    print(f"version {after} of {registry.name} is champion again, in place of {before}")
+    say(f"version {after} of {registry.name} is champion again, in place of {before}")
 
 
 @app.command()
@@ -226,9 +267,9 @@ def sync() -> None:
 
     sent = send(project())
     for box in sent:
-        print(f"run {box.run_id}: {box.operations} operations sent")
+        say(f"run {box.run_id}: {box.operations} operations sent")
     if not sent:
-        print("nothing is waiting to be sent")
+        say("nothing is waiting to be sent")
 
 
 @app.command()
@@ -248,7 +289,7 @@ def reproduce(
     log_verdict(here, verdict)
     if output is not None:
         write_verdict(output, verdict)
-    print(verdict.as_text())
+    say(verdict.as_text())
     if not verdict.holds:
         raise typer.Exit(1)
 
@@ -266,7 +307,7 @@ def compare(
 
     here = project()
     comparison = compare_runs(here, run_ids, seed=0)
-    print(as_text(comparison))
+    say(as_text(comparison))
     if json_ is not None:
         files.write_json(json_, comparison.as_json())
     if html is not None:
@@ -292,7 +333,7 @@ def cache_ls() -> None:
     from headstart.features.cache_commands import ls_text
     from headstart.paths import cache_folder
 
-    print(ls_text(cache_folder()))
+    say(ls_text(cache_folder()))
 
 
 @cache_app.command("verify")
@@ -301,7 +342,7 @@ def cache_verify() -> None:
     from headstart.features.cache_commands import verify_text
     from headstart.paths import cache_folder
 
-    print(verify_text(cache_folder()))
+    say(verify_text(cache_folder()))
 
 
 @cache_app.command("gc")
@@ -317,7 +358,7 @@ def cache_gc(
     from headstart.paths import cache_folder
 
     folder = cache_folder()
-    print(gc_text(folder, older_than_days=older_than_days, max_gb=max_gb, dry_run=dry_run))
+    say(gc_text(folder, older_than_days=older_than_days, max_gb=max_gb, dry_run=dry_run))
 
 
 def main() -> None:
@@ -330,5 +371,5 @@ def main() -> None:
     except HeadstartError as error:
         if os.environ.get("HEADSTART_DEBUG") == "1":
             raise
-        print(without_secrets(f"headstart: {error}"), file=sys.stderr)
+        say(f"headstart: {error}", error=True)
         raise SystemExit(1) from None

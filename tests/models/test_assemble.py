@@ -16,9 +16,13 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import softmax
 from headstart.models.assemble import assemble, average_linear, logits_model
 from headstart.models.model_file import load_model, read_metadata, save_model
-from tests.models.conftest import make_backbone, make_head
+from tests.models.conftest import IMAGE, make_backbone, make_head
 
-METADATA = {"classes": ["cat", "dog", "Ⓟanda"], "temperature": 2.0}
+METADATA = {
+    "classes": ["cat", "dog", "Ⓟanda"],
+    "image": IMAGE.model_dump(mode="json"),
+    "temperature": 2.0,
+}
 KINDS: list[dict[str, Any]] = [
     {"activation": "relu"},
     {"activation": "gelu"},

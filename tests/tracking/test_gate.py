@@ -10,7 +10,7 @@ import pytest
 from headstart.models.latency import latency_ratio
 from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, write_predictions
-from headstart.params import RegisterParams
+from headstart.params import ImageParams, RegisterParams
 from headstart.paths import Project
 from headstart.tracking.gate import Decision, decide
 from headstart.tracking.lineage import gather
@@ -42,7 +42,8 @@ def _model(path: Path, n_filters: int) -> Path:
     for _ in range(2):
         x = keras.layers.Conv2D(n_filters, 5, padding="same")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    save_model(path, keras.Model(pixels, keras.layers.Dense(2, "softmax")(x)), {})
+    metadata = {"classes": ["a", "b"], "image": ImageParams(size=96).model_dump(mode="json")}
+    save_model(path, keras.Model(pixels, keras.layers.Dense(2, "softmax")(x)), metadata)
     return path
 
 

@@ -6,13 +6,13 @@ and what an image is (by hash). A lost or damaged cache costs time and nothing e
 
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.images.inspect import FACTS
+from headstart.terminal import say
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -109,7 +109,7 @@ class KnownImages:
             return []
 
     def _give_up(self, error: sqlite3.Error) -> None:
-        print(f"ingest: going on without the cache {self.path}: {error}", file=sys.stderr)
+        say(f"ingest: going on without the cache {self.path}: {error}", error=True)
         self.close()
 
 
@@ -132,12 +132,10 @@ def _open(path: Path) -> sqlite3.Connection | None:
                 raise
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
-        print(
-            f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", file=sys.stderr
-        )
+        say(f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", error=True)
         return _connect(path)
     except (sqlite3.Error, OSError) as error:
-        print(f"ingest: going on without the cache {path}: {error}", file=sys.stderr)
+        say(f"ingest: going on without the cache {path}: {error}", error=True)
         return None
 
 

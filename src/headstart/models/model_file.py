@@ -17,6 +17,7 @@ import h5py
 
 from headstart import files
 from headstart.errors import FormatError, one_line
+from headstart.params import ImageParams
 
 if TYPE_CHECKING:
     import keras
@@ -68,13 +69,29 @@ def load_model(path: Path) -> LoadedModel:
     """Load the model and its metadata.
 
     Raises:
-        FormatError: not a file of `save_model`, or of another version.
+        FormatError: not a file of `save_model`, of another version, damaged, or with layers that
+            Keras does not load because they could run code.
     """
     import keras
 
     metadata = read_metadata(path)
-    with quiet_keras():
-        return LoadedModel(keras.models.load_model(path, compile=False), metadata)
+    try:
+        with quiet_keras():
+            model = keras.models.load_model(path, compile=False)
+    except Exception as error:
+        # Keras, HDF5 and TensorFlow: layers raise what they like when their settings are wrong.
+        raise _damaged(path, f"{type(error).__name__}: {one_line(error, 200)}") from None
+    try:
+        size = ImageParams.model_validate(metadata["image"]).size
+        classes = [str(name) for name in metadata["classes"]]
+        shapes = model.input_shape, model.output_shape
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {one_line(error, 200)}") from None
+    if classes != metadata["classes"] or shapes != ((None, size, size, 3), (None, len(classes))):
+        raise _damaged(
+            path, f"{len(classes)} classes at {size} px, but its graph has the shapes {shapes}"
+        )
+    return LoadedModel(model, metadata)
 
 
 def load_backbone(path: Path) -> "keras.Model":
@@ -119,8 +136,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
             f"{path} must be of format {FORMAT} {FORMAT_VERSION}, but got {got[0]} {got[1]}: "
             "make it again with `dvc repro --force train`"
         )
-    metadata: dict[str, Any] = json.loads(attributes["metadata"])
+    try:
+        metadata = json.loads(attributes["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"metadata: {one_line(error, 120)}") from None
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "its metadata are no JSON object")
     return metadata
+
+
+def _damaged(path: Path, reason: str) -> FormatError:
+    return FormatError(
+        f"{path} must be a model file of this project, but it cannot be loaded ({reason}): run "
+        "`dvc repro --force train`, or name another model"
+    )
 
 
 @contextlib.contextmanager

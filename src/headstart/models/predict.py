@@ -1,5 +1,6 @@
 """Predicting image files with a model file, in bounded memory."""
 
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from headstart.errors import DataError
 from headstart.images.decode import MAX_PIXELS, decode_square
+from headstart.images.walk import children, files_below
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params import ImageParams
@@ -47,19 +49,34 @@ def predict_files(
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as given; folders as the files in them, sorted, hidden ones left out.
+    """Yield files as given, and of folders the files in them that are not hidden and not litter.
+
+    Linked folders are followed, each folder once. What is neither file nor folder is yielded as it
+    is, and reading it gives the reason: `why_unreadable` tells it beforehand.
 
     Raises:
-        DataError: a path does not exist.
+        DataError: a folder cannot be listed.
     """
     for path in paths:
         if path.is_dir():
-            inside = (p for p in sorted(path.rglob("*")) if p.is_file())
-            yield from (p for p in inside if not p.name.startswith("."))
-        elif path.is_file():
-            yield path
+            yield from (path / name for name in files_below(path))
         else:
-            raise DataError(f"an image must be a file or a folder, but {path} does not exist")
+            yield path
+
+
+def why_unreadable(path: Path) -> str:
+    """Return why a path is neither a file nor a folder to be listed; empty where it is one."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            children(path)
+        elif not stat.S_ISREG(mode):
+            return "an image must be a file or a folder, but this is a pipe, socket or device"
+    except OSError as error:
+        return error.strerror or str(error)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _predict_some(

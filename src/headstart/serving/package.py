@@ -45,13 +45,19 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
 
 
 def signature(classes: Sequence[str]) -> ModelSignature:
-    """One string column in; label, label id and a probability a class out."""
+    """One string column in; label, label id and a probability a class out.
+
+    In MLflow's rules a string column may hold bytes. It is declared optional so that a request
+    without it (a plain list, a column of another name) is told by the model what to send: MLflow's
+    own refusal repeats the request.
+    """
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "predicted_label"),
         ColSpec(DataType.long, "predicted_label_id"),
         *(ColSpec(DataType.double, f"p({name})") for name in classes),
     ]
-    return ModelSignature(Schema([ColSpec(DataType.string, IMAGE_COLUMN)]), Schema(outputs))
+    inputs = Schema([ColSpec(DataType.string, IMAGE_COLUMN, required=False)])
+    return ModelSignature(inputs, Schema(outputs))
 
 
 def requirements() -> list[str]:

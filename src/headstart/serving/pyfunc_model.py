@@ -1,5 +1,6 @@
 """The model as `mlflow models serve` starts it (MLflow's "models from code": this file is it)."""
 
+import os
 from typing import Any
 
 import mlflow
@@ -17,7 +18,7 @@ _BATCH = 32
 
 
 class ImageClassifier(PythonModel):
-    """Images as base64 in, the predicted class and every class's probability out."""
+    """Image files' bytes, or base64 of them, in; the predicted class and all probabilities out."""
 
     def __init__(self) -> None:
         self._loaded: LoadedModel | None = None
@@ -26,6 +27,8 @@ class ImageClassifier(PythonModel):
         """Load the `.h5` once, when the server starts."""
         from pathlib import Path
 
+        # MLflow's errors would repeat what was sent: images, of whomever.
+        os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
         self._loaded = load_model(Path(context.artifacts["model"]))
 
     def predict(
@@ -48,10 +51,13 @@ class ImageClassifier(PythonModel):
 
 def _column(model_input: object) -> list[object]:
     if isinstance(model_input, pd.DataFrame) and IMAGE_COLUMN in model_input.columns:
-        return list(model_input[IMAGE_COLUMN])
+        values = list(model_input[IMAGE_COLUMN])
+        # What MLflow makes of {"image": ["<base64>", "<base64>"]}, where that holds no bytes.
+        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
     raise ServingError(
-        f"a request must have one string column named {IMAGE_COLUMN!r}: send "
-        f'{{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}}'
+        f"a request must have a column {IMAGE_COLUMN!r}: send "
+        f'{{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}} or, in Python, '
+        f"pandas.DataFrame({{{IMAGE_COLUMN!r}: [<bytes or base64>]}})"
     )
 
 

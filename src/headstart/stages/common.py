@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +12,7 @@ from headstart.errors import HeadstartError
 from headstart.params.base import Section
 from headstart.params.load import load_params, load_sections
 from headstart.paths import Project, project, state_folder
-from headstart.secrets import without_secrets
+from headstart.terminal import say
 
 S = TypeVar("S", bound=Section)
 
@@ -36,11 +35,11 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     except HeadstartError as error:
         if debug:
             raise
-        print(without_secrets(f"{name}: {error}"), file=sys.stderr)
+        say(f"{name}: {error}", error=True)
         raise SystemExit(1) from None
     seconds = time.perf_counter() - started
     note_seconds(workspace, name, seconds)
-    print(without_secrets(f"{name:<9} {line} ({seconds:.1f} s)"), flush=True)
+    say(f"{name:<9} {line} ({seconds:.1f} s)")
 
 
 def note_seconds(workspace: Project, stage: str, seconds: float) -> None:

@@ -35,10 +35,10 @@ def model_file(model: str, root: Path) -> Iterator[Path]:
 def _downloaded(model: str, root: Path, folder: str) -> Path:
     # Here, because a path, which is what most name, needs no MLflow.
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    from headstart.tracking.store import global_store, tracking_uri
+    from headstart.tracking.store import global_store, prepare_mlflow, tracking_uri
 
+    prepare_mlflow()
     uri = f"{model.rstrip('/')}/{_IN_PYFUNC}"
     registry = os.environ.get("MLFLOW_REGISTRY_URI")
     try:
@@ -46,7 +46,8 @@ def _downloaded(model: str, root: Path, folder: str) -> Path:
         with global_store(tracking_uri(root)):
             found = mlflow.artifacts.download_artifacts(uri, dst_path=folder, registry_uri=registry)
         return Path(found)
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        # MLflow's, its database's and its artifact store's; they share no base class.
         raise TrackingError(
             f"a model URI must name a registered model of this project, but "
             f"{without_secrets(model)} gave no {_IN_PYFUNC}: {without_secrets(one_line(error))}: "

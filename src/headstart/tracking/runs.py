@@ -7,7 +7,6 @@ kept on disk, and `headstart sync` sends it.
 import contextlib
 import getpass
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from headstart import files
 from headstart.errors import TrackingError, one_line
 from headstart.paths import Project, state_folder
 from headstart.secrets import without_secrets
+from headstart.terminal import say
 from headstart.tracking import outbox as sending
 from headstart.tracking.datasets import dataset_values
 from headstart.tracking.dvc_state import Output
@@ -145,11 +145,11 @@ class Run:
             if not is_away(error):
                 raise
             self.is_away = True
-            print(
+            say(
                 f"warning: the tracking store {without_secrets(self.store.uri)} went away "
                 f"({without_secrets(one_line(error, 120))}); what this run logs is kept in "
                 f"{self.outbox.folder}; `headstart sync` sends it when the store is back",
-                file=sys.stderr,
+                error=True,
             )
 
 

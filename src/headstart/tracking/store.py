@@ -53,7 +53,7 @@ def open_store(root: Path) -> TrackingStore:
     Raises:
         TrackingError: if the store cannot be reached, with its address (without credentials).
     """
-    _prepare_mlflow()
+    prepare_mlflow()
     uri = tracking_uri(root)
     try:
         # Two processes that first touch an empty SQLite database would both create its tables.
@@ -124,7 +124,8 @@ def is_away(error: BaseException) -> bool:
     return type(error).__module__.startswith(("botocore", "boto3", "urllib3", "sqlalchemy"))
 
 
-def _prepare_mlflow() -> None:
+def prepare_mlflow() -> None:
+    """Set what MLflow reads from the environment to patience and silence that suit a command."""
     # MLflow's default is seven retries with exponential waits: two minutes until a stage learns
     # that the server is away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
