@@ -25,7 +25,9 @@ ROOMS = (
 )  # fmt: skip
 ORDER = {room: index for index, room in enumerate(ROOMS)}
 # Modules beside the rooms that any room may import: they import no room themselves.
-COMMON = ("errors", "files", "paths", "progress", "quiet", "secrets", "terminal")
+COMMON = (
+    "errors", "files", "interrupts", "paths", "progress", "quiet", "secrets", "terminal",
+)  # fmt: skip
 # Which libraries only some places may import: (library, module path prefixes).
 ONLY_IN = {
     "mlflow": ("tracking/", "serving/"),

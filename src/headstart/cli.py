@@ -363,11 +363,18 @@ def cache_gc(
 
 def main() -> None:
     """Run the command line; what the user can mend is printed without a traceback."""
+    from headstart.interrupts import STATUS, end_plainly_when_interrupted, tell_interrupted
     from headstart.quiet import quiet_libraries
 
+    end_plainly_when_interrupted()
     quiet_libraries()
     try:
         app()
+    except SystemExit as end:
+        # Typer makes this of an interrupt, without a word.
+        if end.code == STATUS:
+            tell_interrupted()
+        raise
     except HeadstartError as error:
         if os.environ.get("HEADSTART_DEBUG") == "1":
             raise

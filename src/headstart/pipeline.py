@@ -6,7 +6,6 @@ DVC would skip because nothing changed has to train once more, or that run would
 
 import difflib
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from headstart import files
 from headstart.errors import ParamsError, TrackingError
+from headstart.interrupts import run_command
 from headstart.params import load_params
 from headstart.paths import Project, project
 
@@ -138,7 +138,7 @@ def _say_what_ran(here: Project, entry_point: str) -> None:
 
 def _dvc(here: Project, *arguments: str) -> None:
     command = [sys.executable, "-m", "dvc", *arguments]
-    if subprocess.run(command, cwd=here.root, check=False).returncode != 0:
+    if run_command(command, cwd=here.root).returncode != 0:
         raise TrackingError(
             f"`dvc {' '.join(arguments)}` must succeed, but it failed: its output above says why"
         )

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from contextlib import closing
 from multiprocessing.context import SpawnProcess
@@ -12,6 +14,7 @@ from headstart.features.store import FeatureStore
 from headstart.heads.search_plan import StudyPlan, plan_study
 from headstart.heads.search_trials import Trials
 from headstart.heads.search_worker import Worker
+from headstart.interrupts import children_ignoring_interrupts
 from headstart.params.search import SearchParams
 
 
@@ -56,15 +59,17 @@ def work_together(
         )
         for index in range(search.workers)
     ]
-    for process in processes:
-        process.start()
+    with children_ignoring_interrupts():
+        for process in processes:
+            process.start()
     try:
         for process in processes:
             process.join()
     finally:
         for process in processes:
-            if process.is_alive():
-                process.terminate()
+            process.terminate()
+        for process in processes:
+            process.join()
     if not errors.empty():
         raise SearchError(errors.get())
 
@@ -78,6 +83,8 @@ def _process(
     deadline: float,
     errors: "multiprocessing.SimpleQueue[str]",
 ) -> None:
+    # The parent ends its workers when it is interrupted: they are to leave the study in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     search = SearchParams.model_validate_json(params_json)
     _keep_to_own_cores(index, search.workers)
     try:

@@ -7,11 +7,13 @@ crashes on a hostile file takes nothing with it. Files and images that are known
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from headstart.images.decode import RejectedImage
 from headstart.images.inspect import FACTS, Sample, measure, recipe, sample
 from headstart.images.known import FileState, Finding, KnownImages, file_state
+from headstart.interrupts import children_ignoring_interrupts
 from headstart.progress import progress_bar
 
 _FILES_LOOKED_UP_AT_ONCE = 1024
@@ -203,9 +206,9 @@ class _Workers:
         self._task = []
 
     def _submit(self, task: list[_Item]) -> "Future[list[_Outcome]]":
-        if self._pool is None:
-            self._pool = _make_pool(self._n_workers, self._begin)
         try:
+            if self._pool is None:
+                self._pool = _make_pool(self._n_workers, self._begin)
             return self._pool.submit(_read_in_worker, task)
         except BrokenProcessPool as error:
             broken: Future[list[_Outcome]] = Future()
@@ -256,6 +259,9 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    # Now rather than with the first worker, so that all of them leave Ctrl-C to this process.
+    with children_ignoring_interrupts():
+        forkserver.ensure_running()
     return context
 
 
@@ -335,6 +341,7 @@ def _begin_worker(limits: Limits, cache: Path | None) -> None:
     global _reader_of_worker
     # Decoders in C write to standard error about files that are rejected with a reason anyway.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _reader_of_worker = _Reader(limits, cache)
 

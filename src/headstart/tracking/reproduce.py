@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from headstart import files
 from headstart.errors import TrackingError, one_line
+from headstart.interrupts import run_command
 from headstart.paths import Project, main_checkout
 from headstart.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState
@@ -123,7 +124,8 @@ def reproduce(project: Project, run_id: str) -> Verdict:
                 # The commit may be older than the thresholds by which the run's images were split.
                 shutil.copy2(provenance / "splits.csv", Project(tree).splits)
             environment = _scratch_environment(scratch)
-            _run([*_DVC, "repro", "--force", "--no-run-cache"], tree, environment)
+            print(f"making the run again in {tree}", file=sys.stderr, flush=True)
+            _run([*_DVC, "repro", "--force", "--no-run-cache"], tree, environment, shown=True)
             uri = environment["MLFLOW_TRACKING_URI"]
             now_id = files.read_json(tree / "models" / "run.json")["run_id"]
             now = _get(MlflowClient(uri), now_id)
@@ -295,10 +297,11 @@ def _scratch_environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str] | None) -> str:
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+def _run(
+    command: list[str], folder: Path, environment: dict[str, str] | None, *, shown: bool = False
+) -> str:
+    pipes = {} if shown else {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done = run_command(command, cwd=folder, env=environment, shown=shown, **pipes)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-1500:]
         raise TrackingError(

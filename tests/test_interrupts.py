@@ -1,0 +1,127 @@
+"""Ctrl-C, as a terminal sends it: one line, status 130, nothing half-written, no process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headstart.interrupts import STATUS
+from headstart.params.search_space import DEFAULT_SPACE
+from headstart.paths import Project
+from tests.heads.made_features import write_made_features
+from tests.images.pictures import write_classes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _interrupted(
+    command: list[str], folder: Path, when: Callable[[], bool], *, times: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run in a process group of its own, and interrupt all of it once `when` is true."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "HEADSTART_DEBUG": "0"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not when():
+        time.sleep(0.05)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    output, errors = process.communicate(timeout=120)
+    left = [one.pid for one in psutil.process_iter() if _group(one.pid) == process.pid]
+    deadline = time.monotonic() + 30
+    while left and time.monotonic() < deadline:
+        time.sleep(0.1)
+        left = [one.pid for one in psutil.process_iter() if _group(one.pid) == process.pid]
+    assert left == [], "processes stay behind"
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _group(pid: int) -> int | None:
+    try:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return None
+        return os.getpgid(pid)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return None
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def _check(done: subprocess.CompletedProcess[str], name: str) -> None:
+    assert done.returncode == STATUS == 130
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "10 s" not in line]
+    assert lines == [f"{name}: interrupted; the same command resumes it"]
+    assert done.stdout == ""
+
+
+def _workspace(folder: Path, params: str) -> Project:
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / "params.yaml").write_text(params)
+    return Project(folder)
+
+
+def _stage(name: str) -> list[str]:
+    return [sys.executable, "-m", f"headstart.stages.{name}"]
+
+
+SEARCH = f"""
+search:
+  n_trials: 100000
+  metric: log_loss
+  population: 4
+  workers: WORKERS
+  space: {DEFAULT_SPACE.model_copy(update={"width": 8}).model_dump_json()}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.ci), 2])
+def test_a_search(tmp_path: Path, workers: int) -> None:
+    project = _workspace(tmp_path, SEARCH.replace("WORKERS", str(workers)))
+    write_made_features(project.features)
+    studies = tmp_path / ".headstart" / "studies"
+
+    def has_trials() -> bool:
+        return any(b'"best_epoch"' in path.read_bytes() for path in studies.glob("*.journal"))
+
+    _check(_interrupted(_stage("search"), tmp_path, has_trials), "search")
+    assert not project.best_head.exists()
+    assert not list(studies.glob("*.workers/*.lock")) or workers > 1
+
+
+def test_ingest_with_its_workers(tmp_path: Path, own_cache: Path) -> None:
+    project = _workspace(tmp_path, "")
+    write_classes(project.fetched, 300)
+    is_reading = own_cache / "ingest"
+    _check(_interrupted(_stage("ingest"), tmp_path, is_reading.exists), "ingest")
+    assert not project.manifest.exists()
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (_stage("train"), "train"),
+        ([str(Path(sys.executable).parent / "headstart"), "doctor"], "headstart"),
+    ],
+)
+def test_while_libraries_are_imported(tmp_path: Path, command: list[str], name: str) -> None:
+    _workspace(tmp_path, "")
+    _check(_interrupted(command, tmp_path, _after(1.0)), name)
