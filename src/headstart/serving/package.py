@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import headstart
@@ -40,8 +40,19 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         pip_requirements=requirements(),
         code_paths=[str(Path(headstart.__file__).parent)],
     )
+    _leave_out_this_machine(scratch)
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
+
+
+def _leave_out_this_machine(folder: Path) -> None:
+    """Make relative the paths of this machine that MLflow notes in MLmodel and does not read."""
+    model = Model.load(str(folder))
+    flavor = model.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(folder / "MLmodel"))
 
 
 def signature(classes: Sequence[str]) -> ModelSignature:

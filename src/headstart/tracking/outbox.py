@@ -171,7 +171,8 @@ def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str
         shutil.copytree(folder, copy)
         mlmodel = Model.load(str(copy))
         mlmodel.run_id, mlmodel.model_id, mlmodel.model_uuid = (run_id, logged.model_id, None)
-        mlmodel.artifact_path = logged.artifact_location
+        # MLflow would note the folder on this machine; the model is found by its id.
+        mlmodel.artifact_path = values["name"]
         mlmodel.save(str(copy / "MLmodel"))
         client.log_model_artifacts(logged.model_id, str(copy))
     finally:
