@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
-from headstart.heads.metrics import DIRECTION, METRICS, badness, metric_names, scores, softmax
+from headstart.heads.metrics import (
+    DIRECTION,
+    METRICS,
+    badness,
+    metric_names,
+    scores,
+    softmax,
+    squared_ece,
+)
 
 
 def _case(n: int, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +43,30 @@ def test_equal_scikit_learn(n: int, n_classes: int, seed: int) -> None:
 
 
 def test_ece_by_hand() -> None:
-    # two bins: confidence 0.9 right half of the time, confidence 0.6 always right
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-    label_ids = np.array([0, 1, 0, 0])
-    assert scores(label_ids, probabilities)["ece"] == pytest.approx((0.4 * 2 + 0.4 * 2) / 4)
+    # two bins of ten: confidence 0.9 right half of the time, confidence 0.6 always right
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4]] * 10)
+    label_ids = np.array([0, 0, 1, 0] * 5)
+    variance_of_the_first = 0.5 * 0.5 / 9
+    squared = (0.4**2 - variance_of_the_first + 0.4**2) / 2
+    assert scores(label_ids, probabilities)["ece"] == pytest.approx(squared**0.5)
+
+
+def _stated(confidence: np.ndarray, chance: np.random.Generator, true: np.ndarray) -> np.ndarray:
+    """Probabilities of two classes that state a confidence; the label is always 0."""
+    right = chance.random(confidence.shape) < true
+    first = np.where(right, confidence, 1 - confidence)
+    return np.stack([first, 1 - first], axis=-1)
+
+
+@pytest.mark.parametrize("overconfidence", [0.0, 0.05])
+@pytest.mark.parametrize("n", [25, 200])
+def test_the_calibration_error_is_not_biased_by_noise(overconfidence: float, n: int) -> None:
+    chance = np.random.default_rng(0)
+    true = chance.uniform(0.6, 0.9, size=(4000, n))
+    found = squared_ece(np.zeros(n, np.int64), _stated(true + overconfidence, chance, true))
+    error = found.std() / np.sqrt(len(found))
+    assert found.mean() == pytest.approx(overconfidence**2, abs=4 * error)
+    assert error < 0.1 * 0.05
 
 
 def test_many_heads_at_once() -> None:

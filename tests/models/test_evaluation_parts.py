@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 from sklearn.decomposition import PCA
@@ -16,7 +18,7 @@ from headstart.images.manifest import Manifest, read_manifest
 from headstart.models.assemble import assemble
 from headstart.models.curves import coverage, precision_recall_curves, reliability, roc_curves
 from headstart.models.embedding import principal_plane
-from headstart.models.evaluation import confusion_matrix, per_class
+from headstart.models.evaluation import confusion_matrix, per_class, score_intervals
 from headstart.models.gradcam import GradCam, overlay, side_by_side
 from headstart.models.mistakes import confused_pairs, likely_label_errors, worst_errors
 from headstart.models.predictions import Predictions
@@ -84,12 +86,53 @@ def test_a_class_without_images_has_no_curve() -> None:
     assert [c.name for c in precision_recall_curves(labels, probabilities, CLASSES)] == [*"acd"]
 
 
-def test_reliability_bins_add_up_to_the_calibration_error() -> None:
+def test_reliability_bins_add_up_to_confidence_and_accuracy() -> None:
     labels, probabilities = _draw()
     bins = reliability(labels, probabilities)
-    gaps = np.nan_to_num(np.abs(bins.confidence - bins.accuracy)) * bins.count
     assert bins.count.sum() == 300
-    assert gaps.sum() / 300 == pytest.approx(float(ece(labels, probabilities)), abs=1e-12)
+    confidence, accuracy = (
+        np.nan_to_num(values) @ bins.count / 300 for values in (bins.confidence, bins.accuracy)
+    )
+    assert confidence == pytest.approx(probabilities.max(axis=1).mean())
+    assert accuracy == pytest.approx((probabilities.argmax(axis=1) == labels).mean())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(2, 5), st.floats(0.1, 8), st.integers(0, 10_000))
+def test_the_calibration_error_lies_in_its_interval(
+    n: int, n_classes: int, sharpness: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, n_classes, n)
+    probabilities = softmax(sharpness * generator.normal(size=(n, n_classes)))
+    groups = [str(group) for group in generator.integers(0, max(1, n // 2), n)]
+    found = score_intervals(labels, probabilities, groups, n_resamples=40, seed=seed)["ece"]
+    assert 0 <= found.low <= float(ece(labels, probabilities)) <= found.high
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0], ids=["calibrated", "overconfident"])
+def test_the_calibration_errors_interval_covers_it(exponent: float) -> None:
+    """Of 40 samples of 200 images; the true value is that of a large one."""
+
+    def draw(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(seed)
+        true = generator.uniform(0.5, 1.0, n)
+        odds = (true / (1 - true)) ** exponent
+        stated = odds / (1 + odds)
+        right = generator.random(n) < true
+        first = np.where(right, stated, 1 - stated)
+        return np.stack([first, 1 - first], axis=1), stated, true
+
+    _, stated, true = draw(100_000, 0)
+    error = float(np.sqrt(np.square(stated - true).mean()))
+    groups = [str(image) for image in range(200)]
+    inside = 0
+    for seed in range(1, 41):
+        probabilities, _, _ = draw(200, seed)
+        labels = np.zeros(200, np.int64)
+        found = score_intervals(labels, probabilities, groups, n_resamples=100, seed=seed)["ece"]
+        inside += found.low <= error <= found.high
+    assert inside >= 36
 
 
 def test_coverage_ends_at_the_accuracy_and_answers_the_surest_first() -> None:

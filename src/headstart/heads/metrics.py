@@ -18,6 +18,7 @@ Floats = NDArray[np.floating[Any]]
 Metric = Callable[[Labels, Floats], NDArray[np.float64]]
 
 N_CONFIDENCE_BINS = 15
+_MIN_ROWS_OF_A_BIN = 10
 _SMALLEST_PROBABILITY = 1e-7
 
 
@@ -67,14 +68,29 @@ def brier(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
 
 
 def ece(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
-    """Expected calibration error of the top class, in 15 bins of equal width (Guo et al., 2017)."""
+    """Expected calibration error of the top class: the root of `squared_ece`, 0 where negative."""
+    return np.asarray(np.sqrt(np.maximum(squared_ece(label_ids, probabilities), 0.0)))
+
+
+def squared_ece(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    """Mean squared gap between confidence and accuracy, debiased.
+
+    Rows are sorted by confidence into bins of equal size. A bin's squared mean gap is larger than
+    the true one by the variance of that mean, which is subtracted: Kumar, Liang and Ma, "Verified
+    Uncertainty Calibration", 2019. The plain mean of absolute gaps shows an error of several per
+    cent for a calibrated head on a few hundred images; this is 0 on average, and may be negative.
+    """
     confidence = probabilities.max(axis=-1).astype(np.float64)
-    gap = confidence - _hits(label_ids, probabilities)
-    bins = np.clip(np.ceil(confidence * N_CONFIDENCE_BINS) - 1, 0, N_CONFIDENCE_BINS - 1)
-    total = sum(
-        np.abs(np.where(bins == index, gap, 0.0).sum(axis=-1)) for index in range(N_CONFIDENCE_BINS)
-    )
-    return np.asarray(total / len(label_ids))
+    gaps = confidence - _hits(label_ids, probabilities)
+    gaps = np.take_along_axis(gaps, np.argsort(confidence, axis=-1, kind="stable"), axis=-1)
+    n = len(label_ids)
+    n_bins = int(np.clip(n // _MIN_ROWS_OF_A_BIN, 1, N_CONFIDENCE_BINS))
+    starts = np.arange(n_bins) * n // n_bins
+    sizes = np.diff(starts, append=n)
+    means = np.add.reduceat(gaps, starts, axis=-1) / sizes
+    squares = np.add.reduceat(np.square(gaps), starts, axis=-1)
+    variances = (squares - sizes * np.square(means)) / np.maximum(sizes - 1, 1)
+    return np.asarray(((np.square(means) - variances / sizes) * sizes).sum(axis=-1) / n)
 
 
 METRICS: dict[str, Metric] = {

@@ -122,6 +122,8 @@ def _topic(
         "seed": seed,
         **{name: chosen[name] for name in decisive},
         **added,
+        # Its values are not those of version 0.1.0, so trials of then belong to another study.
+        **({"ece": "debiased"} if search.metric == "ece" else {}),
     }
 
 

@@ -4,7 +4,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters
 arrays, not what they measure.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ def intervals(
     n_resamples: int,
     seed: int,
     confidence: float = CONFIDENCE,
+    estimates: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
     """An interval for each figure that `statistics` returns for an array of row indices.
 
@@ -38,14 +39,20 @@ def intervals(
         groups: group key of each row. Whole groups are drawn, with replacement, because the
             images of a group (near-duplicates, a burst, a patient) say less than as many others.
         confidence: the fraction that lies inside.
+        estimates: of figures that are larger the more noise there is, such as squared gaps. Drawing
+            rows again adds noise, so their draws are moved to have the estimate as their mean.
     """
     draws = [statistics(rows) for rows in _draws(groups, n_resamples, seed)]
     tail = (1 - confidence) / 2
-    bounds = {
-        name: np.quantile(np.array([draw[name] for draw in draws]), (tail, 1 - tail))
-        for name in draws[0]
-    }
-    return {name: Interval(float(low), float(high)) for name, (low, high) in bounds.items()}
+    found = {}
+    for name in draws[0]:
+        values = np.array([draw[name] for draw in draws])
+        low, high = (float(bound) for bound in np.quantile(values, (tail, 1 - tail)))
+        if estimates is not None and name in estimates:
+            estimate, moved = estimates[name], estimates[name] - float(values.mean())
+            low, high = min(low + moved, estimate), max(high + moved, estimate)
+        found[name] = Interval(low, high)
+    return found
 
 
 def _draws(groups: Sequence[str], n_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -94,7 +94,7 @@ def precision_recall_curves(
 
 
 def reliability(label_ids: NDArray[np.int64], probabilities: Floats) -> Reliability:
-    """The bins of the expected calibration error."""
+    """Bins of equal width, as the diagram shows them (Guo et al., 2017)."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == label_ids
     bins = np.clip(np.ceil(confidence * N_CONFIDENCE_BINS) - 1, 0, N_CONFIDENCE_BINS - 1)

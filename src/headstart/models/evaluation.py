@@ -5,6 +5,7 @@ through the whole of model.h5 must give the same; a fine-tuned model sees every 
 nothing of reports.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from headstart.errors import TrainingError
 from headstart.features.store import FeatureBatch, FeatureStore
-from headstart.heads.metrics import ece, log_loss, scores, softmax
+from headstart.heads.metrics import ece, log_loss, scores, softmax, squared_ece
 from headstart.images.decode import MAX_PIXELS
 from headstart.models.assemble import logits_model
 from headstart.models.bootstrap import Interval, intervals
@@ -120,11 +121,8 @@ def evaluate_model(
         test=as_predictions(batch, "test", loaded.classes, probabilities),
         groups=tuple(batch.groups),
         scores=scores(label_ids, probabilities),
-        intervals=intervals(
-            lambda rows: scores(label_ids[rows], probabilities[rows]),
-            batch.groups,
-            n_resamples=n_bootstrap,
-            seed=seed,
+        intervals=score_intervals(
+            label_ids, probabilities, batch.groups, n_resamples=n_bootstrap, seed=seed
         ),
         confusion=confusion,
         precision=precision,
@@ -136,6 +134,32 @@ def evaluate_model(
         n_checked=len(checked),
         largest_difference=difference,
     )
+
+
+def score_intervals(
+    label_ids: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """95 % bootstrap intervals of `scores`, by name; whole groups are drawn."""
+
+    def statistics(rows: NDArray[np.int64]) -> dict[str, float]:
+        labels, drawn = label_ids[rows], probabilities[rows]
+        return {**scores(labels, drawn), "ece": float(squared_ece(labels, drawn))}
+
+    found = intervals(
+        statistics,
+        groups,
+        n_resamples=n_resamples,
+        seed=seed,
+        estimates={"ece": float(squared_ece(label_ids, probabilities))},
+    )
+    squared = found["ece"]
+    low, high = (math.sqrt(max(bound, 0.0)) for bound in (squared.low, squared.high))
+    return {**found, "ece": Interval(low, high)}
 
 
 def confusion_matrix(
