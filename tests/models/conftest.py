@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -83,16 +83,19 @@ IMAGE = ImageParams(size=SIZE)
 N_PER_CLASS = 60
 
 
-def make_workspace(root: Path) -> Project:
+def make_workspace(
+    root: Path, classes: Sequence[str] = CLASSES, n_per_class: int = N_PER_CLASS
+) -> Project:
     """A workspace as it is before train: images, manifest, features, backbone and best head.
 
     240 noisy coloured squares; yellow and red overlap, so that there are mistakes to look at.
+    Classes of other names have a colour each, somewhere between the four.
     """
     project = Project(root)
     shutil.copy(REPOSITORY / "dvc.yaml", root)
     project.params.write_text("seed: 0\n")
     generator = np.random.default_rng(7)
-    rows = [(name, number) for name in CLASSES for number in range(N_PER_CLASS)]
+    rows = [(name, number) for name in classes for number in range(n_per_class)]
     pixels = np.stack([_picture(name, generator) for name, _ in rows])
     paths = [f"{name}/{number:03d}.png" for name, number in rows]
     for path, picture in zip(paths, pixels, strict=True):
@@ -132,7 +135,7 @@ def make_workspace(root: Path) -> Project:
         blocks=[features[:, None]],
         n_views=1,
         feature_dim=FEATURE_DIM,
-        classes=CLASSES,
+        classes=classes,
         contract={"backbone": "small", "precision": "float32", "runtime": "keras-tensorflow"},
         fingerprint="f" * 64,
     )
@@ -152,7 +155,8 @@ def make_workspace(root: Path) -> Project:
 def _picture(name: str, generator: np.random.Generator) -> np.ndarray:
     mixed = generator.random()
     yellow = 0.5 * np.array(COLOURS["red"]) + 0.5 * np.array((230, 210, 40)) * (0.6 + 0.4 * mixed)
-    colour = np.asarray(COLOURS.get(name, yellow))
+    own = np.random.default_rng(list(name.encode())).uniform(40, 230, 3)
+    colour = np.asarray(COLOURS.get(name, yellow if name in CLASSES else own))
     noisy = colour * generator.uniform(0.5, 1.2) + generator.normal(0, 45, (SIZE, SIZE, 3))
     return noisy.clip(0, 255).astype(np.uint8)
 
