@@ -206,7 +206,7 @@ def test_slices_part_the_images_by_flags_and_by_size(workspace: Project) -> None
     )
     found = sliced(predictions, Manifest(table, manifest.classes), n_resamples=100, seed=0)
     sizes = [part for part in found if part.kind == "image size"]
-    blurred = [part for part in found if part.kind == "flag blurred"]
+    blurred = [part for part in found if part.kind == "issue blurry"]
     assert sum(part.n_images for part in sizes) == len(test) == 60
     assert [part.name for part in blurred] == ["yes", "no"]
     for part in found:

@@ -50,6 +50,19 @@ def odd_sizes(sizes: NDArray[np.float64], label_ids: NDArray[np.int64]) -> NDArr
     return odd
 
 
+# As CleanVision names what the manifest's columns hold.
+ISSUE_NAMES = {
+    "too_dark": "dark",
+    "too_bright": "light",
+    "low_information": "low_information",
+    "blurred": "blurry",
+    "odd_aspect_ratio": "odd_aspect_ratio",
+    "odd_size": "odd_size",
+    "exact_duplicate": "exact_duplicates",
+    "near_duplicate": "near_duplicates",
+    "label_conflict": "label_conflict",
+}
+
 FLAG_MEANINGS = {
     "too_dark": "even the brightest percent of the pixels is dark",
     "too_bright": "even the darkest twentieth of the pixels is nearly white",

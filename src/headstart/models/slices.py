@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from headstart.heads.metrics import accuracy, log_loss
 from headstart.images.manifest import FLAGS, Manifest
+from headstart.images.quality import ISSUE_NAMES
 from headstart.models.bootstrap import Interval, intervals
 from headstart.models.predictions import Predictions
 
@@ -43,7 +44,7 @@ def sliced(
     columns = {
         "image size": _thirds(rows["width"] * rows["height"]),
         "near-duplicate group": _group_size(rows["group"].map(group_sizes)),
-        **{f"flag {flag.replace('_', ' ')}": _yes_no(rows[flag]) for flag in FLAGS},
+        **{f"issue {ISSUE_NAMES[flag].replace('_', ' ')}": _yes_no(rows[flag]) for flag in FLAGS},
     }
     found = []
     for kind, names in columns.items():

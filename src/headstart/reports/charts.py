@@ -1,10 +1,13 @@
-"""Charts as inline SVG, coloured by the page: sharp at any size, light and dark, no script.
+"""Charts as SVG, coloured by the page: sharp at any size, light and dark, no script.
 
 The look is in templates/charts.css.jinja. Knows nothing of what is drawn.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import cos, pi, sin
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -12,10 +15,38 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
+Polygon = tuple[tuple[float, float], ...]
 
 N_COLOURS = 8
-_WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 42
+_RIGHT, _TOP, _BOTTOM = 14, 10, 46
+_MOST_IN_THE_OPEN = 12
+_LINE_PX, _LETTER_PX = 18, 7.0
+_RADIUS = 3.6
+# What XML cannot hold, not even escaped.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _corners(n: int, turn: float, radius: float) -> Polygon:
+    angles = [turn + 2 * pi * i / n for i in range(n)]
+    return tuple((radius * cos(angle), radius * sin(angle)) for angle in angles)
+
+
+def _star(n: int, turn: float, inner: float, outer: float) -> Polygon:
+    pairs = zip(_corners(n, turn, outer), _corners(n, turn + pi / n, inner), strict=True)
+    return tuple(point for pair in pairs for point in pair)
+
+
+# Marks of radius 1: a circle, which has no corners, and what is told from it and the others.
+SHAPES: tuple[Polygon, ...] = (
+    (),
+    _corners(4, 0, 1.35),
+    _corners(3, -pi / 2, 1.4),
+    _corners(4, pi / 4, 1.25),
+    _corners(3, pi / 2, 1.4),
+    _star(4, 0, 0.55, 1.6),
+    _star(5, -pi / 2, 0.65, 1.5),
+    _star(4, pi / 4, 0.55, 1.6),
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,9 @@ class Series:
 
     Attributes:
         weights: of the points; a dot's area grows with its weight. None: all alike.
+        strengths: opacity of each dot, 0 to 1. None: all alike.
+        line: join the points; `dots`: draw a mark at each.
+        rings: rows that are drawn with a ring around them.
     """
 
     name: str
@@ -31,33 +65,42 @@ class Series:
     y: Floats
     note: str = ""
     weights: NDArray[np.int64] | None = None
+    strengths: Floats | None = None
+    line: bool = True
+    dots: bool = False
+    rings: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis; as `percent`, its ticks are percentages."""
+    """A linear axis; as `percent`, its ticks are percentages.
+
+    Attributes:
+        marks: ticks and their texts, where they are no round numbers.
+    """
 
     label: str
     range: Range = (0.0, 1.0)
     percent: bool = True
+    marks: Sequence[tuple[float, str]] | None = None
 
     def place(self, values: Floats, low_px: float, high_px: float) -> Floats:
         """Values as pixels."""
         low, high = self.range
         return low_px + (values - low) / (high - low) * (high_px - low_px)
 
-    def ticks(self) -> list[float]:
-        """Four to seven round values."""
+    def ticks(self) -> list[tuple[float, str]]:
+        """Four to seven round values, and what to write there."""
+        if self.marks is not None:
+            return list(self.marks)
         low, high = self.range
         rough = (high - low) / 5
         power = 10.0 ** np.floor(np.log10(rough))
         step = float(min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - rough)))
         first = np.ceil(low / step - 1e-9) * step
         # Adding zero turns minus zero into zero.
-        return [float(v) + 0.0 for v in np.arange(first, high + step * 1e-6, step).round(12)]
-
-    def text(self, value: float) -> str:
-        return f"{100 * value:.3g}" if self.percent else f"{value:.3g}"
+        values = [float(v) + 0.0 for v in np.arange(first, high + step * 1e-6, step).round(12)]
+        return [(v, f"{100 * v:.3g}" if self.percent else f"{v:.4g}") for v in values]
 
 
 @dataclass(frozen=True)
@@ -65,56 +108,90 @@ class Chart:
     """Lines or dots over two axes.
 
     Attributes:
-        dots: draw a dot at each point; `lines`: join the points.
         diagonal: draw y = x as a reference.
-        marked: rows of each series, drawn as rings (errors in a map of points).
+        labelled: write the name of each series at its middle, where there is room.
+        size_px: width and height without a legend.
     """
 
     x: Axis
     y: Axis
     series: Sequence[Series]
     title: str
-    lines: bool = True
-    dots: bool = False
     diagonal: bool = False
-    marked: Sequence[NDArray[np.int64]] = field(default_factory=list)
+    labelled: bool = False
     legend: bool = True
-
-    @property
-    def _is_weighted(self) -> bool:
-        return any(series.weights is not None for series in self.series)
+    size_px: tuple[int, int] = (420, 300)
 
     def svg(self) -> Markup:
-        """The chart with its legend, as a figure."""
-        body = [*self._grid(), *(self._series(i, s) for i, s in enumerate(self.series))]
-        look = "chart weighted" if self._is_weighted else "chart"
+        """The chart with its legend, as a figure of a page."""
+        width, height = self.size_px
         picture = (
-            f'<svg class="{look}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-            f'aria-label="{escape(self.title)}">{"".join(body)}</svg>'
+            f'<svg class="{self._look}" viewBox="0 0 {width} {height}" role="img" '
+            f'aria-label="{escape(self.title)}">{self._body()}</svg>'
         )
         legend = self._legend() if self.legend and len(self.series) > 1 else ""
         # Every text that comes from data is escaped where it is put in.
         return Markup(f'<figure class="chart-box">{picture}{legend}</figure>')
 
+    def file(self, style: str) -> str:
+        """The chart as an SVG file of its own, its legend below it.
+
+        Args:
+            style: CSS, as in templates/charts.css.jinja.
+        """
+        width, height = self.size_px
+        parts = [self._body()]
+        for row, series in enumerate(self.series if len(self.series) > 1 else ()):
+            y = height + _LINE_PX * (row + 0.5)
+            key = _key(row, series)
+            name = escape(f"{shortened(series.name, 40)} {series.note}".strip())
+            parts.append(f'<g transform="translate({self._left + 6:g} {y:g})">{key}</g>')
+            parts.append(
+                f'<text class="axis" x="{self._left + 20:g}" y="{y:g}" dy=".35em">{name}</text>'
+            )
+        rows = len(self.series) if len(self.series) > 1 else 0
+        size = (width, height + _LINE_PX * rows + 8)
+        return svg_file(self.title, "".join(parts), size, style, self._look)
+
+    @property
+    def _left(self) -> float:
+        """Where the x axis begins: right of the y axis's title and its widest tick."""
+        return 34 + _LETTER_PX * max((len(text) for _, text in self.y.ticks()), default=0)
+
+    @property
+    def _look(self) -> str:
+        is_weighted = any(series.weights is not None for series in self.series)
+        return "chart weighted" if is_weighted else "chart"
+
+    def _body(self) -> str:
+        series = (self._series(i, s) for i, s in enumerate(self.series))
+        labels = self._labels() if self.labelled else ()
+        return "".join([*self._grid(), *series, *labels])
+
+    def _places(self, series: Series) -> tuple[Floats, Floats]:
+        width, height = self.size_px
+        x = self.x.place(series.x, self._left, width - _RIGHT)
+        return x, self.y.place(series.y, height - _BOTTOM, _TOP)
+
     def _grid(self) -> list[str]:
-        left, right, top, bottom = _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM
+        width, height = self.size_px
+        left, right, top, bottom = self._left, width - _RIGHT, _TOP, height - _BOTTOM
         parts = []
-        for value in self.x.ticks():
+        for value, text in self.x.ticks():
             x = _px(self.x.place(np.array(value), left, right))
             parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
-            parts.append(
-                f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{self.x.text(value)}</text>'
-            )
-        for value in self.y.ticks():
+            at = f'x="{x}" y="{bottom + 18}" text-anchor="middle"'
+            parts.append(f"<text {at}>{escape(text)}</text>")
+        for value, text in self.y.ticks():
             y = _px(self.y.place(np.array(value), bottom, top))
-            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-            at = f'x="{left - 7}" y="{y}" dy=".35em" text-anchor="end"'
-            parts.append(f"<text {at}>{self.y.text(value)}</text>")
+            parts.append(f'<line class="grid" x1="{left:g}" x2="{right}" y1="{y}" y2="{y}"/>')
+            at = f'x="{left - 7:g}" y="{y}" dy=".35em" text-anchor="end"'
+            parts.append(f"<text {at}>{escape(text)}</text>")
         middle = (top + bottom) / 2
         parts.append(
-            f'<text class="axis" x="{(left + right) / 2}" y="{_HEIGHT - 6}" '
+            f'<text class="axis" x="{(left + right) / 2:g}" y="{height - 7}" '
             f'text-anchor="middle">{escape(self.x.label)}</text>'
-            f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" '
+            f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y.label)}</text>'
         )
         if self.diagonal:
@@ -125,54 +202,188 @@ class Chart:
 
     def _series(self, index: int, series: Series) -> str:
         known = ~(np.isnan(series.x) | np.isnan(series.y))
-        x = self.x.place(series.x, _LEFT, _WIDTH - _RIGHT)
-        y = self.y.place(series.y, _HEIGHT - _BOTTOM, _TOP)
+        x, y = self._places(series)
         label = escape(f"{series.name} {series.note}".strip())
-        marked = set(self.marked[index].tolist()) if self.marked else set()
-        parts = [f'<g class="{colour_class(index)}"><title>{label}</title>']
-        if self.lines:
+        parts = [f"<g {_colour(index)}><title>{label}</title>"]
+        if series.line:
             parts.append(f'<polyline points="{_points(x[known], y[known])}"/>')
-        if self.dots:
+        if series.dots:
             radius = _radii(series)
             for row in np.flatnonzero(known):
-                parts.append(_dot(index, x[row], y[row], radius[row]))
-                if row in marked:
-                    at = f'cx="{_px(x[row])}" cy="{_px(y[row])}"'
-                    parts.append(f'<circle class="ring" {at} r="{_px(radius[row] + 3)}"/>')
+                faint = ""
+                if series.strengths is not None:
+                    faint = f' style="fill-opacity:{series.strengths[row]:.2f}"'
+                parts.append(_mark(index, x[row], y[row], radius[row], faint))
+        for ringed in series.rings:
+            r = _radii(series)[ringed] + 3
+            at = f'cx="{_px(x[ringed])}" cy="{_px(y[ringed])}" r="{_px(r)}"'
+            parts.append(f'<circle class="ring" {at}/>')
         return "".join([*parts, "</g>"])
 
+    def _labels(self) -> list[str]:
+        """Names at the middle of their points, the largest series first, none over another."""
+        width, height = self.size_px
+        taken: list[tuple[float, float, float, float]] = []
+        parts = []
+        for series in sorted(self.series, key=lambda s: -len(s.x)):
+            name = shortened(series.name, 18)
+            half = _LETTER_PX * _width(name) / 2
+            xs, ys = self._places(series)
+            x = float(np.clip(np.nanmedian(xs), self._left + half, width - _RIGHT - half))
+            y = float(np.clip(np.nanmedian(ys), _TOP + 8, height - _BOTTOM - 8))
+            box = (x - half, y - 8, x + half, y + 8)
+            if any(
+                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+            ):
+                continue
+            taken.append(box)
+            at = f'x="{x:.1f}" y="{y:.1f}" dy=".35em" text-anchor="middle"'
+            parts.append(f'<text class="label" {at}>{escape(name)}</text>')
+        return parts
+
     def _legend(self) -> str:
-        shape = "" if self.lines else " shape"
         items = [
-            f'<li class="{colour_class(index)}{shape}"><span class="key"></span>'
-            f"{escape(series.name)}"
-            f"{f' <small>{escape(series.note)}</small>' if series.note else ''}</li>"
+            f'<li><svg class="chart key" viewBox="-7 -7 14 14">{_key(index, series)}</svg>'
+            f"<span><bdi>{escape(series.name)}</bdi>"
+            f"{f' <small>{escape(series.note)}</small>' if series.note else ''}</span></li>"
             for index, series in enumerate(self.series)
         ]
-        return f'<ul class="legend">{"".join(items)}</ul>'
+        listed = f'<ul class="legend">{"".join(items)}</ul>'
+        if len(items) <= _MOST_IN_THE_OPEN:
+            return listed
+        return f"<details><summary>Legend ({len(items)})</summary>{listed}</details>"
 
 
-def colour_class(index: int) -> str:
-    """The CSS class of a series: eight colours, then the same dashed."""
-    return f"s{index % N_COLOURS}" + (" dashed" if index // N_COLOURS % 2 else "")
+def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> str:
+    """A matrix of counts as an SVG file: rows are true classes, shaded by their share of the row.
+
+    Args:
+        counts: shape (n_names, n_names).
+    """
+    cell, left, top = 24, 190, 190
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    parts = []
+    for i, name in enumerate(names):
+        text, middle = escape(shortened(name, 24)), cell * (i + 0.5)
+        at = f'x="{left - 8}" y="{top + middle:g}" dy=".35em" text-anchor="end"'
+        parts.append(f"<text {at}>{text}</text>")
+        at = f'transform="translate({left + middle:g} {top - 8}) rotate(-90)" dy=".35em"'
+        parts.append(f"<text {at}>{text}</text>")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        share, kind = float(shares[row, column]), "right" if row == column else "wrong"
+        x, y = left + cell * int(column), top + cell * int(row)
+        hint = escape(f"{names[row]} → {names[column]}: {counts[row, column]}")
+        parts.append(
+            f'<g class="{kind}"><title>{hint}</title><rect x="{x + 1}" y="{y + 1}" '
+            f'width="{cell - 2}" height="{cell - 2}" rx="3" style="fill-opacity:'
+            f'{0.1 + 0.9 * share:.2f}"/><text class="{"strong" if share > 0.6 else "axis"}" '
+            f'x="{x + cell / 2:g}" y="{y + cell / 2:g}" dy=".35em" text-anchor="middle">'
+            f"{counts[row, column]}</text></g>"
+        )
+    title = "Confusion matrix: rows are true classes, columns predictions"
+    parts.append(f'<text class="axis" x="8" y="{top + cell * len(names) + 22}">{title}</text>')
+    side = cell * len(names)
+    size = (max(left + side, 420) + 8, top + side + 34)
+    return svg_file(title, "".join(parts), size, style)
+
+
+def bars_file(
+    title: str, names: Sequence[str], measures: Sequence[tuple[str, Floats]], style: str
+) -> str:
+    """Bars of shares, 0 to 1, as an SVG file: one for each name and measure."""
+    left, width, bar = 190, 300, 9
+    row_px = bar * len(measures) + 10
+    parts = [f'<text class="axis" x="8" y="20">{escape(title)}</text>']
+    for j, (measure, _) in enumerate(measures):
+        x = left + 110 * j
+        parts.append(f'<g transform="translate({x} 38)">{_key(j, None)}</g>')
+        parts.append(f'<text x="{x + 14}" y="38" dy=".35em">{escape(measure)}</text>')
+    for i, name in enumerate(names):
+        y = 56 + row_px * i
+        at = f'x="{left - 8}" y="{y + row_px / 2 - 4:g}" dy=".35em" text-anchor="end"'
+        parts.append(f"<text {at}>{escape(shortened(name, 24))}</text>")
+        for j, (measure, values) in enumerate(measures):
+            hint = escape(f"{name}: {measure} {values[i]:.3f}")
+            parts.append(
+                f'<rect class="bar-of {_colour_class(j)}" x="{left}" y="{y + bar * j}" '
+                f'width="{width * float(values[i]):.1f}" height="{bar - 1}">'
+                f"<title>{hint}</title></rect>"
+            )
+    return svg_file(title, "".join(parts), (left + width + 12, 60 + row_px * len(names)), style)
+
+
+def svg_file(
+    title: str, body: str, size_px: tuple[int, int], style: str, look: str = "chart"
+) -> str:
+    """An SVG file with its own style."""
+    width, height = size_px
+    return _CONTROL.sub(
+        "\ufffd",
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{look}" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}"><title>{escape(title)}</title>'
+        f'<style>{style}</style><rect class="page" width="{width}" height="{height}"/>'
+        f"{body}</svg>\n",
+    )
+
+
+def shortened(name: str, most: int) -> str:
+    """At most `most` letters of a name, its middle left out: names often differ at the end.
+
+    Letters of East Asian scripts count as two.
+    """
+    if _width(name) <= most:
+        return name
+    tail = ""
+    for letter in reversed(name):
+        if _width(letter + tail) > most // 3:
+            break
+        tail = letter + tail
+    head = ""
+    for letter in name:
+        if _width(head + letter) > most - 1 - _width(tail):
+            break
+        head += letter
+    return f"{head.rstrip()}…{tail.lstrip()}"
+
+
+def _width(text: str) -> int:
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
+def _colour_class(index: int) -> str:
+    return f"s{index % N_COLOURS} m{index // N_COLOURS % len(SHAPES)}"
+
+
+def _colour(index: int) -> str:
+    """Attributes of a series: eight colours by eight shapes, then hues that nothing else has."""
+    hue = f' style="--c:hsl({index * 137.508 % 360:.0f} 60% 50%)"'
+    return f'class="{_colour_class(index)}"{hue if index >= N_COLOURS * len(SHAPES) else ""}'
+
+
+def _key(index: int, series: Series | None) -> str:
+    """What stands for a series in a legend, around the origin."""
+    if series is not None and series.line and not series.dots:
+        return f'<g {_colour(index)}><polyline points="-7,0 7,0"/></g>'
+    return f"<g {_colour(index)}>{_mark(index, 0, 0, 4.2)}</g>"
 
 
 def _radii(series: Series) -> Floats:
     """Radius of each dot in pixels."""
     if series.weights is None:
-        return np.full(len(series.x), 3.2)
+        return np.full(len(series.x), _RADIUS)
     share = series.weights / max(int(series.weights.max()), 1)
     return 2.0 + 6.0 * np.sqrt(share)
 
 
-def _dot(index: int, x: np.float64, y: np.float64, radius: np.float64) -> str:
-    """A circle for the first eight series, a diamond for the next eight, and so on."""
-    if index // N_COLOURS % 2 == 0:
-        return f'<circle class="dot" cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}"/>'
-    r = radius * 1.25
-    corners = [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
-    points = " ".join(f"{_px(a)},{_px(b)}" for a, b in corners)
-    return f'<polygon class="dot" points="{points}"/>'
+def _mark(index: int, x: float, y: float, radius: float, attributes: str = "") -> str:
+    """A mark at a point, its shape by the series."""
+    corners = SHAPES[index // N_COLOURS % len(SHAPES)]
+    if not corners:
+        at = f'cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}"'
+        return f'<circle class="dot" {at}{attributes}/>'
+    points = " ".join(f"{_px(x + radius * dx)},{_px(y + radius * dy)}" for dx, dy in corners)
+    return f'<polygon class="dot" points="{points}"{attributes}/>'
 
 
 def _points(x: Floats, y: Floats) -> str:

@@ -23,7 +23,7 @@ from headstart.images.ingest import Ingested, Rejection
 from headstart.images.manifest import FLAGS, Manifest
 from headstart.images.partial import decode_what_is_there
 from headstart.images.placements import Move, write_moves
-from headstart.images.quality import FLAG_MEANINGS
+from headstart.images.quality import FLAG_MEANINGS, ISSUE_NAMES
 from headstart.params.images import SPLITS
 from headstart.reports.html import render_page, thumbnail_uri
 
@@ -86,7 +86,8 @@ def _page(card: DataCard) -> dict[str, Any]:
         "counts": _counts(card.manifest),
         "flags": [
             {
-                "name": flag.replace("_", " "),
+                "name": ISSUE_NAMES[flag].replace("_", " "),
+                "column": flag,
                 "meaning": FLAG_MEANINGS[flag],
                 "count": int(table[flag].sum()),
                 "examples": pictures.of_rows(np.flatnonzero(table[flag])[:_EXAMPLES_A_FLAG]),

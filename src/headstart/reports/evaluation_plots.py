@@ -1,4 +1,4 @@
-"""The evaluation as tables for DVC's plots, and as pictures for reading anywhere.
+"""The evaluation as tables for DVC's plots, and as SVG files for reading anywhere.
 
 Knows an evaluation, not where it comes from.
 """
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from headstart import files
 from headstart.models.curves import (
@@ -18,10 +17,10 @@ from headstart.models.curves import (
     roc_curves,
 )
 from headstart.models.evaluation import Evaluation
-from headstart.reports.plots import new_figure, save_png
+from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
+from headstart.reports.html import chart_style
 
 MOST_CURVES = 10
-_MOST_LABELS = 40
 
 
 def write_tables(folder: Path, evaluation: Evaluation) -> None:
@@ -48,104 +47,78 @@ def write_tables(folder: Path, evaluation: Evaluation) -> None:
 
 
 def write_pictures(folder: Path, evaluation: Evaluation) -> None:
-    """Write the PNG files."""
+    """Write the SVG files, which `dvc plots` and MLflow show."""
+    style = chart_style()
+    for name, chart in charts(evaluation).items():
+        files.write_text(folder / f"{name}.svg", chart.file(style))
+    classes, order = evaluation.test.classes, np.argsort(evaluation.f1, kind="stable")
+    bars = (
+        ("precision", evaluation.precision[order]),
+        ("recall", evaluation.recall[order]),
+    )
+    title = "Precision and recall of each class, the hardest first"
+    names = [classes[i] for i in order]
+    files.write_text(folder / "per_class.svg", bars_file(title, names, bars, style))
+    matrix = matrix_file(classes, evaluation.confusion, style)
+    files.write_text(folder / "confusion.svg", matrix)
+
+
+def charts(evaluation: Evaluation) -> dict[str, Chart]:
+    """Charts by the name of their file: calibration, and each class against the rest."""
     test = evaluation.test
-    roc = roc_curves(test.label_ids, test.probabilities, test.classes)
-    pr = precision_recall_curves(test.label_ids, test.probabilities, test.classes)
-    pictures = {
-        "confusion": confusion_figure(evaluation),
-        "roc": _curves_figure(
-            roc, "ROC, one class against the rest", "false positive rate", "true positive rate"
+    before = reliability(test.label_ids, evaluation.unscaled)
+    after = reliability(test.label_ids, test.probabilities)
+    answered = coverage(test.label_ids, test.probabilities)
+    kept = np.unique(np.linspace(0, len(test) - 1, 300).astype(np.int64))
+    least = max(0.0, np.floor(20 * float(answered.accuracy.min()) - 0.01) / 20)
+    roc = _hardest(roc_curves(test.label_ids, test.probabilities, test.classes))
+    pr = _hardest(precision_recall_curves(test.label_ids, test.probabilities, test.classes))
+    # The part of the plane where curves differ: a good model's ROC hugs its corner.
+    last = max((float(c.x[np.argmax(c.y >= 0.999)]) for c in roc), default=1.0)
+    widest = next(limit for limit in (0.05, 0.1, 0.2, 0.5, 1.0) if last <= limit)
+    lowest = min((float(c.y.min()) for c in pr), default=0.0)
+    return {
+        "reliability": Chart(
+            Axis("confidence (%)"),
+            Axis("accuracy (%)"),
+            [
+                Series(name, bins.confidence, bins.accuracy, weights=bins.count, dots=True)
+                for name, bins in (("before scaling", before), ("after scaling", after))
+            ],
+            "Reliability diagram",
+            diagonal=True,
         ),
-        "precision_recall": _curves_figure(pr, "Precision by recall", "recall", "precision"),
-        "reliability": _reliability_figure(evaluation),
-        "coverage": _coverage_figure(evaluation),
-        "per_class": _per_class_figure(evaluation),
+        "coverage": Chart(
+            Axis("images answered, the surest first (%)"),
+            Axis("accuracy on those (%)", (min(least, 0.9), 1.0)),
+            [Series("accuracy", answered.coverage[kept], answered.accuracy[kept])],
+            "Accuracy by coverage",
+        ),
+        "roc": Chart(
+            Axis("false positive rate (%)", (0.0, widest)),
+            Axis("true positive rate (%)"),
+            [_up_to(widest, c) for c in roc],
+            "ROC curves, one class against the rest",
+        ),
+        "precision_recall": Chart(
+            Axis("recall (%)"),
+            Axis("precision (%)", (np.floor(10 * min(lowest, 0.9)) / 10, 1.0)),
+            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in pr],
+            "Precision by recall, one class against the rest",
+        ),
     }
-    for name, figure in pictures.items():
-        save_png(figure, folder / f"{name}.png")
 
 
-def hardest(curves: Sequence[Curve]) -> list[Curve]:
+def _hardest(curves: Sequence[Curve]) -> list[Curve]:
     """At most `MOST_CURVES` curves, those with the least area first."""
     return sorted(curves, key=lambda curve: curve.area)[:MOST_CURVES]
 
 
-def confusion_figure(evaluation: Evaluation) -> Figure:
-    """The confusion matrix as a picture; with its counts where they can be read."""
-    counts, classes = evaluation.confusion, evaluation.test.classes
-    side = float(np.clip(0.5 * len(classes) + 2.2, 4.2, 14))
-    figure, axes = new_figure(side + 0.8, side)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.grid(visible=False)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix (test images)")
-    if len(classes) <= _MOST_LABELS:
-        ticks = range(len(classes))
-        axes.set_xticks(ticks, classes, rotation=45, ha="right")
-        axes.set_yticks(ticks, classes)
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "#222222"
-            text = str(counts[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    return figure
-
-
-def _curves_figure(curves: Sequence[Curve], title: str, x: str, y: str) -> Figure:
-    figure, axes = new_figure()
-    for index, curve in enumerate(hardest(curves)):
-        style = "-" if index < 8 else "--"
-        axes.plot(curve.x, curve.y, style, label=f"{curve.name} ({curve.area:.3f})")
-    axes.set(xlabel=x, ylabel=y, title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8, loc="lower left" if x == "recall" else "lower right")
-    return figure
-
-
-def _reliability_figure(evaluation: Evaluation) -> Figure:
-    figure, axes = new_figure(5.2, 4.4)
-    axes.plot([0, 1], [0, 1], linestyle=":", color="#666666", label="perfect")
-    for name, probabilities in (
-        ("before scaling", evaluation.unscaled),
-        ("after scaling", evaluation.test.probabilities),
-    ):
-        bins = reliability(evaluation.test.label_ids, probabilities)
-        known = bins.count > 0
-        axes.plot(bins.confidence[known], bins.accuracy[known], marker="o", label=name)
-    axes.set(
-        xlabel="confidence", ylabel="accuracy", title="Reliability", xlim=(0, 1.02), ylim=(0, 1.02)
-    )
-    axes.legend(loc="upper left")
-    return figure
-
-
-def _coverage_figure(evaluation: Evaluation) -> Figure:
-    found = coverage(evaluation.test.label_ids, evaluation.test.probabilities)
-    figure, axes = new_figure()
-    axes.plot(100 * found.coverage, 100 * found.accuracy)
-    low = 100 * float(found.accuracy.min())
-    axes.set(
-        xlabel="images answered, the surest first (%)",
-        ylabel="accuracy on those (%)",
-        title="Accuracy by coverage",
-        xlim=(0, 101),
-        ylim=(min(low, 95) - 1, 100.5),
-    )
-    return figure
-
-
-def _per_class_figure(evaluation: Evaluation) -> Figure:
-    order = np.argsort(evaluation.f1, kind="stable")[:_MOST_LABELS]
-    names = [evaluation.test.classes[i] for i in order]
-    figure, axes = new_figure(6.4, 0.28 * len(names) + 1.4)
-    places = np.arange(len(names))
-    axes.barh(places - 0.2, evaluation.precision[order], 0.38, label="precision")
-    axes.barh(places + 0.2, evaluation.recall[order], 0.38, label="recall")
-    axes.set_yticks(places, names)
-    axes.set(xlim=(0, 1.01), title="Precision and recall, the hardest classes first")
-    axes.grid(visible=False, axis="y")
-    axes.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+def _up_to(limit: float, curve: Curve) -> Series:
+    """The part of a rising curve up to `limit`, and on to the edge."""
+    inside = curve.x <= limit
+    x, y = np.append(curve.x[inside], limit), np.append(curve.y[inside], curve.y[inside][-1])
+    return Series(curve.name, x, y, f"{curve.area:.3f}")
 
 
 def _write_curves(path: Path, names: tuple[str, str], curves: Sequence[Curve]) -> None:

@@ -1,6 +1,6 @@
 """reports/evaluation/: the page that shows how good the model is, and where it fails.
 
-One self-contained index.html beside the same plots as PNG files.
+One self-contained index.html beside the same charts as SVG files.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from headstart import files
@@ -17,13 +16,7 @@ from headstart.errors import TrainingError
 from headstart.features.store import FeatureStore
 from headstart.images.decode import decode, resize
 from headstart.images.manifest import Manifest
-from headstart.models.curves import (
-    Curve,
-    coverage,
-    precision_recall_curves,
-    reliability,
-    roc_curves,
-)
+from headstart.models.curves import coverage
 from headstart.models.embedding import principal_plane
 from headstart.models.evaluation import Evaluation
 from headstart.models.gradcam import GradCam, overlay
@@ -33,14 +26,16 @@ from headstart.models.predictions import Predictions
 from headstart.models.slices import sliced
 from headstart.params import ImageParams
 from headstart.reports.charts import Axis, Chart, Series
-from headstart.reports.evaluation_plots import MOST_CURVES, hardest, write_pictures
+from headstart.reports.evaluation_plots import MOST_CURVES, charts, write_pictures
 from headstart.reports.html import render_page, thumbnail_uri
 
 _MOST_ERRORS = 24
 _MOST_PAIRS = 5
 _IMAGES_A_SIDE = 3
 _MOST_LABEL_ERRORS = 12
-_MOST_MATRIX_CLASSES = 25
+_MOST_LISTED_PAIRS = 20
+# A table of more has a hundred thousand cells and more.
+_MOST_MATRIX_CLASSES = 200
 _MOST_MAP_POINTS = 600
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 _NAMES = {
@@ -77,7 +72,7 @@ class Subject:
 
 
 def write_report(folder: Path, subject: Subject) -> None:
-    """Write index.html and the PNG files."""
+    """Write index.html and the SVG files."""
     write_pictures(folder, subject.evaluation)
     files.write_text(folder / "index.html", render_page("evaluation.html.jinja", **_page(subject)))
 
@@ -92,13 +87,14 @@ def _page(subject: Subject) -> dict[str, Any]:
         "n_errors": int((evaluation.test.predicted_ids != evaluation.test.label_ids).sum()),
         "matrix": _matrix(evaluation),
         "per_class": _per_class(evaluation),
-        "charts": {**_calibration_charts(evaluation), **_ranking_charts(evaluation)},
+        "charts": {name: chart.svg() for name, chart in charts(evaluation).items()},
         "most_curves": MOST_CURVES,
         "coverage": _coverage_table(evaluation),
         "calibration": evaluation.calibration(),
         "errors": pictures.errors(),
         "has_heat": pictures.cam is not None,
         "pairs": pictures.pairs(),
+        "listed_pairs": _listed_pairs(evaluation),
         "label_errors": pictures.label_errors(),
         "map": _map(subject),
         "slices": sliced(
@@ -148,6 +144,20 @@ def _matrix(evaluation: Evaluation) -> list[dict[str, Any]] | None:
     ]
 
 
+def _listed_pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The most confused pairs, more of them than there are pictures of."""
+    test = evaluation.test
+    return [
+        {
+            "true": test.classes[pair.true_id],
+            "predicted": test.classes[pair.predicted_id],
+            "count": pair.count,
+            "support": int(evaluation.support[pair.true_id]),
+        }
+        for pair in confused_pairs(test.label_ids, test.probabilities, _MOST_LISTED_PAIRS)
+    ]
+
+
 def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Every class, the hardest first."""
     return [
@@ -160,65 +170,6 @@ def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
         }
         for i in np.argsort(evaluation.f1, kind="stable")
     ]
-
-
-def _calibration_charts(evaluation: Evaluation) -> dict[str, Markup]:
-    test = evaluation.test
-    before = reliability(test.label_ids, evaluation.unscaled)
-    after = reliability(test.label_ids, test.probabilities)
-    answered = coverage(test.label_ids, test.probabilities)
-    kept = np.unique(np.linspace(0, len(test) - 1, 300).astype(np.int64))
-    lowest = max(0.0, np.floor(20 * float(answered.accuracy.min()) - 0.01) / 20)
-    return {
-        "reliability": Chart(
-            Axis("confidence (%)"),
-            Axis("accuracy (%)"),
-            [
-                Series(name, bins.confidence, bins.accuracy, weights=bins.count)
-                for name, bins in (("before scaling", before), ("after scaling", after))
-            ],
-            "Reliability diagram",
-            dots=True,
-            diagonal=True,
-        ).svg(),
-        "coverage": Chart(
-            Axis("images answered, the surest first (%)"),
-            Axis("accuracy on those (%)", (min(lowest, 0.9), 1.0)),
-            [Series("accuracy", answered.coverage[kept], answered.accuracy[kept])],
-            "Accuracy by coverage",
-        ).svg(),
-    }
-
-
-def _ranking_charts(evaluation: Evaluation) -> dict[str, Markup]:
-    test = evaluation.test
-    roc = hardest(roc_curves(test.label_ids, test.probabilities, test.classes))
-    pr = hardest(precision_recall_curves(test.label_ids, test.probabilities, test.classes))
-    # The part of the plane where curves differ: a good model's ROC hugs its corner.
-    last = max((float(c.x[np.argmax(c.y >= 0.999)]) for c in roc), default=1.0)
-    widest = next(limit for limit in (0.05, 0.1, 0.2, 0.5, 1.0) if last <= limit)
-    lowest = min((float(c.y.min()) for c in pr), default=0.0)
-    return {
-        "roc": Chart(
-            Axis("false positive rate (%)", (0.0, widest)),
-            Axis("true positive rate (%)"),
-            [_up_to(widest, c) for c in roc],
-            "ROC curves",
-        ).svg(),
-        "precision_recall": Chart(
-            Axis("recall (%)"),
-            Axis("precision (%)", (np.floor(10 * min(lowest, 0.9)) / 10, 1.0)),
-            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in pr],
-            "Precision-recall curves",
-        ).svg(),
-    }
-
-
-def _up_to(limit: float, curve: Curve) -> Series:
-    """The part of a rising curve up to `limit`, and on to the edge."""
-    inside = curve.x <= limit
-    x, y = np.append(curve.x[inside], limit), np.append(curve.y[inside], curve.y[inside][-1])
-    return Series(curve.name, x, y, f"{curve.area:.3f}")
 
 
 def _coverage_table(evaluation: Evaluation) -> list[dict[str, float]]:
@@ -255,11 +206,20 @@ def _map(subject: Subject) -> dict[str, Any]:
         Axis(
             f"second component ({100 * explained[1]:.0f} % of variance)", (low[1], high[1]), False
         ),
-        [Series(test.classes[i], places[labels == i, 0], places[labels == i, 1]) for i in shown],
+        [
+            Series(
+                test.classes[i],
+                places[labels == i, 0],
+                places[labels == i, 1],
+                line=False,
+                dots=True,
+                rings=np.flatnonzero(wrong[labels == i]).tolist(),
+            )
+            for i in shown
+        ],
         "Map of the test images' features",
-        lines=False,
-        dots=True,
-        marked=[np.flatnonzero(wrong[labels == i]) for i in shown],
+        labelled=True,
+        size_px=(640, 460),
     )
     return {"chart": chart.svg(), "n_images": len(rows), "explained": explained.sum()}
 

@@ -9,16 +9,20 @@ from functools import cache
 
 import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.reports.plots import png_bytes
+from headstart.reports.charts import shortened
 
 
 def render_page(template: str, **context: object) -> str:
     """Fill `templates/<template>` with `context`; every value is escaped unless marked safe."""
     return _environment().get_template(template).render(**context)
+
+
+def chart_style() -> str:
+    """The look of charts, as CSS, for SVG files that stand alone."""
+    return render_page("charts.css.jinja")
 
 
 def thumbnail_uri(pixels: NDArray[np.uint8], max_side_px: int = 160) -> str:
@@ -27,16 +31,7 @@ def thumbnail_uri(pixels: NDArray[np.uint8], max_side_px: int = 160) -> str:
     image.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=82)
-    return _data_uri(buffer.getvalue(), "image/jpeg")
-
-
-def figure_uri(figure: Figure) -> str:
-    """A PNG data URI of a plot."""
-    return _data_uri(png_bytes(figure), "image/png")
-
-
-def _data_uri(data: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @cache
@@ -49,6 +44,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = _percent
+    environment.filters["shortened"] = shortened
     return environment
 
 

@@ -1,13 +1,11 @@
-"""What a search found, as plots: each a figure in the house style."""
+"""What a search found, as charts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import optuna
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
@@ -16,48 +14,39 @@ from optuna.trial import create_trial
 from headstart.heads.config import HeadConfig
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params.search_space import SearchSpace
-from headstart.reports.plots import COLOURS, new_figure
+from headstart.reports.charts import Axis, Chart, Range, Series, shortened
 from headstart.reports.search_fields import Field, varied_fields
 
 _MOST_CURVES = 10
 _MIN_TRIALS_FOR_IMPORTANCES = 8
-_COLOUR_MAP = "viridis_r"
 _KINDS = {"network": "network", "linear_probe": "linear probe"}
 
 Floats = NDArray[np.float64]
 
 
-def history(result: StudyResult) -> Figure:
+def history(result: StudyResult) -> Chart:
     """The value of each trial, and the best so far."""
-    figure, axes = new_figure(7.2, 3.6)
-    for colour, (kind, label) in zip(COLOURS, _KINDS.items(), strict=False):
-        done = [
-            t for t in result.trials if t.value is not None and t.config and t.config.kind == kind
-        ]
-        if done:
-            axes.scatter(
-                [t.number for t in done], _values(done), s=22, color=colour, label=label, zorder=3
-            )
-    pruned = [t for t in result.trials if t.state == "PRUNED" and t.best_epoch]
-    if pruned:
-        best = [t.at_best()[result.metric] for t in pruned]
-        axes.scatter(
-            [t.number for t in pruned],
-            best,
-            s=22,
-            facecolors="none",
-            edgecolors=COLOURS[7],
-            label="pruned",
-            zorder=2,
-        )
     done = [trial for trial in result.trials if trial.value is not None]
     keep = np.maximum if result.direction == "maximize" else np.minimum
-    so_far = keep.accumulate(_values(done))
-    axes.step([t.number for t in done], so_far, where="post", color=COLOURS[3], label="best so far")
-    _limit(axes, _values(done), result)
-    axes.set(xlabel="trial", ylabel=_metric(result))
-    axes.legend(loc="upper right" if result.direction == "minimize" else "lower right")
-    return figure
+    best = keep.accumulate(_values(done))
+    # A step at each trial: the value before it, then its own.
+    numbers = np.array([trial.number for trial in done], np.float64)
+    series = [
+        Series("best so far", np.repeat(numbers, 2)[1:], np.repeat(best, 2)[:-1]),
+        *(_dots(label, [t for t in done if t.config and t.config.kind == kind])
+          for kind, label in _KINDS.items()),
+    ]  # fmt: skip
+    pruned = [t for t in result.trials if t.state == "PRUNED" and t.best_epoch]
+    if pruned:
+        values = np.array([t.at_best()[result.metric] for t in pruned])
+        at = np.array([t.number for t in pruned], np.float64)
+        series.append(Series("pruned", at, values, line=False, dots=True))
+    return Chart(
+        Axis("trial", (-0.5, max(len(result.trials) - 0.5, 0.5)), percent=False),
+        Axis(_metric(result), _limits(_values(done), result), percent=False),
+        [_within(one, _limits(_values(done), result)) for one in series if len(one.x)],
+        "The value of each trial, and the best so far",
+    )
 
 
 def importances(result: StudyResult, space: SearchSpace) -> dict[str, float]:
@@ -82,17 +71,7 @@ def importances(result: StudyResult, space: SearchSpace) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def importance_bars(found: dict[str, float]) -> Figure:
-    """The importances as bars."""
-    names = list(found)[::-1]
-    figure, axes = new_figure(7.2, 0.9 + 0.32 * len(names))
-    axes.barh([name.replace("_", " ") for name in names], [found[name] for name in names])
-    axes.set(xlabel="share of the differences in rank that it explains", xlim=(0, None))
-    axes.grid(axis="y", visible=False)
-    return figure
-
-
-def parallel_coordinates(result: StudyResult, space: SearchSpace) -> Figure:
+def parallel_coordinates(result: StudyResult, space: SearchSpace) -> Markup:
     """Every completed network as a line through its fields; the best on top and darkest.
 
     Linear probes, which use none of most fields, are shown where nothing else is.
@@ -100,122 +79,111 @@ def parallel_coordinates(result: StudyResult, space: SearchSpace) -> Figure:
     done = result.ranked()[::-1]
     trials = [t for t in done if t.config and t.config.kind == "network"] or done
     fields = varied_fields(trials, space)
-    columns = [field.positions() for field in fields]
     ranks = np.linspace(0, 1, len(trials)) if len(trials) > 1 else np.ones(1)
-    figure, axes = new_figure(max(7.2, 1.05 * (len(fields) + 1)), 4.2)
-    lines = np.array([*columns, ranks]).T
-    for line, rank in zip(lines, ranks, strict=True):
-        used = np.flatnonzero(np.isfinite(line))
-        points = np.column_stack([used, line[used]])
-        axes.add_collection(
-            LineCollection(
-                [points],
-                array=[rank],
-                cmap=_COLOUR_MAP,
-                norm=None,
-                clim=(0, 1),
-                linewidths=0.8 + 1.4 * rank,
-                alpha=0.35 + 0.6 * rank,
-            )
+    step, top, height = 118, 44, 260
+    columns = np.array([*(field.positions() for field in fields), ranks])
+    width = step * len(fields) + 110
+    parts = []
+    for trial, line, rank in zip(trials, columns.T, ranks, strict=True):
+        points = " ".join(
+            f"{20 + step * place},{top + height * (1 - line[place]):.1f}"
+            for place in np.flatnonzero(np.isfinite(line))
         )
-    _coordinate_axes(axes, fields, trials)
-    axes.set_title(f"the right-most axis is the rank by {_metric(result)}", fontsize=9, loc="right")
-    return figure
+        strength = f"stroke-width:{0.8 + 1.8 * rank:.2f};stroke-opacity:{0.12 + 0.8 * rank:.2f}"
+        parts.append(
+            f'<g class="s0"><title>trial {trial.number}: {trial.value:.4g}</title>'
+            f'<polyline points="{points}" style="{strength}"/></g>'
+        )
+    ends = ((0.0, f"{trials[0].value:.4g}"), (1.0, f"{trials[-1].value:.4g}"))
+    axes = [*((field.title, field.ticks()) for field in fields), ("value", list(ends))]
+    for place, (title, ticks) in enumerate(axes):
+        x = 20 + step * place
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{top + height}"/>')
+        # Every second title stands higher, so that long ones do not meet.
+        y = 16 if place % 2 else 34
+        anchor = "start" if place == 0 else "end" if place == len(fields) else "middle"
+        parts.append(
+            f'<text class="axis" x="{x}" y="{y}" text-anchor="{anchor}">{escape(title)}</text>'
+        )
+        for share, text in ticks:
+            y_px = top + height * (1 - share)
+            label = escape(shortened(text.replace("_", " "), 14))
+            parts.append(
+                f'<text class="label" x="{x + 5}" y="{y_px:.1f}" dy=".35em">{label}</text>'
+            )
+    return Markup(
+        f'<figure class="chart-box"><svg class="chart" style="width:{width}px;max-width:none" '
+        f'viewBox="0 0 {width} {top + height + 12}" role="img" '
+        f'aria-label="parallel coordinates of the completed trials">{"".join(parts)}</svg></figure>'
+    )
 
 
-def slices(result: StudyResult, space: SearchSpace) -> Figure:
+def slices(result: StudyResult, space: SearchSpace) -> list[Chart]:
     """The value against each field, over the trials that use it; later trials are darker."""
     trials = result.ranked()
-    fields = varied_fields(trials, space)
-    n_columns = 4
-    n_rows = max(1, -(-len(fields) // n_columns))
-    figure, first = new_figure(10.4, 2.4 * n_rows)
-    first.remove()
-    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
     values = _values(trials)
     numbers = np.array([trial.number for trial in trials])
-    for axes, field in zip(grid.flat, fields, strict=False):
-        _slice(axes, field, values, numbers)
-        _limit(axes, values, result)
-    for axes in grid.flat[len(fields) :]:
-        axes.remove()
-    for row in grid:
-        row[0].set_ylabel(_metric(result))
-    return figure
+    limits = _limits(values, result)
+    strengths = 0.2 + 0.75 * numbers / max(1, numbers.max(initial=0))
+    charts = []
+    for field in varied_fields(trials, space):
+        x = field.positions()
+        if not field.is_numeric:
+            # spread, so that equal choices do not hide each other; by number, so always alike
+            x = x + (numbers * 0.618034 % 1 - 0.5) * 0.2 / max(1, len(field.options) - 1)
+        marks = [(share, shortened(text.replace("_", " "), 12)) for share, text in field.ticks()]
+        dots = Series(field.title, x, values, strengths=strengths, line=False, dots=True)
+        charts.append(
+            Chart(
+                Axis(field.title, (-0.14, 1.14), marks=marks),
+                Axis(result.metric.replace("_", " "), limits, percent=False),
+                [_within(dots, limits)],
+                f"The value against {field.title}",
+                size_px=(300, 230),
+            )
+        )
+    return charts
 
 
-def learning_curves(result: StudyResult) -> Figure:
-    """The validation curve of the best ten networks; a dot marks the best epoch."""
-    figure, axes = new_figure(7.2, 3.9)
+def learning_curves(result: StudyResult) -> Chart:
+    """The validation curve of the best ten networks; a ring marks the best epoch."""
     trials = [t for t in result.ranked() if len(t.curve[result.metric]) > 1][:_MOST_CURVES]
-    for place, trial in enumerate(trials):
-        curve = trial.curve[result.metric]
-        colour = COLOURS[place % len(COLOURS)]
-        style = "-" if place < len(COLOURS) else "--"
-        axes.plot(
-            range(1, len(curve) + 1), curve, style, color=colour, label=f"trial {trial.number}"
+    curves = [np.array(t.curve[result.metric], np.float64) for t in trials]
+    limits = _limits(np.concatenate([*curves, np.zeros(0)]), result)
+    series = [
+        _within(
+            Series(
+                f"trial {trial.number}",
+                np.arange(1.0, len(curve) + 1),
+                curve,
+                rings=[(trial.best_epoch or 1) - 1],
+            ),
+            limits,
         )
-        best = float("nan") if trial.value is None else trial.value
-        axes.plot([trial.best_epoch or 1], [best], "o", color=colour, markersize=5)
-    if trials:
-        inner = np.concatenate([t.curve[result.metric] for t in trials])
-        _limit(axes, inner, result)
-        axes.legend(ncols=2, fontsize=8)
-    axes.set(xlabel="epoch", ylabel=_metric(result))
-    return figure
+        for trial, curve in zip(trials, curves, strict=True)
+    ]
+    longest = max((len(curve) for curve in curves), default=2)
+    return Chart(
+        Axis("epoch", (1.0, float(longest)), percent=False),
+        Axis(_metric(result), limits, percent=False),
+        series,
+        "Validation curves of the best networks",
+    )
 
 
-def _slice(axes: Axes, field: Field, values: Floats, numbers: NDArray[np.int64]) -> None:
-    if field.is_numeric:
-        x = field.numbers()
-        # Not a number where a head does not have the field.
-        known = x[np.isfinite(x)]
-        if field.is_log and known.max() >= 10 * known.min():
-            axes.set_xscale("log")
-            subs = (1.0,) if known.max() >= 100 * known.min() else (1.0, 3.0)
-            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=4))
-            axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.xaxis.set_major_locator(
-                MaxNLocator(4, integer=bool((known == known.round()).all()))
-            )
-    else:
-        places = field.positions() * (len(field.options) - 1)
-        # spread, so that equal choices do not hide each other; by number, so always alike
-        x = places + (numbers * 0.618034 % 1 - 0.5) * 0.3
-        axes.set_xticks(
-            range(len(field.options)), [str(v).replace("_", " ") for v in field.options]
-        )
-    axes.scatter(x, values, c=numbers, cmap=_COLOUR_MAP, s=14, linewidths=0)
-    axes.set_title(field.title, fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
+def _dots(label: str, trials: Sequence[TrialResult]) -> Series:
+    numbers = np.array([trial.number for trial in trials], np.float64)
+    return Series(label, numbers, _values(trials), line=False, dots=True)
 
 
-def _coordinate_axes(axes: Axes, fields: Sequence[Field], trials: Sequence[TrialResult]) -> None:
-    for place, field in enumerate(fields):
-        axes.axvline(place, color="#999999", linewidth=0.8, zorder=1)
-        for height, text in field.ticks():
-            axes.text(
-                place + 0.04,
-                height,
-                text.replace("_", " "),
-                fontsize=7,
-                va="center",
-                zorder=5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-            )
-    axes.axvline(len(fields), color="#999999", linewidth=0.8, zorder=1)
-    for height, trial in ((0.0, trials[0]), (1.0, trials[-1])):
-        axes.text(len(fields) + 0.04, height, f"{trial.value:.3g}", fontsize=7, va="center")
-    titles = [*(field.title for field in fields), "value"]
-    axes.set_xticks(range(len(titles)), titles, rotation=20, ha="right", fontsize=8)
-    axes.set(yticks=[], xlim=(-0.1, len(fields) + 0.5), ylim=(-0.06, 1.06))
-    axes.grid(visible=False)
-    axes.spines["left"].set_visible(False)
+def _within(series: Series, limits: Range) -> Series:
+    """The series without what lies outside the chart."""
+    inside = (series.y >= limits[0]) & (series.y <= limits[1])
+    return replace(
+        series,
+        y=np.where(inside, series.y, np.nan),
+        rings=[row for row in series.rings if inside[row]],
+    )
 
 
 def _distribution(field: Field) -> BaseDistribution:
@@ -231,14 +199,18 @@ def _defaults(field: Field) -> tuple[object, ...]:
     return (getattr(HeadConfig(), field.name),)
 
 
-def _limit(axes: Axes, values: Floats, result: StudyResult) -> None:
-    """Let the worst tenth of the values leave the picture where they would squeeze the others."""
-    if len(values) < 5:
-        return
-    low, high = np.quantile(values, [0.0, 0.9] if result.direction == "minimize" else [0.1, 1.0])
-    room = 0.06 * (high - low)
-    if room > 0:
-        axes.set_ylim(low - room, high + room)
+def _limits(values: Floats, result: StudyResult) -> Range:
+    """The range to show; the worst tenth stays outside where it would squeeze the others."""
+    if not len(values):
+        return 0.0, 1.0
+    tail = 0.1 if len(values) >= 5 else 0.0
+    low, high = np.quantile(
+        values, [0.0, 1 - tail] if result.direction == "minimize" else [tail, 1.0]
+    )
+    if high <= low:
+        low, high = values.min(), values.max()
+    room = 0.06 * (high - low) or 0.5
+    return float(low - room), float(high + room)
 
 
 def _values(trials: Sequence[TrialResult]) -> Floats:

@@ -1,48 +1,26 @@
-"""reports/search/: what a search found, as PNG files and one self-contained index.html."""
+"""reports/search/: what a search found, as trials.csv and one self-contained index.html."""
 
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from headstart import files
 from headstart.heads.search import StudyResult, TrialResult
 from headstart.params import SearchParams
 from headstart.reports import search_plots
-from headstart.reports.html import figure_uri, render_page
-from headstart.reports.plots import save_png
+from headstart.reports.html import render_page
 from headstart.reports.search_fields import Field, varied_fields
 
 _MOST_ROWS = 10
 
 
 def write_report(folder: Path, result: StudyResult, search: SearchParams) -> None:
-    """Write trials.csv, the plots, and index.html with all of them inside.
-
-    The bytes depend on the trials alone.
-    """
+    """Write trials.csv and index.html. The bytes depend on the trials alone."""
     files.write_text(folder / "trials.csv", result.table().to_csv(index=False))
-    importances = search_plots.importances(result, search.space)
-    figures = {
-        "history": search_plots.history(result),
-        "importances": search_plots.importance_bars(importances) if importances else None,
-        "parallel_coordinates": search_plots.parallel_coordinates(result, search.space),
-        "slices": search_plots.slices(result, search.space),
-        "learning_curves": search_plots.learning_curves(result),
-    }
-    for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        if figure is None:
-            path.unlink(missing_ok=True)
-        else:
-            save_png(figure, path)
-    page = render_page("search_report.html.jinja", **_page(result, search, figures))
+    page = render_page("search_report.html.jinja", **_page(result, search))
     files.write_text(folder / "index.html", page)
 
 
-def _page(
-    result: StudyResult, search: SearchParams, figures: dict[str, Figure | None]
-) -> dict[str, Any]:
+def _page(result: StudyResult, search: SearchParams) -> dict[str, Any]:
     ranked = result.ranked()
     fields = varied_fields(ranked, search.space)
     states = [trial.state for trial in result.trials]
@@ -63,7 +41,11 @@ def _page(
         "fields": [field.title for field in fields],
         "rows": [_row(trial, fields, index) for index, trial in enumerate(ranked[:_MOST_ROWS])],
         "failed": [trial for trial in result.trials if trial.state == "FAIL"],
-        "plots": {name: figure_uri(figure) for name, figure in figures.items() if figure},
+        "history": search_plots.history(result).svg(),
+        "importances": search_plots.importances(result, search.space),
+        "parallel_coordinates": search_plots.parallel_coordinates(result, search.space),
+        "slices": [chart.svg() for chart in search_plots.slices(result, search.space)],
+        "learning_curves": search_plots.learning_curves(result).svg(),
     }
 
 
