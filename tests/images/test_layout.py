@@ -321,6 +321,24 @@ def test_no_class_is_called_like_a_split(tmp_path: Path, word: str) -> None:
     assert f"such as test/{word}/1.jpg" in refused_name(tmp_path / "nested")
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["test/a/1.jpg", "test/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg"],  # no train
+        ["train/1.jpg", "valid/1.jpg", "test/1.jpg", "train/_classes.csv"],  # flat, with tables
+        ["train2017/1.jpg", "val2017/1.jpg", "annotations/a.json"],  # COCO's
+        ["a/1.jpg", "b/1.jpg", "test/1.jpg"],
+        ["train/a/1.jpg", "train/b/1.jpg", "samples/1.jpg"],
+    ],
+)
+def test_folders_of_splits_that_hold_no_classes_are_no_classes(
+    tmp_path: Path, paths: list[str]
+) -> None:
+    touch(tmp_path, *paths)
+    told = refused_name(tmp_path)
+    assert "put class folders into train, validation and test, or write a labels.csv" in told
+
+
 @pytest.mark.parametrize("name", ["retrain", "contest", "Valery", "devil", "trainer", "tests of x"])
 def test_other_names_are_classes(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "bus/1.jpg", f"{name}/1.jpg")

@@ -33,6 +33,7 @@ _SPLIT_SUFFIXES = ("", "set", "data", "dataset", "images", "image", "imgs", "img
 _SPLIT_WORDS = {name + end: split for name, split in SPLIT_NAMES.items() for end in _SPLIT_SUFFIXES}
 _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
 _MOST_NAMES_COMPARED = 2000
+_MOST_REPAIRS_TRIED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def explain_missing(missing: Sequence[str], files: Iterable[str]) -> str:
     stem, suffix = posixpath.splitext(name)
     pairs = map(posixpath.split, there)
     alike = (p for p in pairs if p[1] == name or p[1].startswith((f"{name}.", f"{stem}.")))
-    candidates = list(itertools.islice(alike, _MOST_NAMES_COMPARED))
+    candidates = list(itertools.islice(alike, _MOST_REPAIRS_TRIED))
     known = set(there)
     # One change of folder and ending that brings the first to a file may bring all of them there.
     for other_folder, other in candidates:
