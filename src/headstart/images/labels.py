@@ -166,7 +166,7 @@ def explain_missing(missing: Sequence[str], files: Iterable[str]) -> str:
     alike = (p for p in pairs if p[1] == name or p[1].startswith((f"{name}.", f"{stem}.")))
     candidates = list(itertools.islice(alike, _MOST_REPAIRS_TRIED))
     known = set(there)
-    # One change of folder and ending that brings the first to a file may bring all of them there.
+    # One change of folder and ending that fixes the first path may fix all of them.
     for other_folder, other in candidates:
         before = other_folder.removesuffix(folder) if other_folder.endswith(folder) else ""
         dropped = "" if before else folder.removesuffix(other_folder)

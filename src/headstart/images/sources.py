@@ -27,7 +27,7 @@ from headstart.progress import progress_bar
 
 @dataclass(frozen=True)
 class Fetched:
-    """How many files were brought, and sentences about them for the user."""
+    """How many files there are now, and sentences about them for the user."""
 
     n_files: int
     notes: list[str]
@@ -111,7 +111,7 @@ def _local(root: Path, target: Path, named: str) -> Path:
 
 
 def _bring(source: Path, folder: Path, data: DataParams) -> str:
-    """Bring the files of a source; returns the outer folder that was left away, if any."""
+    """Copy, link or unpack the files of a source; returns the outer folder that was left away."""
     limits = ArchiveLimits(int(data.max_archive_gb * 1e9), data.max_archive_members)
     outer = ""
     try:
@@ -156,7 +156,7 @@ def _unreadable(path: Path) -> DataError:
 
 
 def link_folder(source: Path, target: Path) -> int:
-    """Bring every file below `source` to the same place below `target`; returns how many.
+    """Copy or link every file below `source` to the same place below `target`; returns how many.
 
     Raises:
         DataError: the names of two differ only in what is no text.
