@@ -4,6 +4,7 @@ Files are found by the working directory (a queued or temporary DVC experiment r
 the workspace); state that outlives a workspace is found by the main checkout.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -138,20 +139,26 @@ def main_checkout(root: Path) -> Path:
 def _main_worktree(start: Path) -> Path:
     command = ["git", "-C", str(start), "rev-parse", "--path-format=absolute", "--git-common-dir"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return start
-    common = Path(answer.stdout.strip())
+    common = Path(os.fsdecode(answer.stdout.removesuffix(b"\n")))
     return common.parent if common.name == ".git" else start
 
 
 def state_folder(root: Path) -> Path:
     """`.headstart/` of the main checkout: studies, checkpoints, timings. Never a DVC output.
 
-    HEADSTART_STATE names another folder, so that a run can be made again from nothing.
+    It is made if it is not there, readable for its owner alone: runs that wait to be sent hold
+    predictions and code. HEADSTART_STATE names another folder, so that a run can be made again
+    from nothing.
     """
     chosen = os.environ.get("HEADSTART_STATE")
-    return Path(chosen).resolve() if chosen else main_checkout(root) / ".headstart"
+    folder = Path(chosen).resolve() if chosen else main_checkout(root) / ".headstart"
+    # Where it cannot be made, who writes there says so; who only reads finds nothing.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def cache_folder() -> Path:

@@ -9,11 +9,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from headstart.tracking.store import sqlite_uri
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _IDENTITY = {
@@ -25,6 +27,8 @@ _IDENTITY = {
 _NOT_INHERITED = ("MLFLOW_", "DVC_", "PYTHONPATH", "HEADSTART_")
 # Small enough for the suite, large enough that every class is in every split.
 IMAGES_PER_CLASS = 60
+# It means something else in an address, and in a shell.
+UNUSUAL_NAME = "my café #1 50%20?x"
 TRIALS = 6
 
 
@@ -75,7 +79,7 @@ class Workspace:
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.root}/mlflow.db"
+        return sqlite_uri(self.root / "mlflow.db")
 
 
 def make_workspace(root: Path, cache: Path, *, small: bool = True) -> Workspace:
@@ -133,7 +137,9 @@ def server(workspace: Workspace, *command: str, url: str, log: Path, **env: str)
                 time.sleep(0.5)
         raise AssertionError(f"{command[0]} did not answer at {url}:\n{log.read_text()}")
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        # One that could not start has ended.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -156,8 +162,8 @@ def tracking_server(workspace: Workspace, folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace in which `dvc repro` has run once, from nothing."""
+    """A workspace in which `dvc repro` has run once, from nothing, in a folder of any name."""
     base = tmp_path_factory.mktemp("reproduced")
-    workspace = make_workspace(base / "headstart", base / "cache")
+    workspace = make_workspace(base / UNUSUAL_NAME, base / "cache")
     workspace.run("dvc", "repro")
     return workspace

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -202,12 +203,17 @@ def test_served_offline_and_plain_keras_agree(reproduced: Workspace, tmp_path: P
     rows = [row for row in _predictions(reproduced) if row["split"] == "test"][:4]
     images = [reproduced.root / "data/fetched" / row["path"] for row in rows]
     plain = _plain_keras(reproduced, images)
+    # The checkout moves, and not to a name with `%`, which MLflow's own server cannot read.
+    moved = Workspace(tmp_path / "moved #2 ?", reproduced.cache)
+    not_needed = shutil.ignore_patterns(".dvc", ".git", "fetched", "*.journal")
+    shutil.copytree(reproduced.root, moved.root, ignore=not_needed)
+    assert f"recorded in {reproduced.root}/mlruns" in moved.run("headstart", "doctor")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     serve = ["mlflow", "models", "serve", "-m", "models:/headstart@champion"]
     options = ["--env-manager", "local", "-p", str(port)]
     log = tmp_path / "server.log"
-    with server(reproduced, *serve, *options, url=f"{url}/ping", log=log):
+    with server(moved, *serve, *options, url=f"{url}/ping", log=log):
         served = [_served(f"{url}/invocations", image) for image in images]
         with pytest.raises(urllib.error.HTTPError) as refused:
             _post(f"{url}/invocations", b'{"inputs": {"image": ["no base64!"]}}')

@@ -44,7 +44,8 @@ def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPa
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
         if name != "MLFLOW_DISABLE_TELEMETRY":
             monkeypatch.delenv(name)
-    root = tmp_path / "project"
+    # A folder whose name means something else in an address.
+    root = tmp_path / "my café #1 50%20?x"
     (root / "src").mkdir(parents=True)
     (root / "data").mkdir()
     (root / "models").mkdir()

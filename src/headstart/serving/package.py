@@ -34,7 +34,8 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
     mlflow.pyfunc.save_model(
         scratch,
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"model": str(model_h5)},
+        # MLflow reads this as an address, whatever characters the path has.
+        artifacts={"model": model_h5.absolute().as_uri()},
         signature=signature(classes),
         input_example=pd.DataFrame({IMAGE_COLUMN: [base64.b64encode(example).decode()]}),
         pip_requirements=requirements(),

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -169,7 +170,8 @@ def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str
     copy = folder.parent / f".{folder.name}.{logged.model_id}"
     try:
         shutil.copytree(folder, copy)
-        mlmodel = Model.load(str(copy))
+        # Not Model.load, which reads a path with `%` in it as an address.
+        mlmodel = Model.from_dict(yaml.safe_load((copy / "MLmodel").read_text(encoding="utf-8")))
         mlmodel.run_id, mlmodel.model_id, mlmodel.model_uuid = (run_id, logged.model_id, None)
         # MLflow would note the folder on this machine; the model is found by its id.
         mlmodel.artifact_path = values["name"]

@@ -29,7 +29,7 @@ from headstart.paths import Project, main_checkout
 from headstart.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
-from headstart.tracking.store import open_store
+from headstart.tracking.store import open_store, sqlite_uri
 
 # Outputs that hold a run's id or a time; their own contents are compared instead.
 _NOT_COMPARED = ("models/run.json", "models/serving", "reports/metrics.json")
@@ -292,7 +292,7 @@ def _scratch_environment(scratch: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
         "HEADSTART_CACHE": str(scratch / "cache"),
         "HEADSTART_STATE": str(scratch / "state"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
+        "MLFLOW_TRACKING_URI": sqlite_uri(scratch / "mlflow.db"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 

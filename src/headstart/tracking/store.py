@@ -8,10 +8,14 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import mlflow
 from filelock import FileLock
@@ -22,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headstart.errors import TrackingError, one_line
 from headstart.paths import main_checkout, state_folder
 from headstart.secrets import without_secrets
+from headstart.tracking.artifact_locations import repair_artifact_locations
 
 DEFAULT_EXPERIMENT = "headstart"
 # MLflow's UI opens an experiment without this tag, or with one that it inferred, as GenAI.
@@ -44,7 +49,20 @@ class TrackingStore:
 
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI if set, else the SQLite file of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database(root)
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(_own_database(root))
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite database, whatever characters its absolute path has."""
+    # SQLAlchemy unquotes the path, and takes what follows a question mark as a query.
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    # For `sqlite:///` MLflow makes a folder of the quoted name, beside the one that is meant.
+    return f"sqlite:///{path}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
+
+
+def store_exists(root: Path) -> bool:
+    """Whether there is a store to ask, or a database of this project that asking would create."""
+    return not _is_own_database(root, tracking_uri(root)) or _own_database(root).is_file()
 
 
 def open_store(root: Path) -> TrackingStore:
@@ -58,9 +76,13 @@ def open_store(root: Path) -> TrackingStore:
     try:
         # Two processes that first touch an empty SQLite database would both create its tables.
         with _creation_lock(root):
+            if _is_own_database(root, uri):
+                _repair_own_database(_own_database(root))
             # Not mlflow.set_tracking_uri: it writes the environment variable that we honour.
             client = MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
             experiment = _experiment(client, root, uri)
+            if _is_own_database(root, uri):
+                _close_to_others(root)
     # What a malformed address and a missing driver raise, beside a store that does not answer.
     except (MlflowException, OSError, ValueError, ImportError, SQLAlchemyError) as error:
         if is_away(error):
@@ -132,9 +154,15 @@ def prepare_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # It prints the address of every run that ends, one a trial, with the password if it has one.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # It tells of every table it creates.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # It tells of every table it creates, and prints every error of the database that it raises.
+    database_log = logging.getLogger("mlflow.store.db.utils")
+    database_log.setLevel(logging.WARNING)
+    database_log.addFilter(_is_no_error)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _creation_lock(root: Path) -> FileLock:
@@ -187,9 +215,60 @@ def _experiment(client: MlflowClient, root: Path, uri: str) -> Any:
 
 
 def _artifact_location(root: Path, uri: str) -> str | None:
-    """For this project's own database an absolute folder; else what the store decides."""
-    return (main_checkout(root) / "mlruns").as_uri() if uri == _own_database(root) else None
+    """For this project's own database the folder beside it; else what the store decides."""
+    if not _is_own_database(root, uri):
+        return None
+    return _own_artifacts(_own_database(root)).as_uri()
 
 
-def _own_database(root: Path) -> str:
-    return f"sqlite:///{main_checkout(root)}/mlflow.db"
+def _own_database(root: Path) -> Path:
+    return main_checkout(root) / "mlflow.db"
+
+
+def _own_artifacts(database: Path) -> Path:
+    return database.with_name("mlruns")
+
+
+def _is_own_database(root: Path, uri: str) -> bool:
+    """Whether `uri` means this project's mlflow.db: in our words, or as `mlflow run` exports it."""
+    path = re.fullmatch(r"sqlite(?:\+pysqlite)?:///([^?]*)", uri)
+    return path is not None and Path(unquote(path.group(1))).resolve() == _own_database(root)
+
+
+def _repair_own_database(database: Path) -> None:
+    if not database.is_file():
+        return
+    artifacts = _own_artifacts(database)
+    try:
+        replaced = repair_artifact_locations(database, artifacts)
+    except sqlite3.Error as error:
+        # An empty database, or one of another MLflow: it says so itself.
+        if "no such" in str(error):
+            return
+        raise TrackingError(
+            f"{database} must be a database of MLflow that can be read, but {error}: restore it, "
+            "or move it away to begin with an empty one"
+        ) from None
+    for former in replaced:
+        print(
+            f"tracking: artifacts recorded in {former} are in {artifacts}: {database.name} now "
+            "says so",
+            file=sys.stderr,
+        )
+
+
+def _close_to_others(root: Path) -> None:
+    """Leave database, artifacts and state to their owner, and to a group that may write them.
+
+    Under a plain umask MLflow makes them readable for everybody: predictions, models, and code
+    that is not committed.
+    """
+    database = _own_database(root)
+    artifacts = _own_artifacts(database)
+    artifacts.mkdir(exist_ok=True)
+    for path in (database, artifacts, state_folder(root)):
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o007:
+            # Somebody else's are left as they are.
+            with contextlib.suppress(PermissionError):
+                path.chmod(mode & (0o770 if mode & 0o020 else 0o700))
