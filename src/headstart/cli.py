@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, of_tracking_library
 from headstart.terminal import printable, say
 
 if TYPE_CHECKING:
@@ -316,15 +316,17 @@ def compare(
         files.write_text(html, comparison_page(comparison, here.fetched))
 
 
-@app.command(hidden=True)
+@app.command(
+    hidden=True, context_settings={"ignore_unknown_options": True, "help_option_names": []}
+)
 def mlproject(
     entry_point: Annotated[str, typer.Argument()],
-    assignments: Annotated[list[str], typer.Argument(help="section.field=value")],
+    options: Annotated[list[str] | None, typer.Argument(help="--section.field value, …")] = None,
 ) -> None:
     """Run an entry point of MLproject (called by `mlflow run`)."""
-    from headstart.pipeline import run_entry_point
+    from headstart.pipeline import assignments_of, run_entry_point
 
-    run_entry_point(entry_point, assignments)
+    run_entry_point(entry_point, assignments_of(options or []))
 
 
 @cache_app.command("ls")
@@ -375,8 +377,9 @@ def main() -> None:
         if end.code == STATUS:
             tell_interrupted()
         raise
-    except HeadstartError as error:
-        if os.environ.get("HEADSTART_DEBUG") == "1":
+    except Exception as error:
+        told = error if isinstance(error, HeadstartError) else of_tracking_library(error)
+        if told is None or os.environ.get("HEADSTART_DEBUG") == "1":
             raise
-        say(f"headstart: {error}", error=True)
+        say(f"headstart: {told}", error=True)
         raise SystemExit(1) from None

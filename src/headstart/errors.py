@@ -44,6 +44,20 @@ class ServingError(HeadstartError):
     """A prediction request cannot be answered."""
 
 
+# Libraries whose own errors are told to the user as ours are: what they hold is beyond our checks.
+_TRACKING_LIBRARIES = {"mlflow", "sqlalchemy", "sqlite3", "alembic"}
+
+
+def of_tracking_library(error: Exception) -> TrackingError | None:
+    """The error of MLflow or its database as one of ours; None if it is of something else."""
+    if type(error).__module__.partition(".")[0] not in _TRACKING_LIBRARIES:
+        return None
+    return TrackingError(
+        f"MLflow must be able to use its database, but it said: {one_line(error)}: look with "
+        "`headstart doctor`; `headstart --debug` before a command shows the traceback"
+    )
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """First line of an error's text, for tables and tags."""
     text = " ".join(str(error).split()) or type(error).__name__

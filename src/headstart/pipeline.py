@@ -27,6 +27,31 @@ ENTRY_POINTS: dict[str, str | None] = {
     "evaluate": "evaluate",
 }
 _TRAINS = ("main", "train", "evaluate")
+# What `mlflow run -P` may say for short; MLproject lists them.
+SHORT_NAMES = {
+    "source": "data.source",
+    "backbone": "extract.backbone",
+    "weights": "extract.weights",
+    "n_trials": "search.n_trials",
+    "metric": "search.metric",
+    "learning_rate": "train.learning_rate",
+    "weight_decay": "train.weight_decay",
+    "epochs": "train.epochs",
+    "n_bootstrap": "evaluate.n_bootstrap",
+}
+
+
+def assignments_of(options: Sequence[str]) -> list[str]:
+    """Options as `mlflow run` appends them for `-P name=value`, as `section.field=value`.
+
+    Raises:
+        ParamsError: something that is no option with a value.
+    """
+    names, values = options[::2], options[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise ParamsError(f"parameters must be given as -P name=value, but got {' '.join(options)}")
+    paths = [name.removeprefix("--") for name in names]
+    return [f"{SHORT_NAMES.get(p, p)}={value}" for p, value in zip(paths, values, strict=True)]
 
 
 def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
@@ -90,7 +115,7 @@ def _value(path: str, text: str, current: Any) -> Any:
     except yaml.YAMLError:
         raise ParamsError(f"{path} must be a YAML value, but got {text!r}") from None
     if isinstance(value, float) and value.is_integer():
-        # MLproject knows no integers, only floats.
+        # As `-P seed=3.0`.
         value = int(value)
     return value
 
@@ -103,9 +128,10 @@ def _at(values: Any, path: str) -> Any:
     for part in path.split("."):
         if not isinstance(values, dict) or part not in values:
             near = difflib.get_close_matches(part, values if isinstance(values, dict) else ())
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             raise ParamsError(
-                f"an assignment must name a field of params.yaml, but it has no {path}{hint}"
+                f"an assignment must name a field of params.yaml, but it has no {path}{hint}: "
+                f"give it as section.field, or as one of {', '.join(SHORT_NAMES)}"
             )
         values = values[part]
     return values
@@ -161,9 +187,21 @@ def seconds_per_stage(here: Project) -> dict[str, float]:
 
 
 def read_report(here: Project, name: str) -> dict[str, Any]:
-    """A JSON report of the pipeline, by its file name under reports/."""
+    """A JSON report of the pipeline, by its file name under reports/.
+
+    Raises:
+        TrackingError: it is missing, or no JSON object (a merge may leave its marks in it).
+    """
     path = here.root / "reports" / name
     if not path.is_file():
         raise TrackingError(f"{path} must exist, but it does not: run `dvc repro`")
-    content: dict[str, Any] = files.read_json(path)
+    try:
+        content = files.read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise TrackingError(
+            f"{path} must hold a JSON object, but it does not: restore it with `git checkout -- "
+            f"reports/{name}`, or run `dvc repro`"
+        )
     return content

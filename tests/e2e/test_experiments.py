@@ -57,9 +57,11 @@ def test_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> No
 def test_mlflow_run_with_nothing_changed_still_fills_its_run(workspace: Workspace) -> None:
     before = _models(workspace)
     command = ["mlflow", "run", ".", "-e", "main", "--env-manager", "local"]
-    # A workspace of the tests has its own number; any other would be another experiment.
-    workspace.run(*command, "--experiment-name", "by hand", "-P", f"n_trials={TRIALS}")
+    workspace.run(*command, "--experiment-name", "by hand")
     run = _new(workspace, before)
+    # What is not given is params.yaml's, and not logged beside it.
+    assert run.data.params["search.n_trials"] == str(TRIALS)
+    assert [name for name in run.data.params if "." not in name] == ["seed"]
     assert "test_accuracy" in run.data.metrics
     recorded = json.loads((workspace.root / "models/run.json").read_text())
     assert recorded["run_id"] == run.info.run_id

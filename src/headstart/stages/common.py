@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from headstart.checks import check_possible
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, of_tracking_library
 from headstart.params.base import Section
 from headstart.params.load import load_params, load_sections
 from headstart.paths import Project, project, state_folder
@@ -32,10 +32,11 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     try:
         check_possible(workspace, load_params(workspace.params), name)
         line = run(workspace, load_sections(workspace.params, sections))
-    except HeadstartError as error:
-        if debug:
+    except Exception as error:
+        told = error if isinstance(error, HeadstartError) else of_tracking_library(error)
+        if told is None or debug:
             raise
-        say(f"{name}: {error}", error=True)
+        say(f"{name}: {told}", error=True)
         raise SystemExit(1) from None
     seconds = time.perf_counter() - started
     note_seconds(workspace, name, seconds)
