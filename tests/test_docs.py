@@ -78,6 +78,11 @@ def test_the_annotated_tree_is_on_the_disk() -> None:
     assert rooms <= listed
 
 
+@pytest.mark.parametrize("command", ["sed -i ", "base64 -w", "readlink -f", "grep -P", "stat -c"])
+def test_commands_are_not_of_gnu_alone(command: str) -> None:
+    assert command not in DOCS
+
+
 def test_links_lead_somewhere() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 
 from tests.e2e.conftest import REPOSITORY, Workspace, free_port, make_workspace, server
@@ -62,12 +63,24 @@ def test_the_served_model_answers_curl(own_images: Workspace, tmp_path: Path) ->
     port = str(free_port())
     serve, curl = _console("Ask the served model").split("\n", 1)
     image = next((own_images.root / "data" / "own" / "grün").iterdir())
-    (own_images.root / "photo.jpg").write_bytes(image.read_bytes())
+    # As large as a camera's: more than a command line can hold.
+    photo = own_images.root / "photo.jpg"
+    Image.open(image).resize((1600, 1200)).save(photo, quality=95)
+    assert photo.stat().st_size > 200_000
     command = ["bash", "-c", f"exec {serve.replace('5001', port)}"]
     url = f"http://127.0.0.1:{port}/ping"
     with server(own_images, *command, url=url, log=tmp_path / "log"):
         said = own_images.run("bash", "-euc", curl.replace("5001", port))
     assert '"predicted_label": "gr\\u00fcn"' in said or '"predicted_label": "grün"' in said
+
+
+def test_the_mlflow_project_trains_on_what_params_yaml_says(own_images: Workspace) -> None:
+    own_images.run("bash", "-euc", _console("As an MLflow project"))
+    client = MlflowClient(own_images.tracking_uri)
+    (run,) = client.search_runs(["0"], order_by=["attributes.start_time DESC"], max_results=1)
+    assert run.data.params["data.source"] == "data/own"
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert run.data.params["seed"] == "0"
 
 
 def test_served_without_a_tracking_database(own_images: Workspace, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from headstart.models.latency import latency_ratio
 from headstart.models.model_file import save_model
-from headstart.models.predictions import Predictions, write_predictions
+from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
 from headstart.params import ImageParams, RegisterParams
 from headstart.paths import Project
 from headstart.tracking.gate import Decision, decide
@@ -21,14 +21,14 @@ N = 400
 LABELS = np.arange(N) % 2
 
 
-def _predictions(path: Path, n_wrong: int) -> Path:
+def _predictions(path: Path, n_wrong: int, classes: tuple[str, str] = ("a", "b")) -> Path:
     """The first `n_wrong` images are taken for the other class."""
     right = np.arange(N) >= n_wrong
     own = np.where(right, 0.9, 0.1)
     probabilities = np.where(LABELS[:, None] == np.arange(2), own[:, None], 1 - own[:, None])
     names = tuple(f"{i:064x}" for i in range(N))
     parts = [
-        Predictions(("a", "b"), split, names, names, LABELS, probabilities)
+        Predictions(classes, split, names, names, LABELS, probabilities)
         for split in ("validation", "test")
     ]
     write_predictions(path, parts)
@@ -132,6 +132,41 @@ def test_an_experiment_makes_a_challenger_only(
     decision = _decide(registry, tmp_path, models[0], 10, "better")
     assert decision.alias == "challenger"
     assert "made in the DVC experiment brave-try" in decision.why
+
+
+@pytest.mark.parametrize("experiment", [None, "brave-try"])
+def test_a_model_of_other_classes_takes_the_champions_place_but_for_experiments(
+    workspace: Project,
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    experiment: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = _champion(workspace, tmp_path, models[1], 40)
+    if experiment:
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+    predictions = _predictions(tmp_path / "new.csv", 200, ("blue sky", "rot"))
+    params = RegisterParams(gate="better")
+    decision = decide(registry, predictions, models[0], params, groups={}, seed=0)
+    assert decision.alias == ("challenger" if experiment else "champion")
+    assert decision.why.startswith("the champion so far, version 1, has other classes")
+    assert "`headstart rollback`" in decision.why
+    assert decision.validation is None
+
+
+def test_the_order_of_classes_does_not_matter(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    registry = _champion(workspace, tmp_path, models[1], 40)
+    predictions = _predictions(tmp_path / "new.csv", 0)
+    table = read_predictions_table(predictions)
+    table[[*table.columns[:-2], "p(b)", "p(a)"]].to_csv(predictions, index=False)
+    decision = decide(
+        registry, predictions, models[0], RegisterParams(gate="better"), groups={}, seed=0
+    )
+    assert decision.alias == "champion"
+    assert decision.validation is not None
+    assert decision.validation.challenger_accuracy == 1
 
 
 def test_latency_is_measured_side_by_side(models: tuple[Path, Path]) -> None:

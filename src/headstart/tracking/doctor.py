@@ -30,8 +30,8 @@ def _run(project: Project) -> Finding:
     address = without_secrets(tracking_uri(project.root))
     if not project.run.is_file():
         return Finding(False, "there is no models/run.json yet: run `dvc repro`")
-    run_id = read_record(project.run).run_id
     try:
+        run_id = read_record(project.run).run_id
         is_there = recorded_run_is_there(project)
     except TrackingError as error:
         return Finding(False, str(error))
@@ -48,7 +48,17 @@ def _run(project: Project) -> Finding:
 def _same_run(project: Project) -> Finding:
     if not (project.run.is_file() and project.metrics.is_file()):
         return Finding(True, "there are no metrics to compare with the run yet")
-    ours, theirs = read_record(project.run).run_id, files.read_json(project.metrics)["run_id"]
+    try:
+        ours = read_record(project.run).run_id
+        theirs = str(files.read_json(project.metrics)["run_id"])
+    except TrackingError as error:
+        return Finding(False, str(error))
+    except (ValueError, TypeError, KeyError):
+        return Finding(
+            False,
+            "reports/metrics.json must name its run, but it is not as evaluate writes it: run "
+            "`dvc repro --force evaluate`",
+        )
     if ours == theirs:
         return Finding(True, "reports/metrics.json is of that run")
     return Finding(False, f"reports/metrics.json is of run {theirs}, not {ours}: run `dvc repro`")

@@ -48,6 +48,9 @@ def decide(
 ) -> Decision:
     """Compare a new model with the champion, on the images that both were validated with.
 
+    A champion of other classes answers another question: the new model takes its place, and it is
+    kept for a rollback.
+
     Args:
         predictions: the new model's predictions.csv, with rows of the validation and test split.
         model: the new model file.
@@ -65,11 +68,17 @@ def decide(
                 params,
             )
         old, new = read_predictions_table(theirs), read_predictions_table(predictions)
+    if set(_class_columns(old)) != set(_class_columns(new)):
+        why = (
+            f"the champion so far, version {champion.version}, has other classes "
+            "(`headstart rollback` brings it back)"
+        )
+        return _unless_experiment(Decision("champion", why))
     validation = compare_predictions(old, new, "validation", seed, groups)
     if validation is None:
         return _incomparable(
-            f"the champion, version {champion.version}, has other classes or shares too few "
-            "validation images with this model, so the two cannot be compared",
+            f"the champion, version {champion.version}, shares too few validation images with this "
+            "model, so the two cannot be compared",
             params,
         )
     test = compare_predictions(old, new, "test", seed, groups)
@@ -118,8 +127,8 @@ def compare_predictions(
 
     An image that `groups` does not name is a group of its own.
     """
-    classes = [column for column in new.columns if column.startswith("p(")]
-    if classes != [column for column in old.columns if column.startswith("p(")]:
+    classes = _class_columns(new)
+    if set(classes) != set(_class_columns(old)):
         return None
     both = _rows(new, split).join(_rows(old, split).add_suffix("_old"), how="inner")
     both = both[both["label"] == both["label_old"]]
@@ -131,6 +140,10 @@ def compare_predictions(
     keys = [groups.get(str(sha256), str(sha256)) for sha256 in both.index]
     ours = _matrix(both, classes)
     return compare_models(_matrix(both, theirs), ours, labels, seed=seed, groups=keys)
+
+
+def _class_columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in table.columns if column.startswith("p(")]
 
 
 def _rows(table: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -12,9 +12,9 @@ from headstart.params import RegisterParams
 from headstart.paths import Project
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.gate import as_json, decide
-from headstart.tracking.registry import CHAMPION, Registry, Reign
+from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry, Reign
 from headstart.tracking.runs import Run, continued_run
-from headstart.tracking.store import answering, open_store, tracking_uri
+from headstart.tracking.store import answering, open_store, store_exists, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def register_model(
                 registry.crown(number, why)
             else:
                 registry.challenge(number)
-        run.set_tags({"registered.version": number, "registered.alias": alias})
+        # Not the alias: it moves, and only the registry knows where it is now.
+        run.set_tags({"registered.version": number})
         return Registration(
             params.model_name,
             number,
@@ -101,6 +102,33 @@ def register_model(
             registry.history(),
             as_json(decision),
         )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the registry says now of a model file; None where it knows nothing."""
+
+    version: str | None
+    alias: str | None
+    champion: str | None
+
+
+def standing(project: Project, model_name: str, model_sha256: str) -> Standing | None:
+    """Ask the registry; None if there is no database here, which asking would create.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    if not store_exists(project.root):
+        return None
+    with answering(tracking_uri(project.root)):
+        registry = Registry(open_store(project.root), model_name)
+        found = registry.version_of(model_sha256)
+        version = str(found.version) if found else None
+        holders = {alias: registry.holder(alias) for alias in (CHAMPION, CHALLENGER)}
+    numbers = {alias: str(holder.version) for alias, holder in holders.items() if holder}
+    alias = next((alias for alias, number in numbers.items() if number == version), None)
+    return Standing(version, alias, numbers.get(CHAMPION))
 
 
 def open_registry(project: Project, params: RegisterParams) -> Registry:

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from headstart.errors import TrackingError
+from headstart.errors import TrackingError, one_line
 from headstart.secrets import without_secrets
 from headstart.tracking.outbox import MODEL_TAG
 from headstart.tracking.store import TrackingStore, global_store
@@ -113,7 +113,11 @@ class Registry:
         self._client.set_model_version_tag(self.name, version, "champion.why", why[:5000])
 
     def history(self) -> list[Reign]:
-        """All reigns, oldest first."""
+        """All reigns, oldest first.
+
+        Raises:
+            TrackingError: the tag that holds them is not as it was written.
+        """
         try:
             tags = self._client.get_registered_model(self.name).tags
         except MlflowException as error:
@@ -121,7 +125,15 @@ class Registry:
             if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                 raise
             return []
-        return [Reign(**reign) for reign in json.loads(tags.get(_HISTORY_TAG, "[]"))]
+        text = tags.get(_HISTORY_TAG, "[]")
+        try:
+            return [Reign(**reign) for reign in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise TrackingError(
+                f"the tag {_HISTORY_TAG} of the registered model {self.name!r} must be a history "
+                f"as `headstart promote` writes it, but {one_line(error, 80)}: correct it in "
+                "`mlflow ui`, or delete it to begin a new history"
+            ) from None
 
     def rollback(self) -> tuple[str, str]:
         """Give the champion alias back to the previous champion; returns (from, to).

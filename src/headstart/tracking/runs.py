@@ -234,13 +234,23 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read models/run.json."""
+    """Read models/run.json.
+
+    Raises:
+        TrackingError: it is missing, or not as `write_record` writes it.
+    """
     if not path.is_file():
         raise TrackingError(
             f"the run of the model must be recorded, but {path} is missing: run `dvc repro train`"
         )
-    content: dict[str, Any] = files.read_json(path)
-    return RunRecord(content["run_id"], content["experiment_name"])
+    try:
+        content = files.read_json(path)
+        return RunRecord(str(content["run_id"]), str(content["experiment_name"]))
+    except (ValueError, TypeError, KeyError):
+        raise TrackingError(
+            f"{path} must name the run of the model, but it is not as train writes it: restore it "
+            "with `dvc checkout --force models/run.json`, or run `dvc repro --force train`"
+        ) from None
 
 
 def recorded_run_is_there(project: Project) -> bool:
