@@ -51,7 +51,8 @@ def test_it_agrees_with_the_reference(
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
     assert ((found * reference).sum(axis=1) / norms).min() >= least
     if precision == "float32":
-        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-5)
+        # OpenVINO comes as near as 2e-6 with AVX-512, and 2e-5 without.
+        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(("runtime", "precision", "_"), [("keras", "float32", 1), *OTHERS])
@@ -65,6 +66,8 @@ def test_a_row_does_not_depend_on_what_shares_its_batch(
     for start, stop in ((0, 1), (3, 4), (2, 7), (8, 9), (0, 8)):
         np.testing.assert_array_equal(forward(images()[start:stop]), rows[start:stop])
     np.testing.assert_array_equal(forward(images()[::-1]), rows[::-1])
+    for chosen in ([7, 3], [3, 7], [5, 0, 3, 7], [8, 8, 8, 8, 3, 8, 8, 7]):
+        np.testing.assert_array_equal(forward(images()[chosen]), rows[chosen])
 
 
 @pytest.mark.parametrize(("runtime", "precision", "_"), OTHERS[:3])

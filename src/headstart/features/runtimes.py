@@ -8,7 +8,7 @@ what shares its batch.
 
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,45 +202,39 @@ def _in_background(work: Callable[[], Opened]) -> Future[Opened]:
 def _keras(frozen: FrozenModel, precision: str) -> Forward:
     import keras
 
-    size = _constant_batch()
+    size = _pass_size()
     model = _at_precision(frozen.load(), precision)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [
-            np.asarray(model.predict_on_batch(part), np.float32)
-            for part in _padded_parts(pixels, size)
-        ]
-        return np.concatenate(parts)[: len(pixels)]
+        rows = []
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            rows.append(np.asarray(model.predict_on_batch(padded), np.float32))
+        return np.concatenate(rows)[: len(pixels)]
 
     opening: Future[Opened] = Future()
     opening.set_result(Opened(run, tuple(keras.distribution.list_devices())))
-    return Forward(opening, workers=1, batch_size=size or _ON_CPU)
+    return Forward(opening, workers=1, batch_size=max(size, _ON_CPU))
 
 
-def _constant_batch() -> int | None:
-    """The one batch size that compiled kernels are used at; none where kernels do not depend on it.
+def _pass_size() -> int:
+    """Images a forward pass of Keras: always so many, the last ones repeated where there are less.
 
     JAX compiles for a shape, and GPUs choose kernels by it: rows of other batch sizes have other
-    last bits. TensorFlow on a CPU differs for a batch of one alone. Batches are split over all of
-    JAX's devices when there are several.
+    last bits. TensorFlow's kernels for processors without AVX-512 also differ by the place of a row
+    in the batch, so on a CPU each image has a pass of its own. Batches are split over all of JAX's
+    devices when there are several.
     """
     import keras
 
     if keras.backend.backend() != "jax":
-        return _ON_GPU if keras.distribution.list_devices("gpu") else None
+        return _ON_GPU if keras.distribution.list_devices("gpu") else 1
     devices = keras.distribution.list_devices()
     if len(devices) > 1 and keras.distribution.distribution() is None:
         keras.distribution.set_distribution(keras.distribution.DataParallel())
     on_cpu = all(device.startswith("cpu") for device in devices)
     return (_ON_CPU if on_cpu else _ON_GPU) * len(devices)
-
-
-def _padded_parts(pixels: NDArray[np.uint8], size: int | None) -> Iterator[NDArray[np.uint8]]:
-    """Parts of `size` rows, the last one padded; without a size, one of a power of two rows."""
-    wanted = size or max(2, 1 << (len(pixels) - 1).bit_length())
-    for start in range(0, len(pixels), wanted):
-        part = pixels[start : start + wanted]
-        yield np.concatenate([part, np.repeat(part[-1:], wanted - len(part), axis=0)])
 
 
 def _at_precision(model: Any, precision: str) -> Any:

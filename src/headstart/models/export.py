@@ -99,7 +99,7 @@ def export_model(
             f"pip install 'headstart[{extra}]'"
         )
     pixels = _sample(images, ImageParams.model_validate(loaded.metadata["image"]))
-    expected = _in_batches(lambda batch: predict_batch(loaded.model, batch), pixels)
+    expected = predict_batch(loaded.model, pixels)
     target = target.with_suffix(chosen.suffixes[0])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -117,7 +117,7 @@ def export_model(
         for suffix in reversed(chosen.suffixes):
             made.with_suffix(suffix).replace(target.with_suffix(suffix))
     size = sum(target.with_suffix(suffix).stat().st_size for suffix in chosen.suffixes)
-    keras_latency = _latency_ms(lambda one: predict_batch(loaded.model, one, 1), pixels[0])
+    keras_latency = _latency_ms(lambda one: predict_batch(loaded.model, one), pixels[0])
     return [
         Export("h5", model_path, model_path.stat().st_size, keras_latency, 0.0, len(pixels)),
         Export(name, target, size, latency, difference, len(pixels)),

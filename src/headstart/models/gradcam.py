@@ -14,7 +14,7 @@ from PIL import Image
 from headstart.errors import TrainingError
 from headstart.heads.backend import Tensors, gradients
 from headstart.models.assemble import FEATURES, logits_of
-from headstart.models.pixels import BATCH_SIZE, predict_batch
+from headstart.models.pixels import predict_batch
 
 if TYPE_CHECKING:
     import keras
@@ -50,12 +50,7 @@ class GradCam:
             class_ids: shape (n,); the class that each map explains.
         """
         size = pixels.shape[1]
-        maps = np.concatenate(
-            [
-                predict_batch(self._to_maps, pixels[first : first + BATCH_SIZE])
-                for first in range(0, len(pixels), BATCH_SIZE)
-            ]
-        )
+        maps = predict_batch(self._to_maps, pixels)
         slopes = self._slopes(maps, class_ids)
         weights = slopes.mean(axis=(1, 2), keepdims=True)
         coarse = np.maximum((weights * maps).sum(axis=-1), 0)

@@ -32,5 +32,5 @@ def latency_ratio(model: Path, other: Path) -> float:
 def _seconds(loaded: LoadedModel) -> float:
     picture = np.zeros((1, *loaded.model.input_shape[1:]), np.uint8)
     started = time.perf_counter()
-    predict_batch(loaded.model, picture, 1)
+    predict_batch(loaded.model, picture)
     return time.perf_counter() - started

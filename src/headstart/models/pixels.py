@@ -17,7 +17,7 @@ from headstart.params import ImageParams
 if TYPE_CHECKING:
     import keras
 
-# VGG16's first maps take 13 MB an image, and TensorFlow holds several of them at once.
+# Images that are decoded together.
 BATCH_SIZE = 8
 
 
@@ -31,20 +31,17 @@ def predict_files(
 ) -> NDArray[np.float32]:
     """Outputs of `model` for image files: float32, shape (n_files, n_outputs)."""
     batches = decoded_batches(paths, image, batch_size=batch_size, max_pixels=max_pixels)
-    return np.concatenate([predict_batch(model, pixels, batch_size) for pixels in batches])
+    return np.concatenate([predict_batch(model, pixels) for pixels in batches])
 
 
-def predict_batch(
-    model: "keras.Model", pixels: NDArray[np.uint8], batch_size: int = BATCH_SIZE
-) -> NDArray[np.float32]:
-    """Outputs of `model` for at most `batch_size` images, padded to exactly that many.
+def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Outputs of `model` for images, float32, shape (n, …): a forward pass for each of them.
 
-    A row then does not depend on what shares its batch (TensorFlow computes a batch of one in
-    another order), and no second batch size is compiled.
+    So a row does not depend on what shares its batch, on any processor. A constant batch size is
+    not enough: without AVX-512, kernels differ by the place of a row in the batch too.
     """
-    missing = batch_size - len(pixels)
-    padded = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-    return np.asarray(model.predict_on_batch(padded), dtype=np.float32)[: len(pixels)]
+    rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
+    return np.concatenate(rows).astype(np.float32, copy=False)
 
 
 def decoded_batches(

@@ -11,10 +11,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from headstart.errors import ServingError
 from headstart.models.model_file import LoadedModel, load_model
+from headstart.models.pixels import predict_batch
 from headstart.params import ImageParams
 from headstart.serving.requests import IMAGE_COLUMN, answer, decode_request
-
-_BATCH = 32
 
 
 class ImageClassifier(PythonModel):
@@ -45,7 +44,7 @@ class ImageClassifier(PythonModel):
             pixels = decode_request(_column(model_input), image)
         except ServingError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        probabilities = loaded.model.predict(pixels, batch_size=_BATCH, verbose=0)
+        probabilities = predict_batch(loaded.model, pixels)
         return answer(probabilities, loaded.metadata["classes"])
 
 
