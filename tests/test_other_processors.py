@@ -30,7 +30,7 @@ NUMERIC = (
 @pytest.mark.ci
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_numbers_hold_with_the_kernels_of(processor: str) -> None:
-    # Libraries that find bfloat16 in the processor fail or crash where oneDNN is told not to use it.
+    # Who finds bfloat16 in the processor fails or crashes where oneDNN is told not to use it.
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *NUMERIC]
     command += ["-k", "not bfloat16"]
     environment = os.environ | PROCESSORS[processor]
