@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 _CHUNK_BYTES = 1 << 20
+_FORMULA = re.compile("'*[=+\\-@\\t\\r\\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -127,12 +130,28 @@ def read_yaml(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as CSV with Unix line ends, whole or not at all."""
+    """Write rows as CSV with Unix line ends, as an atomic write; no cell runs in a spreadsheet."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(as_cell, header))
+    writer.writerows(map(as_cell, row) for row in rows)
     write_text(path, buffer.getvalue())
+
+
+def as_cell(value: T) -> T | str:
+    """Return a value as it stands in a CSV file that people open.
+
+    Spreadsheets run text that begins like a formula (OWASP, "CSV Injection"): such text gets an
+    apostrophe before it, also where it has some already. Numbers stay what they are, as text too.
+    """
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def of_cell(text: str) -> str:
+    """Return what `as_cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def sha256_of_file(path: Path) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from headstart.errors import DataError, FormatError
-from headstart.files import replacing
+from headstart.files import as_cell, of_cell, replacing
 from headstart.params.images import Split
 
 FLAGS = (
@@ -86,8 +86,11 @@ def make_manifest(columns: dict[str, Sequence[object] | NDArray[np.generic]]) ->
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest as CSV, whole or not at all; the same rows give the same bytes."""
+    cells = {name: manifest.table[name].map(as_cell) for name in _TEXT}
     with replacing(path) as temporary:
-        manifest.table.to_csv(temporary, index=False, lineterminator="\n", columns=list(COLUMNS))
+        manifest.table.assign(**cells).to_csv(
+            temporary, index=False, lineterminator="\n", columns=list(COLUMNS)
+        )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -115,7 +118,8 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} lacks the columns {', '.join(missing)}; another version wrote it: run "
             "`dvc repro ingest`"
         )
-    return _of_table(table[list(COLUMNS)])
+    texts = {name: table[name].map(of_cell) for name in _TEXT}
+    return _of_table(table.assign(**texts)[list(COLUMNS)])
 
 
 def _of_table(table: pd.DataFrame) -> Manifest:

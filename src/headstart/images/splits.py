@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import DataError
-from headstart.files import write_csv
+from headstart.files import of_cell, write_csv
 from headstart.params.images import SPLITS, Split, SplitParams
 
 COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
@@ -209,7 +209,7 @@ def read_thresholds(path: Path) -> dict[Key, Thresholds]:
             for row in reader:
                 line = reader.line_num
                 train, validation, test = (float(row[split]) for split in SPLITS)
-                key = Key(int(row["seed"]), train, validation, test, row["class"])
+                key = Key(int(row["seed"]), train, validation, test, of_cell(row["class"]))
                 found = Thresholds(
                     int(row["draw"]), float(row["validation_from"]), float(row["test_from"])
                 )

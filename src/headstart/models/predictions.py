@@ -70,9 +70,11 @@ def write_predictions(path: Path, parts: Sequence[Predictions]) -> None:
 
 def read_predictions_table(path: Path) -> pd.DataFrame:
     """All rows as a table; a class that is called NA or null stays what it is called."""
-    return pd.read_csv(
+    table = pd.read_csv(
         path, dtype=dict.fromkeys(_COLUMNS, str), keep_default_na=False, na_filter=False
     )
+    texts = [name for name in _COLUMNS if name in table.columns]
+    return table.assign(**{name: table[name].map(files.of_cell) for name in texts})
 
 
 def read_predictions(path: Path, split: str) -> Predictions:

@@ -15,7 +15,10 @@ _MOST_ROWS = 10
 
 def write_report(folder: Path, result: StudyResult, search: SearchParams) -> None:
     """Write trials.csv and index.html. The bytes depend on the trials alone."""
-    files.write_text(folder / "trials.csv", result.table().to_csv(index=False))
+    table = result.table()
+    texts = table.select_dtypes(exclude="number")
+    cells = {str(name): texts[name].map(files.as_cell) for name in texts}
+    files.write_text(folder / "trials.csv", table.assign(**cells).to_csv(index=False))
     page = render_page("search_report.html.jinja", **_page(result, search))
     files.write_text(folder / "index.html", page)
 

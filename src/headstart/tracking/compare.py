@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from headstart.errors import TrackingError
+from headstart.files import of_cell
 from headstart.models.comparison import Comparison
 from headstart.paths import Project
 from headstart.tracking.gate import PREDICTIONS, compare_predictions
@@ -199,7 +200,9 @@ def _tables(store: TrackingStore, run: Run, folder: Path) -> dict[str, pd.DataFr
             continue
         # Classes and groups may be called 01 or NA.
         texts = dict.fromkeys(("label", "predicted_label", "group", "path", "split"), str)
-        found[name] = pd.read_csv(path, dtype=texts, keep_default_na=False, na_filter=False)
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_filter=False)
+        cells = {text: table[text].map(of_cell) for text in texts if text in table.columns}
+        found[name] = table.assign(**cells)
     return found
 
 
