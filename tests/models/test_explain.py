@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import findSystemFonts
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from headstart.models.assemble import assemble
@@ -35,7 +37,8 @@ def test_each_image_gets_its_classes_and_a_picture(loaded: LoadedModel, tmp_path
         assert one.top[0][1] >= one.top[1][1] > 0
         assert one.picture is not None
         with Image.open(one.picture) as sheet:
-            assert sheet.width > 2 * sheet.height
+            assert sheet.width == 688
+            assert 0.8 < sheet.width / sheet.height < 1.8
 
 
 def test_a_file_that_is_no_image_gets_a_reason_and_the_rest_go_on(
@@ -50,3 +53,27 @@ def test_a_file_that_is_no_image_gets_a_reason_and_the_rest_go_on(
     assert len(list((tmp_path / "out").iterdir())) == 1
     (limited,) = explain_files(loaded, paths[2:], tmp_path / "out", max_pixels=399)
     assert "399" in limited.reason.replace(",", "")
+
+
+def test_names_of_other_scripts_are_drawn_in_a_font_that_has_them(tmp_path: Path) -> None:
+    model = assemble(make_backbone(), [make_head(n_classes=2)], 1.0)
+    sheets = []
+    for classes in (["大熊猫", "小熊"], ["北极狐", "小狗"]):
+        metadata = {"classes": classes, "image": IMAGE.model_dump(mode="json")}
+        Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+        loaded = LoadedModel(model, metadata)
+        (one,) = explain_files(loaded, [tmp_path / "red.png"], tmp_path / classes[0])
+        assert one.picture is not None
+        with Image.open(one.picture) as sheet:
+            sheets.append(np.asarray(sheet))
+    if not _has_a_font("大熊猫小北极狐狗"):
+        pytest.skip("no font with Chinese letters on this machine")
+    assert (sheets[0] != sheets[1]).any(), "empty boxes look alike"
+
+
+def _has_a_font(text: str) -> bool:
+    return any(
+        {ord(letter) for letter in text} <= FT2Font(path).get_charmap().keys()
+        for path in findSystemFonts()
+        if path.endswith((".ttf", ".otf", ".ttc"))
+    )

@@ -20,9 +20,11 @@ from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
 from headstart.params import ImageParams
 
+# Narrow and in large letters: it is read on a phone too.
 _HEIGHT_PX = 320
-_PANEL_PX = 360
 _GAP_PX = 16
+_WIDTH_PX = 2 * _HEIGHT_PX + 3 * _GAP_PX
+_TITLE_PX, _TEXT_PX, _ROW_PX = 30, 24, 62
 _INK, _QUIET, _BAR, _TRACK = (27, 31, 36), (90, 100, 112), (11, 102, 168), (223, 227, 232)
 
 
@@ -88,41 +90,67 @@ def _free_name(path: Path, taken: set[str]) -> str:
 def _sheet(
     square: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
 ) -> NDArray[np.uint8]:
-    """The image, its heat and its classes side by side on white."""
-    width = 2 * _HEIGHT_PX + _PANEL_PX + 4 * _GAP_PX
-    sheet = Image.new("RGB", (width, _HEIGHT_PX + 2 * _GAP_PX), "white")
+    """The image beside its heat, its classes below, on white."""
+    top = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's baseline
+    height = top + _TITLE_PX + _ROW_PX * len(best)
+    sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
     for index, pixels in enumerate((square, hot)):
         large = Image.fromarray(pixels).resize((_HEIGHT_PX, _HEIGHT_PX), Image.Resampling.BICUBIC)
         sheet.paste(large, (_GAP_PX + index * (_HEIGHT_PX + _GAP_PX), _GAP_PX))
     draw = ImageDraw.Draw(sheet)
-    left = 3 * _GAP_PX + 2 * _HEIGHT_PX
-    draw.text((left, _GAP_PX), "What speaks for", fill=_QUIET, font=_font(15))
-    draw.text((left, _GAP_PX + 20), _shortened(draw, best[0][0], 26), fill=_INK, font=_font(26))
+    title = "What speaks for "
+    draw.text((_GAP_PX, top), title, fill=_QUIET, font=_font(_TEXT_PX), anchor="ls")
+    left = _GAP_PX + draw.textlength(title, font=_font(_TEXT_PX))
+    name, font = _fitted(draw, best[0][0], _TITLE_PX, _WIDTH_PX - _GAP_PX - left)
+    draw.text((left, top), name, fill=_INK, font=font, anchor="ls")
     for row, (name, probability) in enumerate(best):
-        _bar(draw, left, _GAP_PX + 76 + 48 * row, name, probability)
+        _bar(draw, top + 2 * _TITLE_PX + _ROW_PX * row, name, probability)
     return np.asarray(sheet)
 
 
-def _bar(draw: ImageDraw.ImageDraw, left: int, top: int, name: str, probability: float) -> None:
-    right = left + _PANEL_PX - _GAP_PX
-    draw.text((left, top), _shortened(draw, name, 16), fill=_INK, font=_font(16))
-    draw.text((right, top), f"{100 * probability:.1f} %", fill=_INK, font=_font(16), anchor="ra")
-    draw.rounded_rectangle((left, top + 25, right, top + 33), 4, fill=_TRACK)
+def _bar(draw: ImageDraw.ImageDraw, y: int, name: str, probability: float) -> None:
+    """A class, its probability, and a bar below them; `y` is the baseline of the text."""
+    left, right = _GAP_PX, _WIDTH_PX - _GAP_PX
+    share = f"{100 * probability:.1f} %"
+    draw.text((right, y), share, fill=_INK, font=_font(_TEXT_PX), anchor="rs")
+    room = right - left - draw.textlength(f"  {share}", font=_font(_TEXT_PX))
+    shown, font = _fitted(draw, name, _TEXT_PX, room)
+    draw.text((left, y), shown, fill=_INK, font=font, anchor="ls")
+    draw.rounded_rectangle((left, y + 10, right, y + 20), 5, fill=_TRACK)
     filled = left + round(probability * (right - left))
     if filled - left >= 2:
-        draw.rounded_rectangle((left, top + 25, filled, top + 33), 4, fill=_BAR)
+        draw.rounded_rectangle((left, y + 10, filled, y + 20), 5, fill=_BAR)
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    room = _PANEL_PX - _GAP_PX - 80
-    while draw.textlength(text, font=_font(size)) > room:
-        text = text[:-2] + "…"
-    return text
+def _fitted(
+    draw: ImageDraw.ImageDraw, text: str, size: int, room_px: float
+) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text in a font that has its letters, its end left out where there is no room for it."""
+    font = _font(size, text)
+    if draw.textlength(text, font=font) > room_px:
+        while text and draw.textlength(f"{text}…", font=font) > room_px:
+            text = text[:-1]
+        text = f"{text}…"
+    return text, font
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The plots' font, which travels with matplotlib and knows most alphabets.
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """matplotlib's font, which travels with it, or one of this machine that has the letters."""
     import matplotlib
+    from matplotlib.font_manager import findSystemFonts
+    from matplotlib.ft2font import FT2Font
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    own = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+    letters = {ord(letter) for letter in text}
+    chosen = own
+    if not letters <= FT2Font(own).get_charmap().keys():
+        for path in sorted(findSystemFonts()):
+            try:
+                found = letters <= FT2Font(path).get_charmap().keys()
+            except (OSError, RuntimeError):
+                continue  # fonts of bitmaps, or damaged ones
+            if found:
+                chosen = path
+                break
+    return ImageFont.truetype(chosen, size)
