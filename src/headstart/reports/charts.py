@@ -144,7 +144,7 @@ class Chart:
         for row, series in enumerate(self.series if len(self.series) > 1 else ()):
             y = height + _LINE_PX * (row + 0.5)
             key = _key(row, series)
-            name = escape(f"{shortened(series.name, 40)} {series.note}".strip())
+            name = escape(f"{_isolated(series.name, 40)} {series.note}".strip())
             parts.append(f'<g transform="translate({self._left + 6:g} {y:g})">{key}</g>')
             parts.append(
                 f'<text class="axis" x="{self._left + 20:g}" y="{y:g}" dy=".35em">{name}</text>'
@@ -264,11 +264,17 @@ def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     parts = []
     for i, name in enumerate(names):
-        text, middle = escape(shortened(name, 24)), cell * (i + 0.5)
+        text, middle = escape(_isolated(name, 22)), cell * (i + 0.5)
         at = f'x="{left - 8}" y="{top + middle:g}" dy=".35em" text-anchor="end"'
         parts.append(f"<text {at}>{text}</text>")
         at = f'transform="translate({left + middle:g} {top - 8}) rotate(-90)" dy=".35em"'
         parts.append(f"<text {at}>{text}</text>")
+    side = cell * len(names)
+    for i in range(len(names) + 1):
+        along, across = f'x1="{left}" x2="{left + side}"', f'y1="{top}" y2="{top + side}"'
+        x, y = left + cell * i, top + cell * i
+        parts.append(f'<line class="grid" {along} y1="{y}" y2="{y}"/>')
+        parts.append(f'<line class="grid" {across} x1="{x}" x2="{x}"/>')
     for row, column in zip(*np.nonzero(counts), strict=True):
         share, kind = float(shares[row, column]), "right" if row == column else "wrong"
         x, y = left + cell * int(column), top + cell * int(row)
@@ -282,7 +288,6 @@ def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> 
         )
     title = "Confusion matrix: rows are true classes, columns predictions"
     parts.append(f'<text class="axis" x="8" y="{top + cell * len(names) + 22}">{title}</text>')
-    side = cell * len(names)
     size = (max(left + side, 420) + 8, top + side + 34)
     return svg_file(title, "".join(parts), size, style)
 
@@ -301,7 +306,7 @@ def bars_file(
     for i, name in enumerate(names):
         y = 56 + row_px * i
         at = f'x="{left - 8}" y="{y + row_px / 2 - 4:g}" dy=".35em" text-anchor="end"'
-        parts.append(f"<text {at}>{escape(shortened(name, 24))}</text>")
+        parts.append(f"<text {at}>{escape(_isolated(name, 22))}</text>")
         for j, (measure, values) in enumerate(measures):
             hint = escape(f"{name}: {measure} {values[i]:.3f}")
             parts.append(
@@ -344,6 +349,11 @@ def shortened(name: str, most: int) -> str:
             break
         head += letter
     return f"{head.rstrip()}…{tail.lstrip()}"
+
+
+def _isolated(name: str, most: int) -> str:
+    """A shortened name that lends its direction of writing to nothing beside it."""
+    return f"\u2068{shortened(name, most)}\u2069"
 
 
 def _width(text: str) -> int:
