@@ -9,14 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from headstart.errors import DataError
 from headstart.features import extractor as extractor_module
 from headstart.features import runtimes
-from headstart.features.cache_commands import collect
+from headstart.features.cache_commands import collect, verify_text
 from headstart.features.contract import contract
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.features.pipeline import Decoder, Task
@@ -358,3 +360,48 @@ def test_the_line_says_what_was_done(images: Path, cache_root: Path) -> None:
     assert (
         run(images, extractor(cache_root)).line().endswith(": 0 rows extracted, 20 from the cache")
     )
+
+
+def with_other_weights(path: Path) -> None:
+    """Change a model file so that it still opens, and computes something else."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            names: list[str] = []
+            file.visit(names.append)
+            kernel = next(file[name] for name in names if name.endswith("kernel"))
+            kernel[...] = kernel[...] * 2 + 1
+        return
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    values = onnx.numpy_helper.to_array(tensor) * 2 + 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+
+
+def test_a_model_in_the_cache_that_was_changed_computes_no_row(
+    images: Path, cache_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(images, extractor(cache_root), "whole.h5")
+    whole = loaded(images, "whole.h5")
+    backbone = (images.parent / "backbone.h5").read_bytes()
+    shutil.rmtree(cache_root / "features")
+    for name in ("model.onnx", "backbone.h5"):
+        (path,) = (cache_root / "backbones").glob(f"*/{name}")
+        with_other_weights(path)
+    assert "0 of 2 exported models are sound" in verify_text(cache_root)
+    assert run(images, extractor(cache_root)).n_extracted == 20
+    np.testing.assert_allclose(loaded(images), whole, rtol=1e-4, atol=2e-5)
+    assert (images.parent / "backbone.h5").read_bytes() == backbone
+    assert "2 of 2 exported models are sound" in verify_text(cache_root)
+    told = capsys.readouterr().err
+    assert "model.onnx is not what was written there; it is made again" in told
+
+
+def test_a_changed_backbone_is_not_handed_on_when_every_row_is_cached(
+    images: Path, cache_root: Path
+) -> None:
+    run(images, extractor(cache_root))
+    backbone = (images.parent / "backbone.h5").read_bytes()
+    with_other_weights(next((cache_root / "backbones").glob("*/backbone.h5")))
+    assert run(images, extractor(cache_root)).n_extracted == 0
+    assert (images.parent / "backbone.h5").read_bytes() == backbone

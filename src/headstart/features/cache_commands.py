@@ -14,12 +14,14 @@ from typing import Any
 from headstart.errors import FormatError
 from headstart.features.claims import anybody_claims, nobody_claims
 from headstart.features.contract import model_key
+from headstart.features.frozen import is_sound
 from headstart.features.shards import read_shard
 from headstart.files import read_json
 
 _DAY_S = 86_400.0
 # No write of one shard takes that long: what is older was left by a process that was killed.
 _LONGEST_WRITE_S = 3_600.0
+_MODELS = (".h5", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Verification:
     n_shards: int
     n_rows: int
     damaged: tuple[Path, ...]
+    n_models: int
+    damaged_models: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,10 @@ def _entry(folder: Path) -> CacheEntry:
 
 
 def verify(cache_root: Path) -> Verification:
-    """Check every shard against its checksum; a damaged one is set aside."""
+    """Check every shard and every exported model against its checksum.
+
+    A damaged shard is set aside. A damaged model stays: it is made again when it is opened.
+    """
     n_shards = n_rows = 0
     damaged: list[Path] = []
     for entry in entries(cache_root):
@@ -97,7 +104,9 @@ def verify(cache_root: Path) -> Verification:
                 aside.parent.mkdir(exist_ok=True)
                 path.replace(aside)
                 damaged.append(aside)
-    return Verification(n_shards, n_rows, tuple(damaged))
+    models = [p for p in sorted((cache_root / "backbones").glob("*/[!.]*")) if p.suffix in _MODELS]
+    damaged_models = tuple(path for path in models if not is_sound(path))
+    return Verification(n_shards, n_rows, tuple(damaged), len(models), damaged_models)
 
 
 def _sound_rows(path: Path) -> int:
@@ -220,6 +229,12 @@ def verify_text(cache_root: Path) -> str:
     lines = [f"{path.name} was damaged and moved to {path.parent}" for path in found.damaged]
     sound = found.n_shards - len(found.damaged)
     lines.append(f"{sound:,} of {found.n_shards:,} shards are sound, with {found.n_rows:,} rows")
+    lines += [
+        f"{path} is damaged, or has no checksum: it is not used, and made again when needed"
+        for path in found.damaged_models
+    ]
+    sound = found.n_models - len(found.damaged_models)
+    lines.append(f"{sound:,} of {found.n_models:,} exported models are sound")
     return "\n".join(lines)
 
 
