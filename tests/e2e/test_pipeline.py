@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from headstart.paths import Project
 from tests.e2e.conftest import (
     IMAGES_PER_CLASS,
     TRIALS,
@@ -24,6 +25,7 @@ from tests.e2e.conftest import (
     make_workspace,
     server,
 )
+from tests.stages.tracked import hold_model_to_reports
 
 OUTPUTS = (
     "data/manifest.csv",
@@ -108,6 +110,10 @@ def test_the_tracking_database_tells_it_all(reproduced: Workspace) -> None:
     assert logged.read_bytes() == (reproduced.root / "models/model.h5").read_bytes()
 
 
+def test_every_metric_of_the_run_is_the_models(reproduced: Workspace) -> None:
+    hold_model_to_reports(Project(reproduced.root))
+
+
 def test_dataset_inputs_carry_dvcs_hashes(reproduced: Workspace) -> None:
     import yaml
 
@@ -152,6 +158,8 @@ def test_the_study_opens_with_optuna(reproduced: Workspace) -> None:
     assert summary.study_name == _json(reproduced, "data/best_head.json")["study"]
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
     assert len(study.trials) == TRIALS
+    assert study.metric_names == ["accuracy"]
+    assert summary.study_name.startswith("efficientnet-lite0-accuracy-10-classes-")
     assert study.best_trial.number == _json(reproduced, "data/best_head.json")["trial"]
 
 

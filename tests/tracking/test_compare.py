@@ -4,6 +4,7 @@ import pandas as pd
 
 from headstart.paths import Project
 from headstart.tracking.compare import (
+    as_text,
     changed_predictions,
     compare_runs,
     data_change,
@@ -67,4 +68,7 @@ def test_the_models_figures_are_compared_not_its_curves(workspace: Project) -> N
         run.log_epochs([{"accuracy": 0.8}, {"accuracy": 0.5}])
         run.log_metrics({"val_accuracy": 0.963, "test_accuracy": 0.9})
     compared = compare_runs(workspace, [old, run.run_id], seed=0)
+    text = as_text(compared)
+    assert text.splitlines()[1] == f"{run.run_id[:8]}  new"
+    assert max(map(len, text.splitlines())) <= 80
     assert compared.metrics == {"test_accuracy": [None, 0.9], "val_accuracy": [0.944, 0.963]}

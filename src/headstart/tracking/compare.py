@@ -109,13 +109,15 @@ def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunC
 def as_text(comparison: RunComparison) -> str:
     """A table for the terminal."""
     columns = [run_id[:8] for run_id in comparison.run_ids]
-    rows: list[list[str]] = [["", *columns], ["name", *comparison.names]]
+    rows: list[list[str]] = [["", *columns]]
     rows += [[name, *values] for name, values in comparison.params.items()]
     rows += [[name, *values] for name, values in comparison.versions.items()]
     for name, numbers in comparison.metrics.items():
         rows.append([name, *("" if n is None else f"{n:.4f}" for n in numbers)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns) + 1)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    # Names are longer than columns of a terminal.
+    lines = [f"{run}  {name}" for run, name in zip(columns, comparison.names, strict=True)]
+    lines += ["", *("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows)]
     for pair in comparison.pairs:
         lines += ["", f"{pair.run_id[:8]} beside {columns[0]}:"]
         if pair.test is not None:
