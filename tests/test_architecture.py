@@ -75,6 +75,18 @@ def test_imports_go_one_way() -> None:
     assert wrong == []
 
 
+def test_everything_that_is_printed_goes_through_terminal() -> None:
+    """There credentials are taken out and control characters escaped."""
+    printing = [
+        name
+        for name, tree in _modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write"))
+    ]
+    assert printing == ["terminal.py"]
+
+
 def test_no_stage_is_imported_by_another() -> None:
     for name, tree in _modules():
         stages = {i for i in _imports(tree) if i.startswith("headstart.stages.")}

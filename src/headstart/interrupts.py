@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from headstart.terminal import say
+
 STATUS = 128 + signal.SIGINT
 _OWN_END_S, _LAST_END_S = 10, 20
 
@@ -33,7 +35,7 @@ def tell_interrupted() -> None:
     name = Path(sys.argv[0]).stem
     # From a new line: the terminal has echoed ^C, or a progress bar stands in this one.
     start = "\n" if sys.stderr.isatty() else ""
-    print(f"{start}{name}: interrupted; the same command resumes it", file=sys.stderr, flush=True)
+    say(f"{start}{name}: interrupted; the same command resumes it", error=True)
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def run_command(
             lines = []
             for line in process.stdout:
                 lines.append(line)
-                print(line, end="", file=sys.stderr, flush=True)
+                say(line.removesuffix("\n"), error=True)
             return subprocess.CompletedProcess(command, process.wait(), "".join(lines), "")
         except KeyboardInterrupt:
             _end(process)

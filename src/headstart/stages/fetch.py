@@ -4,8 +4,8 @@ from headstart.images.sources import fetch
 from headstart.params.base import Section
 from headstart.params.images import DataParams
 from headstart.paths import Project
-from headstart.secrets import without_secrets
 from headstart.stages.common import run_stage
+from headstart.terminal import say
 
 
 class Sections(Section):
@@ -15,7 +15,7 @@ class Sections(Section):
 def run(files: Project, params: Sections) -> str:
     fetched = fetch(files.root, files.fetched, params.data)
     for note in fetched.notes:
-        print(without_secrets(f"{'fetch':<9} {note}"), flush=True)
+        say(f"{'fetch':<9} {note}")
     return f"{fetched.n_files:,} files from {params.data.source}"
 
 

@@ -3,8 +3,6 @@
 splits.csv is extended by the thresholds of classes that are seen for the first time.
 """
 
-import sys
-
 from headstart.images.ingest import (
     check_classes,
     check_rejected,
@@ -20,6 +18,7 @@ from headstart.params.images import IngestParams
 from headstart.paths import Project, cache_folder, state_folder
 from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.common import run_stage
+from headstart.terminal import say
 
 
 class Sections(Section):
@@ -35,7 +34,7 @@ def run(files: Project, params: Sections) -> str:
     check_rejected(ingested, params.ingest, files.rejected.relative_to(files.root).as_posix())
     check_classes(ingested)
     if warning := small_classes(ingested, params.ingest):
-        print(f"ingest    {warning}", file=sys.stderr)
+        say(f"ingest    {warning}", error=True)
     former = placements_file(
         state_folder(files.root), seed=params.seed, fractions=params.ingest.split
     )

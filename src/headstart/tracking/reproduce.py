@@ -27,6 +27,7 @@ from headstart.errors import TrackingError, one_line
 from headstart.interrupts import run_command
 from headstart.paths import Project, main_checkout
 from headstart.secrets import without_secrets
+from headstart.terminal import say
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
 from headstart.tracking.store import open_store, sqlite_uri
@@ -124,7 +125,7 @@ def reproduce(project: Project, run_id: str) -> Verdict:
                 # The commit may be older than the thresholds by which the run's images were split.
                 shutil.copy2(provenance / "splits.csv", Project(tree).splits)
             environment = _scratch_environment(scratch)
-            print(f"making the run again in {tree}", file=sys.stderr, flush=True)
+            say(f"making the run again in {tree}", error=True)
             _run([*_DVC, "repro", "--force", "--no-run-cache"], tree, environment, shown=True)
             uri = environment["MLFLOW_TRACKING_URI"]
             now_id = files.read_json(tree / "models" / "run.json")["run_id"]

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sqlite3
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headstart.errors import TrackingError, one_line
 from headstart.paths import main_checkout, state_folder
 from headstart.secrets import without_secrets
+from headstart.terminal import say
 from headstart.tracking.artifact_locations import repair_artifact_locations
 
 DEFAULT_EXPERIMENT = "headstart"
@@ -250,10 +250,10 @@ def _repair_own_database(database: Path) -> None:
             "or move it away to begin with an empty one"
         ) from None
     for former in replaced:
-        print(
+        say(
             f"tracking: artifacts recorded in {former} are in {artifacts}: {database.name} now "
             "says so",
-            file=sys.stderr,
+            error=True,
         )
 
 
