@@ -8,7 +8,6 @@ it is opened: a changed one is made again. Knows nothing of images.
 import contextlib
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from filelock import FileLock
 
 from headstart.features.onnx_export import export_onnx, fold_onnx
 from headstart.files import replacing, sha256_of_file, write_text
+from headstart.terminal import say
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class FrozenModel:
         with FileLock(path.with_name(f"making-{path.name}.lock"), thread_local=False):
             if not is_sound(path):
                 if _sum_of(path).exists() and path.exists():
-                    print(
+                    say(
                         f"extract: {path} is not what was written there; it is made again",
-                        file=sys.stderr,
+                        error=True,
                     )
                 # The sum goes first and comes last: a kill in between leaves a file without one.
                 _sum_of(path).unlink(missing_ok=True)
