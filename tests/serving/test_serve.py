@@ -1,17 +1,20 @@
 """Starting a server on what cannot be served: one sentence, without the store's password."""
 
+import base64
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.pyfunc.utils import pyfunc
 
 from headstart import cli
 from headstart.errors import HeadstartError
-from headstart.serving.app import serve
+from headstart.serving.app import serve, served_model
+from tests.serving.conftest import png
 
 PASSWORD = "hunter2-of-the-store"
 
@@ -58,6 +61,13 @@ def test_a_damaged_folder_is_told_in_one_sentence(
     with pytest.raises(HeadstartError, match=r"must .*, but .*: ") as caught:
         serve(str(folder), "127.0.0.1", 1, store)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_any_name_is_loaded(serving: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(serving, tmp_path / "my café #1: 50%20?x" / "serving")
+    image = base64.b64encode(png(0)).decode()
+    with served_model(str(folder)) as loaded:
+        assert len(loaded.predict(pd.DataFrame({"image": [image]}))) == 1
 
 
 def test_a_model_of_others_is_not_served(tmp_path: Path, store: str) -> None:

@@ -8,7 +8,10 @@ nested JSON with 500, repeats in its errors what was sent, and computes for clie
 import asyncio
 import email.message
 import json
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -38,32 +41,53 @@ def serve(model: str, host: str, port: int, tracking_uri: str) -> None:
     Raises:
         ServingError: there is no such model, or it cannot be loaded.
     """
-    if ":" not in model and not (Path(model) / "MLmodel").is_file():
+    prepare_mlflow()
+    mlflow.set_tracking_uri(tracking_uri)
+    with served_model(model) as loaded:
+        app = make_app(loaded)
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=10)
+
+
+@contextmanager
+def served_model(model: str) -> Iterator[PyFuncModel]:
+    """Load a model of this project, from a folder of any name or from an MLflow model URI.
+
+    Raises:
+        ServingError: there is no such model, or it cannot be loaded, or it is none of ours.
+    """
+    is_folder = (Path(model) / "MLmodel").is_file()
+    if not is_folder and ":" not in model:
         raise ServingError(
             f"a pyfunc model folder must hold an MLmodel file, but {model} does not: run "
             "`dvc repro train` or `dvc pull models/serving`"
         )
-    prepare_mlflow()
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        loaded = load_model(model)
-        schema = loaded.metadata.get_input_schema()  # type: ignore[no-untyped-call]
-    except HeadstartError:
-        raise
-    except Exception as error:
-        # Stores, YAML, MLflow and whatever code the folder carries: each has errors of its own.
-        raise ServingError(
-            f"a served model must load, but {model} does not ({type(error).__name__}: "
-            f"{one_line(error)}): correct the address, start the tracking server, or make the "
-            "model again with `dvc repro --force train`"
-        ) from None
-    columns = schema.input_names() if schema else None
-    if columns != [IMAGE_COLUMN]:
-        raise ServingError(
-            f"a served model must take one column {IMAGE_COLUMN!r}, but {model} takes {columns}: "
-            "name a model of this project"
-        )
-    uvicorn.run(make_app(loaded), host=host, port=port, log_level="warning", timeout_keep_alive=10)
+    with tempfile.TemporaryDirectory(prefix="headstart-serving-") as scratch:
+        try:
+            if not is_folder:
+                folder = mlflow.artifacts.download_artifacts(model, dst_path=scratch)
+            elif "%" in str(Path(model).resolve()):
+                # MLflow would read it as an address, and follows no link out of a folder.
+                folder = str(shutil.copytree(model, Path(scratch) / "model"))
+            else:
+                folder = model
+            loaded = load_model(folder)
+            schema = loaded.metadata.get_input_schema()  # type: ignore[no-untyped-call]
+        except HeadstartError:
+            raise
+        except Exception as error:
+            # Stores, YAML, MLflow and whatever code the folder carries: each has errors of its own.
+            raise ServingError(
+                f"a served model must load, but {model} does not ({type(error).__name__}: "
+                f"{one_line(error)}): correct the address, start the tracking server, or make the "
+                "model again with `dvc repro --force train`"
+            ) from None
+        columns = schema.input_names() if schema else None
+        if columns != [IMAGE_COLUMN]:
+            raise ServingError(
+                f"a served model must take one column {IMAGE_COLUMN!r}, but {model} takes "
+                f"{columns}: name a model of this project"
+            )
+        yield loaded
 
 
 def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
