@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError, of_tracking_library
+from headstart.errors import HeadstartError, of_the_disk, of_tracking_library
 from headstart.terminal import printable, say
 
 if TYPE_CHECKING:
@@ -378,7 +378,8 @@ def main() -> None:
             tell_interrupted()
         raise
     except Exception as error:
-        told = error if isinstance(error, HeadstartError) else of_tracking_library(error)
+        told = error if isinstance(error, HeadstartError) else None
+        told = told or of_tracking_library(error) or of_the_disk(error)
         if told is None or os.environ.get("HEADSTART_DEBUG") == "1":
             raise
         say(f"headstart: {told}", error=True)

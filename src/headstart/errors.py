@@ -3,6 +3,10 @@
 The command line prints these without a traceback; anything else is a defect of ours.
 """
 
+import errno
+import os
+from pathlib import Path
+
 
 class HeadstartError(Exception):
     """Base class: something the user can mend."""
@@ -40,6 +44,10 @@ class TrackingError(HeadstartError):
     """The tracking database or server lacks something, or cannot be reached."""
 
 
+class DiskError(HeadstartError, OSError):
+    """A file cannot be written: no room, no permission, or something else in its place."""
+
+
 class ServingError(HeadstartError):
     """A prediction request cannot be answered."""
 
@@ -55,6 +63,38 @@ def of_tracking_library(error: Exception) -> TrackingError | None:
     return TrackingError(
         f"MLflow must be able to use its database, but it said: {one_line(error)}: look with "
         "`headstart doctor`; `headstart --debug` before a command shows the traceback"
+    )
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {
+    **dict.fromkeys(_NO_ROOM, "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its mode or owner"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what is in its place"),
+    errno.EROFS: "make it writable",
+}
+
+
+def of_the_disk(error: BaseException, path: Path | None = None) -> DiskError | None:
+    """The error of a disk as one of ours, about `path` where it names none; None if it is another.
+
+    HDF5 and ONNX Runtime say in their errors' texts alone that there is no room.
+    """
+    if isinstance(error, DiskError):
+        return error
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and "No space left on device" in str(error):
+        number = errno.ENOSPC
+    if number not in _REMEDIES:
+        return None
+    place: object = path or "a file of this project"
+    named = error.filename if isinstance(error, OSError) else None
+    # Not the temporary file beside it; but the folder that cannot be made, or the file read from.
+    if named and (path is None or Path(named).parent != path.parent):
+        place = named
+    return DiskError(
+        f"{place} cannot be used ({os.strerror(number)}): {_REMEDIES[number]} and run the same "
+        "command again; what is finished is kept"
     )
 
 

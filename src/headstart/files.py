@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from headstart.errors import of_the_disk
+
 _CHUNK_BYTES = 1 << 20
 _FORMULA = re.compile("'*[=+\\-@\\t\\r\\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -31,7 +33,32 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader never sees half a file. On any exception the temporary file is removed and `path` is
     left as it was. The temporary name begins with a dot and ends with `.tmp` and the suffix of
     `path`, so that writers that look at the suffix still work.
+
+    Raises:
+        DiskError: there is no room, no permission, or something else in the place.
     """
+    with writing(path), _replacing(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of errors of the disk that come up inside that they are about `path`.
+
+    Raises:
+        DiskError: for every one of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = of_the_disk(error, path)
+        if told is None:
+            raise
+        raise told from error
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent

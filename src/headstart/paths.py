@@ -164,8 +164,20 @@ def state_folder(root: Path) -> Path:
 def cache_folder() -> Path:
     """Where extracted features are kept across workspaces, clones and experiments.
 
-    `HEADSTART_CACHE` when set, else the user's cache folder by the platform's convention.
+    `HEADSTART_CACHE` when set, else the user's cache folder by the platform's convention. Made when
+    missing, for its owner alone: what is in it tells of their images.
     """
+    folder = _cache_folder()
+    # A named folder that is there keeps its mode: it may be shared. One that cannot be made is told
+    # of by who writes into it.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.environ.get("HEADSTART_CACHE"):
+            folder.chmod(0o700)
+    return folder
+
+
+def _cache_folder() -> Path:
     chosen = os.environ.get("HEADSTART_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()

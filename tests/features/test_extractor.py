@@ -15,7 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from headstart.errors import DataError
+from headstart.errors import DataError, DiskError
 from headstart.features import extractor as extractor_module
 from headstart.features import runtimes
 from headstart.features.cache_commands import collect, verify_text
@@ -27,6 +27,7 @@ from headstart.features.shards import read_shard
 from headstart.features.store import FeatureStore
 from headstart.images.decode import decode_square
 from headstart.params import ExtractParams
+from tests.disks import make_room, read_only, small_disk
 from tests.features.samples import extractor, manifest_of, write_images
 
 
@@ -405,3 +406,48 @@ def test_a_changed_backbone_is_not_handed_on_when_every_row_is_cached(
     with_other_weights(next((cache_root / "backbones").glob("*/backbone.h5")))
     assert run(images, extractor(cache_root)).n_extracted == 0
     assert (images.parent / "backbone.h5").read_bytes() == backbone
+
+
+def test_a_read_only_cache_is_read(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root))
+    with read_only(cache_root):
+        done = run(images, extractor(cache_root), "again.h5")
+        assert (done.n_extracted, done.n_cached) == (0, 20)
+        write_images(images, 1, first=100)
+        with pytest.raises(DiskError, match="must be writable while it lacks rows") as caught:
+            run(images, extractor(cache_root), "more.h5")
+    assert f"{cache_root} is not (" in str(caught.value)
+    assert "set HEADSTART_CACHE to another folder" in str(caught.value)
+    whole = (images.parent / "features.h5").read_bytes()
+    assert (images.parent / "again.h5").read_bytes() == whole
+    assert not (images.parent / "more.h5").exists()
+
+
+def test_a_damaged_shard_of_a_read_only_cache_is_ignored(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root))
+    (shard,) = (cache_root / "features").glob("*/shards/*.h5")
+    changed = bytearray(shard.read_bytes())
+    changed[-100] ^= 1
+    shard.write_bytes(changed)
+    with (
+        read_only(cache_root),
+        pytest.warns(UserWarning, match="cannot be moved away, so it is ignored"),
+        pytest.raises(DiskError, match="must be writable while it lacks rows"),
+    ):
+        run(images, extractor(cache_root))
+
+
+def test_a_cache_path_that_is_a_file(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DiskError, match=f"{tmp_path / 'cache'} is not "):
+        run(images, extractor(tmp_path / "cache"))
+
+
+def test_a_full_cache_is_one_sentence_and_extraction_goes_on(
+    images: Path, cache_root: Path
+) -> None:
+    with small_disk(cache_root / "features", 60_000):
+        with pytest.raises(DiskError, match=r"shards/.*\(No space left on device\): make room"):
+            run(images, extractor(cache_root))
+        make_room(cache_root / "features", 10_000_000)
+        assert run(images, extractor(cache_root)).n_images == 20

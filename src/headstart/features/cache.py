@@ -52,22 +52,25 @@ _EMPTY = _Index(np.empty(0, KEY), np.empty(0, np.int32), np.empty(0, np.int32))
 class FeatureCache:
     """Rows by key, under `folder`, which one fingerprint owns.
 
-    Every shard is checked against its checksum before a row of it is counted as present.
+    Every shard is checked against its checksum before a row of it is counted as present. Where the
+    folder cannot be written, its rows can be read all the same.
     """
 
     def __init__(self, folder: Path, contract: Mapping[str, Any]) -> None:
         self.folder = folder
         self.contract = dict(contract)
         self.shards_folder = folder / "shards"
-        self.shards_folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "contract.json").exists():
-            # The time of last use, for those who make room. Another user's file keeps its own.
-            with contextlib.suppress(PermissionError):
+        # What cannot be written is said by who must write, which is `add` alone.
+        with contextlib.suppress(OSError):
+            self.shards_folder.mkdir(parents=True, exist_ok=True)
+            if (folder / "contract.json").exists():
+                # The time of last use, for those who make room.
                 os.utime(folder / "contract.json")
-        else:
-            write_json(folder / "contract.json", self.contract)
+            else:
+                write_json(folder / "contract.json", self.contract)
         self._shards: dict[str, Shard] = {}
         self._sound: set[str] = set()
+        self._ignored: set[str] = set()
         self._names: list[str] = []
         self._base, self._recent = _EMPTY, _EMPTY
         self._recent_names: set[str] = set()
@@ -76,6 +79,7 @@ class FeatureCache:
     def refresh(self) -> None:
         """Take in what other processes added or merged since."""
         present = {path.name: path for path in sorted(self.shards_folder.glob("[!.]*.h5"))}
+        present = {name: path for name, path in present.items() if name not in self._ignored}
         gone = self._shards.keys() - present.keys()
         new = [path for name, path in present.items() if name not in self._shards]
         if not gone and not new:
@@ -147,15 +151,21 @@ class FeatureCache:
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = self.folder / "damaged" / path.name
-        aside.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            aside.parent.mkdir(exist_ok=True)
             path.replace(aside)
-            warnings.warn(
-                f"a cache shard must be whole, but {path} is not ({reason}): it was moved to "
-                f"{aside.parent} and its rows are extracted again",
-                DamagedShardWarning,
-                stacklevel=4,
-            )
+            outcome = f"it was moved to {aside.parent}"
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._ignored.add(path.name)
+            outcome = "it cannot be moved away, so it is ignored"
+        warnings.warn(
+            f"a cache shard must be whole, but {path} is not ({reason}): {outcome} and its rows "
+            "are extracted again",
+            DamagedShardWarning,
+            stacklevel=4,
+        )
 
     def read(self, keys: Keys) -> NDArray[np.float32]:
         """The rows of `keys`, float32, shape (n, feature_dim), in their order.
@@ -193,14 +203,14 @@ class FeatureCache:
         """Make few large shards of many small ones; returns how many small ones are gone.
 
         Each row stays readable throughout: the merged shard is in place before the small ones go.
-        Does nothing while another process merges, or where there are few.
+        Does nothing while another process merges, where there are few, or where there is no room.
         """
         lock = FileLock(self.folder / "merge.lock", thread_local=False)
         try:
             with lock.acquire(blocking=False):
                 self.refresh()
                 return sum(self._merge(group) for group in self._groups())
-        except Timeout:
+        except (Timeout, OSError):
             return 0
 
     def _groups(self) -> list[list[Shard]]:

