@@ -9,7 +9,8 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.models import Model, ModelSignature
+import yaml
+from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import headstart
@@ -48,12 +49,14 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
 
 def _leave_out_this_machine(folder: Path) -> None:
     """Make relative the paths of this machine that MLflow notes in MLmodel and does not read."""
-    model = Model.load(str(folder))
-    flavor = model.flavors["python_function"]
+    path = folder / "MLmodel"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    flavor = content["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     for artifact in flavor["artifacts"].values():
         artifact["uri"] = artifact["path"]
-    model.save(str(folder / "MLmodel"))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def signature(classes: Sequence[str]) -> ModelSignature:
