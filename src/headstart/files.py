@@ -6,7 +6,6 @@ Knows nothing of what the files hold.
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import yaml
@@ -158,11 +158,13 @@ def read_yaml(path: Path) -> Any:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows as CSV with Unix line ends, as an atomic write; no cell runs in a spreadsheet."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    lines: list[str] = []
+    # With lines that end in \n, the writer would leave a \r in a cell unquoted.
+    ended = SimpleNamespace(write=lambda line: lines.append(line[:-2] + "\n"))
+    writer = csv.writer(ended, lineterminator="\r\n")
     writer.writerow(map(as_cell, header))
     writer.writerows(map(as_cell, row) for row in rows)
-    write_text(path, buffer.getvalue())
+    write_text(path, "".join(lines))
 
 
 def as_cell(value: T) -> T | str:

@@ -253,7 +253,8 @@ def test_small_classes_are_named_in_one_warning(
         "ingest    2 of 4 classes have fewer than 2 images in a split "
         "(ingest.min_images_per_split), so what is measured of them is uncertain: "
         "'c' (train 1, validation 1, test 1); 'd' (train 1, validation 0, test 1); "
-        "add images of them\n"
+        "add images of them, or, where there are enough, delete their lines in data/splits.csv to "
+        "split them anew\n"
     )
 
 
@@ -264,7 +265,7 @@ def test_given_splits_without_images_to_train_are_an_error(workspace: Project) -
             write_picture(workspace.fetched / label / f"{i}.png", ord(label) * 10 + i)
             rows.append(f"{label}/{i}.png,{label},{'train' if label == 'a' else 'test'}")
     (workspace.fetched / "labels.csv").write_text("\n".join(rows) + "\n")
-    assert "as the splits are given it has those of 'a' alone: give train more" in error(workspace)
+    assert "these have none: 'b'; give train some of their images" in error(workspace)
 
 
 def test_a_class_keeps_the_thresholds_that_it_was_first_given(workspace: Project) -> None:

@@ -134,7 +134,7 @@ def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> 
 
 
 def check_classes(ingested: Ingested) -> None:
-    """Raise DataError for classes that cannot be split, and if fewer than two can be trained."""
+    """Raise DataError for classes that cannot be split, or have no image in train."""
     rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
     reasons = {
         label: f"all of its {count:,} files were rejected"
@@ -148,11 +148,12 @@ def check_classes(ingested: Ingested) -> None:
             f"another test it, but {_some_of(listed)}; add other images of it, or remove the class"
         )
     table = ingested.manifest.table
-    trained = sorted(set(table["label"][table["split"] == "train"]))
-    if len(trained) < 2:
+    untrained = sorted({*ingested.manifest.classes} - {*table["label"][table["split"] == "train"]})
+    if untrained:
         raise DataError(
-            "the train split must have images of at least two classes, but as the splits are given "
-            f"it has {f'those of {trained[0]!r} alone' if trained else 'no image'}: give train more"
+            "every class needs images in train, but as splits are given or were chosen before "
+            f"(data/splits.csv) these have none: {_some_of([repr(name) for name in untrained])}; "
+            "give train some of their images, or delete their lines in data/splits.csv"
         )
 
 
@@ -170,7 +171,8 @@ def small_classes(ingested: Ingested, params: IngestParams) -> str | None:
     return (
         f"{len(few):,} of {len(manifest.classes):,} classes have fewer than "
         f"{params.min_images_per_split} images in a split (ingest.min_images_per_split), so what "
-        f"is measured of them is uncertain: {_some_of(few)}; add images of them"
+        f"is measured of them is uncertain: {_some_of(few)}; add images of them, or, where there "
+        "are enough, delete their lines in data/splits.csv to split them anew"
     )
 
 

@@ -4,6 +4,9 @@ A group has a position in [0, 1), a hash of its key, and each class two threshol
 below `validation_from`, test from `test_from` on. They are chosen when a class is first seen, so
 that its fractions hold to within one group, and kept in data/splits.csv; from then on neither the
 order nor the number of images counts, and adding images moves none that is there.
+
+A group with images of several classes goes by the thresholds of the first of them in splits.csv,
+where the rarest stands first and classes seen later follow: what is common can make up for it.
 """
 
 import csv
@@ -23,12 +26,11 @@ from headstart.params.images import SPLITS, Split, SplitParams
 
 COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
 
-# The thresholds of groups with images of several classes; a class name is never empty.
-SEVERAL_CLASSES = ""
 # Another draw of the hash is another order of the groups. With one order alone, the thresholds of a
 # class of five would lie anywhere, and a thousand newcomers would be split by them. The first is
 # taken where it will do, so that most groups stay where they are when another class joins them.
 _MAX_DRAWS = 256
+_MAX_POSITIONS = 200_000
 _GOOD_ENOUGH = 0.07
 _STEP = 2.0**-48
 
@@ -61,7 +63,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The split of each image, and all thresholds that are known now."""
+    """The split of each image, and all thresholds known now, in the order of splits.csv."""
 
     splits: list[Split]
     thresholds: dict[Key, Thresholds]
@@ -84,117 +86,116 @@ def assign_splits(
 ) -> SplitAssignment:
     """Assign each of n images, of which the group, the class and perhaps the split are given.
 
-    A given split is kept, and an image without one follows its group's given members. Where every
-    image is given a split and none is given, say, validation, the validation images are taken from
-    those given as train. What is left goes by thresholds: `known` ones, else new ones that bring
-    each class, given images included, as near to its fractions as whole groups allow. Groups with
-    images of several classes are assigned first, by thresholds of their own, and then each class
-    makes up for what they brought it.
+    A given split is kept, and an image without one follows its group's given members. Where images
+    are given as train and test but none as validation, say, validation is taken from train. What is
+    left goes by thresholds: `known` ones, else new ones that bring each class, given images
+    included, as near to its fractions as whole groups allow.
     """
     shares = np.array([fractions.train, fractions.validation, fractions.test])
-    missing = set(SPLITS) - set(given) if given and None not in given else set()
-    fixed: list[Split | None]
+    kinds = {split for split in given if split is not None}
+    missing = set(SPLITS) - kinds if len(kinds) > 1 or (kinds and None not in given) else set()
     if missing:
         shares = np.array([0 if s not in missing else shares[i] for i, s in enumerate(SPLITS)])
         shares[0] = 1 - shares[1:].sum()
-        fixed = [None if split == "train" else split for split in given]
-    else:
-        of_group: dict[str, Split] = {}
-        for group, split in zip(groups, given, strict=True):
-            if split is not None:
-                of_group[group] = min(of_group.get(group, split), split, key=SPLITS.index)
-        fixed = [split or of_group.get(group) for group, split in zip(groups, given, strict=True)]
+    of_group: dict[str, Split] = {}
+    for group, split in zip(groups, given, strict=True):
+        if split is not None:
+            of_group[group] = min(of_group.get(group, split), split, key=SPLITS.index)
+    fixed = [split or of_group.get(group) for group, split in zip(groups, given, strict=True)]
+    if missing:
+        fixed = [None if split == "train" else split for split in fixed]
 
-    classes = sorted(set(labels))
-    column = {label: index for index, label in enumerate(classes)}
-    counts = np.zeros((len(classes), len(SPLITS)), np.int64)  # images that have a split already
-    members: dict[str, Counter[int]] = defaultdict(Counter)  # of each other group, by class
+    def key(label: str) -> Key:
+        return Key(seed, float(shares[0]), float(shares[1]), float(shares[2]), label)
+
+    sizes = Counter(labels)
+    seen = [each.label for each in known if each == key(each.label)]
+    new = sorted(sizes.keys() - set(seen), key=lambda label: (sizes[label], label))
+    rank = {label: place for place, label in enumerate([*seen, *new])}
+    counts = {label: np.zeros(len(SPLITS), np.int64) for label in rank}  # of what has a split
+    members: dict[str, Counter[str]] = defaultdict(Counter)  # of each other group, by class
     for group, label, split in zip(groups, labels, fixed, strict=True):
         if split is None:
-            members[group][column[label]] += 1
+            members[group][label] += 1
         else:
-            counts[column[label], SPLITS.index(split)] += 1
-    strata: dict[str, list[str]] = defaultdict(list)
+            counts[label][SPLITS.index(split)] += 1
+    groups_of: dict[str, list[str]] = defaultdict(list)
     for group in sorted(members):
-        spans = len(members[group]) > 1
-        strata[SEVERAL_CLASSES if spans else classes[next(iter(members[group]))]].append(group)
+        groups_of[min(members[group], key=rank.__getitem__)].append(group)
 
     thresholds, split_of = dict(known), dict[str, Split]()
-    for label in sorted(strata):  # several classes first: no name sorts before the empty one
-        key = Key(seed, float(shares[0]), float(shares[1]), float(shares[2]), label)
-        if key not in thresholds:
-            images = np.zeros((len(strata[label]), len(classes)), np.int64)
-            for row, group in enumerate(strata[label]):
-                for index, count in members[group].items():
-                    images[row, index] = count
-            present = np.flatnonzero(images.any(axis=0))
-            thresholds[key] = _choose(
-                strata[label], images[:, present], counts[present], shares, seed
-            )
-        for group in strata[label]:
-            split_of[group] = thresholds[key].split_of(group, seed=seed)
-            for index, count in members[group].items():
-                counts[index, SPLITS.index(split_of[group])] += count
+    for label in rank:
+        own = groups_of[label]
+        if own and key(label) not in thresholds:
+            classes = sorted({other for group in own for other in members[group]})
+            images = np.array([[members[group][c] for c in classes] for group in own], np.int32)
+            already = np.array([counts[c] for c in classes])
+            first = classes.index(label)
+            thresholds[key(label)] = _choose(own, images, already, first, shares, seed)
+        for group in own:
+            split_of[group] = thresholds[key(label)].split_of(group, seed=seed)
+            for other, count in members[group].items():
+                counts[other][SPLITS.index(split_of[group])] += count
     splits = [split or split_of[group] for group, split in zip(groups, fixed, strict=True)]
     return SplitAssignment(splits, thresholds)
 
 
 def _choose(
     groups: Sequence[str],
-    images: NDArray[np.int64],
+    images: NDArray[np.int32],
     counts: NDArray[np.int64],
+    first: int,
     shares: NDArray[np.float64],
     seed: int,
 ) -> Thresholds:
     """Return the thresholds that split the groups best.
 
-    Of the draws, the best has an image of every class in every split, then counts nearest to the
-    quotas, and thresholds nearest to the fractions themselves, by which newcomers are split.
+    In every draw the groups are cut where the class has its quotas, with one group at least in each
+    split. The best draw has counts of all classes near their quotas, and thresholds near the
+    fractions themselves, by which newcomers are split.
 
     Args:
         images: of each group by class, shape (n_groups, n_classes).
         counts: images of each class that have a split already, shape (n_classes, 3).
+        first: column of the class whose thresholds these are; every group has images of it.
         shares: the fractions, shape (3,).
     """
+    n = len(groups)
     free = images.sum(axis=0)
     sizes = free + counts.sum(axis=1)
     wanted = np.maximum(shares * sizes[:, None] - counts, 0)
     wanted *= (free / wanted.sum(axis=1))[:, None]
-    targets = wanted.sum(axis=0).cumsum()
-    n = len(groups)
-    # How many groups a split must have at least; the first to go without is validation.
-    need = ((counts.min(axis=0) == 0) & (shares > 0)).astype(int).tolist()
+    nominal = shares.cumsum()[:2]
+    # How many groups a split must have; the first to go without is validation.
+    need = ((counts[first] == 0) & (shares > 0)).astype(int).tolist()
     for split in (1, 2):
         if sum(need) > n:
             need[split] = 0
-    best: tuple[int, float] | None = None
-    chosen = Thresholds(0, *shares.cumsum()[:2].tolist())
-    for draw in range(_MAX_DRAWS):
+    best, chosen = np.inf, Thresholds(0, float(nominal[0]), float(nominal[1]))
+    for draw in range(min(_MAX_DRAWS, 1 + _MAX_POSITIONS // n)):
         positions = np.array([position(group, seed=seed, draw=draw) for group in groups])
         order = np.argsort(positions)
-        edges = np.r_[0.0, positions[order] + _STEP, 1.0]  # just above each group's position
         sums = np.vstack([np.zeros_like(images[:1]), images[order].cumsum(axis=0)])
-        nearest = np.abs(sums.sum(axis=1)[:, None] - targets[:2]).argmin(axis=0)
-        first = min(max(int(nearest[0]), need[0]), n - need[1] - need[2])
-        second = min(max(int(nearest[1]), first + need[1]), n - need[2])
-        validation_from, test_from = (
-            float(min(max(nominal, edges[cut]), edges[cut + 1] - _STEP * (cut < n)))
-            for nominal, cut in zip(shares.cumsum()[:2], (first, second), strict=True)
-        )
-        found = np.diff(sums[[0, first, second, n]], axis=0).T
-        empty = int(((found + counts == 0) & (shares > 0)).sum())
-        misfit = (np.maximum(np.abs(found - wanted) - 1, 0) / sizes[:, None]).max()
-        distance = np.abs(shares.cumsum()[:2] - (validation_from, test_from)).max()
-        rank = (empty, float(misfit + distance))
-        if best is None or rank < best:
-            best, chosen = rank, Thresholds(draw, validation_from, test_from)
-        if best < (0, _GOOD_ENOUGH):
+        targets = wanted[first].cumsum()[:2]
+        cuts = np.abs(sums[:, first, None] - targets).argmin(axis=0).tolist()
+        cuts[0] = min(max(cuts[0], need[0]), n - need[1] - need[2])
+        cuts[1] = min(max(cuts[1], cuts[0] + need[1]), n - need[2])
+        # From just above the last group below a cut to the first group above it.
+        low = np.r_[0.0, positions[order] + _STEP][cuts]
+        high = np.r_[positions[order], 1.0][cuts]
+        found = Thresholds(draw, *np.clip(nominal, low, high).tolist())
+        got = np.diff(sums[[0, *cuts, n]], axis=0).T
+        misfit = (np.maximum(np.abs(got - wanted) - 1, 0) / sizes[:, None]).max()
+        distance = np.abs(nominal - (found.validation_from, found.test_from)).max()
+        if misfit + distance < best:
+            best, chosen = misfit + distance, found
+        if best < _GOOD_ENOUGH:
             break
     return chosen
 
 
 def read_thresholds(path: Path) -> dict[Key, Thresholds]:
-    """Read splits.csv; a file that is not there knows of no class.
+    """Read splits.csv, in its order; a file that is not there knows of no class.
 
     Raises:
         DataError: the file is damaged, or gives a class thresholds twice.
@@ -208,6 +209,8 @@ def read_thresholds(path: Path) -> dict[Key, Thresholds]:
                 raise ValueError(f"its columns must be {','.join(COLUMNS)}")
             for row in reader:
                 line = reader.line_num
+                if None in row or None in row.values():
+                    raise ValueError(f"it must have {len(COLUMNS)} values")
                 train, validation, test = (float(row[split]) for split in SPLITS)
                 key = Key(int(row["seed"]), train, validation, test, of_cell(row["class"]))
                 found = Thresholds(
@@ -215,20 +218,22 @@ def read_thresholds(path: Path) -> dict[Key, Thresholds]:
                 )
                 if not 0 <= found.validation_from <= found.test_from <= 1 or found.draw < 0:
                     raise ValueError("thresholds must lie in [0, 1], in order")
+                if not abs(train + validation + test - 1) < 1e-6:
+                    raise ValueError("train, validation and test must sum to 1")
                 if thresholds.setdefault(key, found) != found:
                     raise ValueError(f"class {key.label!r} is there twice; keep the first line")
     except FileNotFoundError:
         return {}
-    except (csv.Error, ValueError, TypeError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(
             f"{path} must say by which thresholds each class is split, but line {line} cannot be "
-            f"read ({error}): restore the file with `git checkout`, or leave its header alone to "
-            "split everything anew"
+            f"read ({error}): restore the file with `git checkout`, or delete every line but the "
+            "header to split everything anew"
         ) from None
     return thresholds
 
 
 def write_thresholds(path: Path, thresholds: Mapping[Key, Thresholds]) -> None:
-    """Write splits.csv, sorted, as an atomic write; the same thresholds give the same bytes."""
+    """Write splits.csv in the order given, as an atomic write."""
     rows = [(*key, t.draw, t.validation_from, t.test_from) for key, t in thresholds.items()]
-    write_csv(path, COLUMNS, sorted(rows))
+    write_csv(path, COLUMNS, rows)
