@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,3 +138,16 @@ def test_names_of_files_and_classes_do_not_steer_the_terminal(here: Path) -> Non
         assert all(c.isprintable() or c == "\n" for c in done.output), ascii(done.output)
         assert r"photos/\x1b[31mnone: No such" in done.output
         assert r"\x1b[2Jgone\u202egnp 0." in done.output
+
+
+@pytest.mark.parametrize("command", ["explain", "export"])
+def test_what_is_written_by_default_is_ignored_by_git(
+    command: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository / "docs")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    (default,) = (p.default for p in commands[command].params if p.name == "output")
+    written = Path(default()).resolve() / "some.file"
+    assert written.is_relative_to(repository)
+    ignored = subprocess.run(["git", "check-ignore", str(written)], check=False, cwd=repository)
+    assert ignored.returncode == 0
