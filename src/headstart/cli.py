@@ -156,10 +156,12 @@ def export(
     from headstart.models.model_file import load_model
     from headstart.models.predict import find_images
     from headstart.paths import project
+    from headstart.progress import begin_step, telling
     from headstart.tracking.model_uri import model_file
 
     readable, _ = _readable([images])
-    with model_file(model, project().root) as path:
+    with telling("export"), model_file(model, project().root) as path:
+        begin_step("converting and checking the model")
         rows = export_model(load_model(path), path, format_, output, list(find_images(readable)))
     say(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
     for row in rows:

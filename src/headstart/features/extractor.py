@@ -31,7 +31,7 @@ from headstart.features.store import FeatureRows, write_features
 from headstart.features.views import ViewPlan
 from headstart.images.manifest import Manifest
 from headstart.params import ExtractParams, ImageParams
-from headstart.progress import progress_bar
+from headstart.progress import begin_step, progress_bar
 
 _UNIT_IMAGES = 64
 _WAIT_S = 0.2
@@ -133,6 +133,7 @@ def extract_features(
                 )
             n_extracted = fill(extractor, cache, claims, manifest, images)
         seconds = time.monotonic() - started
+        begin_step("writing the features")
         write_features(
             features,
             rows=_rows(manifest),

@@ -26,6 +26,7 @@ from headstart.heads.search_study import REASON, RESULT, REUSED
 from headstart.heads.search_trials import Trials
 from headstart.heads.search_workers import deadline_of, work, work_together
 from headstart.params.search import SearchParams
+from headstart.progress import begin_step
 
 _POLL_S = 2.0
 
@@ -158,12 +159,14 @@ def run_study(
         if turn and time.monotonic() >= deadline:
             break
         if is_wanted and search.workers > 1 and turn == 0:
+            begin_step(f"{search.workers} workers train heads")
             work_together(store.path, search, storage_folder, seed=seed, deadline=deadline)
         elif is_wanted:
             # Samples of its own, unlike those of the workers and of earlier turns.
             stream = search.workers + turn if turn else 0
             work(plan, search, storage_folder, seed=seed, stream=stream, deadline=deadline)
         elif is_others_turn:
+            begin_step("waiting for trials of other workers")
             time.sleep(_POLL_S)
         else:
             break

@@ -29,7 +29,7 @@ from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.models.precision import at_precision
 from headstart.models.unfreeze import unfreeze
 from headstart.params import FineTuneParams
-from headstart.progress import progress_bar
+from headstart.progress import begin_step, progress_bar
 
 if TYPE_CHECKING:
     import keras
@@ -166,6 +166,7 @@ class Trainer:
         """Train on every image once; returns the mean loss."""
         losses = []
         title = f"fine-tune, epoch {epoch} of {self._params.epochs}"
+        begin_step(title)
         with progress_bar(total=len(train), unit="images", title=title) as bar:
             for batch in self.batches(train, epoch):
                 losses.append(self.step(*batch))

@@ -13,6 +13,7 @@ from headstart.errors import HeadstartError, of_the_disk, of_tracking_library
 from headstart.params.base import Section
 from headstart.params.load import load_params, load_sections
 from headstart.paths import Project, project, state_folder
+from headstart.progress import telling
 from headstart.terminal import say
 
 S = TypeVar("S", bound=Section)
@@ -32,7 +33,8 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     workspace = project()
     try:
         check_possible(workspace, load_params(workspace.params), name)
-        line = run(workspace, load_sections(workspace.params, sections))
+        with telling(name):
+            line = run(workspace, load_sections(workspace.params, sections))
     except Exception as error:
         told = error if isinstance(error, HeadstartError) else None
         told = told or of_tracking_library(error) or of_the_disk(error)

@@ -13,6 +13,7 @@ from headstart.models.predictions import read_predictions, write_predictions
 from headstart.params import EvaluateParams
 from headstart.params.base import Section
 from headstart.paths import Project
+from headstart.progress import begin_step
 from headstart.reports.evaluation_plots import write_tables
 from headstart.reports.evaluation_report import Subject, write_report
 from headstart.stages.common import run_stage
@@ -28,9 +29,11 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Evaluate the model, write what it says of each image, and show it."""
+    begin_step("loading the model")
     loaded = load_model(project.model)
     manifest = read_manifest(project.manifest)
     with FeatureStore(project.features) as store, open_evaluation(project) as log:
+        begin_step("judging the test images")
         evaluation = evaluate_model(
             store,
             loaded,
@@ -50,9 +53,11 @@ def run(project: Project, params: Sections) -> str:
             n_bootstrap=params.evaluate.n_bootstrap,
             seed=params.seed,
         )
+        begin_step("writing the report")
         write_report(project.evaluation_report, subject)
         write_tables(project.plots, evaluation)
         write_predictions(project.predictions, [subject.validation, evaluation.test])
+        begin_step("logging the evaluation")
         metrics = evaluation.flat_metrics()
         files.write_json(project.metrics, {**metrics, "run_id": log.run.run_id})
         reports = [project.predictions, project.metrics, project.evaluation_report]

@@ -6,6 +6,7 @@ from headstart.images.manifest import read_manifest
 from headstart.params import ExtractParams, ImageParams
 from headstart.params.base import Section
 from headstart.paths import Project, cache_folder
+from headstart.progress import begin_step
 from headstart.stages.common import run_stage
 
 
@@ -19,6 +20,7 @@ class Sections(Section):
 
 def run(files: Project, params: Sections) -> str:
     """Extract what the cache lacks, and assemble features.h5."""
+    begin_step("preparing the backbone")
     extractor = Extractor(
         resolve(params.extract), params.image, params.seed, files.root, cache_folder()
     )

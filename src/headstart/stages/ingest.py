@@ -16,6 +16,7 @@ from headstart.images.splits import read_thresholds, write_thresholds
 from headstart.params.base import Section
 from headstart.params.images import IngestParams
 from headstart.paths import Project, cache_folder, state_folder
+from headstart.progress import begin_step
 from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.common import run_stage
 from headstart.terminal import say
@@ -30,6 +31,7 @@ def run(files: Project, params: Sections) -> str:
     cache = cache_folder() / "ingest" / "images.sqlite3"
     known = read_thresholds(files.splits)
     ingested = ingest(files.fetched, params.ingest, seed=params.seed, thresholds=known, cache=cache)
+    begin_step("writing the data card")
     write_rejected(files.rejected, ingested.rejected)
     check_rejected(ingested, params.ingest, files.rejected.relative_to(files.root).as_posix())
     check_classes(ingested)

@@ -11,6 +11,7 @@ from headstart.heads.search_sampling import is_exhausted
 from headstart.params import SearchParams
 from headstart.params.base import Section
 from headstart.paths import Project, state_folder
+from headstart.progress import begin_step
 from headstart.reports.search_report import write_report
 from headstart.stages.common import run_stage
 from headstart.tracking.searching import check_store, failures_logged, log_search
@@ -25,6 +26,7 @@ class Sections(Section):
 
 def run(files: Project, params: Sections) -> str:
     """Search for the best head and write what was found."""
+    begin_step("opening the study")
     check_store(files)
     with FeatureStore(files.features) as store:
         fingerprint = store.fingerprint
@@ -35,8 +37,10 @@ def run(files: Project, params: Sections) -> str:
                 seed=params.seed,
                 storage_folder=state_folder(files.root) / "studies",
             )
+    begin_step("writing the report")
     write_head(files.best_head, result.best_head())
     write_report(files.search_report, result, params.search)
+    begin_step("logging the trials")
     log_search(
         files, result, params.search, fingerprint=fingerprint, artifacts=[files.search_report]
     )

@@ -22,6 +22,7 @@ from headstart.models.tune import Tuned, checkpoint_folder, finish_tuning, tune_
 from headstart.params import ImageParams, TrainParams
 from headstart.params.base import Section
 from headstart.paths import Project, state_folder
+from headstart.progress import begin_step
 from headstart.serving.package import save_pyfunc
 from headstart.stages.common import run_stage
 from headstart.tracking.training import TrainingLog, open_training
@@ -40,17 +41,21 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Train the head, put it on the backbone, fine-tune it if asked, and save the model."""
+    begin_step("opening the run")
     best = read_head(project.best_head)
     with (
         FeatureStore(project.features) as store,
         open_training(project, best, store.contract, store.fingerprint, params.seed) as log,
     ):
         made = _make(project, params, best, store, log)
+        begin_step("saving the model")
         metadata = model_metadata(store, made.trained, params.image, made.fine_tuned)
         save_model(project.model, made.model, metadata)
         write_report(project, made)
+        begin_step("packaging the model for serving")
         example = (project.fetched / store.split("train").paths[0]).read_bytes()
         save_pyfunc(project.serving, project.model, store.classes, example)
+        begin_step("logging the run")
         scores = made.trained.scores
         log.model(
             project,
@@ -94,11 +99,14 @@ class Made:
 def _make(
     project: Project, params: Sections, best: BestHead, store: FeatureStore, log: TrainingLog
 ) -> Made:
+    begin_step("training the head")
     trained = train_model(store, best, params.train, seed=params.seed)
+    begin_step("assembling the model")
     model = assemble(load_backbone(project.backbone), trained.heads, trained.temperature)
     options = params.train.fine_tune
     if not options.enabled:
         return Made(model, trained)
+    begin_step("fine-tuning")
     state = state_folder(project.root)
     folder = checkpoint_folder(state, trained, project.backbone, options, params.seed)
     tuned = tune_model(
