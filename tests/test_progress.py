@@ -89,6 +89,7 @@ def test_the_environment_says_what_it_installs(tmp_path: Path, repository: Path)
     for name, seconds in (("python", 0), ("uv", 1.5)):
         (bin_folder / name).write_text(f"#!/bin/sh\nsleep {seconds}\n")
         (bin_folder / name).chmod(0o755)
+    (bin_folder / "pip").write_text(f"#!{bin_folder}/python\n")
     command = ["bash", str(script), "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()

@@ -4,8 +4,8 @@ import contextlib
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,14 +44,14 @@ def children_ignoring_interrupts() -> Iterator[None]:
 
     A terminal sends it to all of them, and each would print a traceback of its own.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Begun first, because it unblocks the signal.
+    resource_tracker.ensure_running()
+    # Children inherit what is blocked. Here nothing is lost: it waits, or comes in another thread.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def run_command(
