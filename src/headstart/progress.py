@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from headstart.terminal import say
+
 T = TypeVar("T")
 EVERY_S, DELAY_S = 10.0, 2.0
 _bars: list["Bar"] = []
@@ -88,7 +90,7 @@ def telling(name: str) -> Iterator[None]:
                 continue
             else:
                 text = " ".join(str(bar).split())
-            print(f"{name}: {text}", file=sys.stderr, flush=True)
+            say(f"{name}: {text}", error=True)
 
     thread = threading.Thread(target=tell, name="progress", daemon=True)
     thread.start()
