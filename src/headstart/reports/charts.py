@@ -26,26 +26,23 @@ _RADIUS = 3.6
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def _corners(n: int, turn: float, radius: float) -> Polygon:
+def _polygon(n: int, turn: float, *radii: float) -> Polygon:
+    """A polygon of n corners; of two radii in turn it is a star."""
     angles = [turn + 2 * pi * i / n for i in range(n)]
-    return tuple((radius * cos(angle), radius * sin(angle)) for angle in angles)
-
-
-def _star(n: int, turn: float, inner: float, outer: float) -> Polygon:
-    pairs = zip(_corners(n, turn, outer), _corners(n, turn + pi / n, inner), strict=True)
-    return tuple(point for pair in pairs for point in pair)
+    lengths = [radii[i % len(radii)] for i in range(n)]
+    return tuple((r * cos(a), r * sin(a)) for r, a in zip(lengths, angles, strict=True))
 
 
 # Marks of radius 1: a circle, which has no corners, and what is told from it and the others.
 SHAPES: tuple[Polygon, ...] = (
     (),
-    _corners(4, 0, 1.35),
-    _corners(3, -pi / 2, 1.4),
-    _corners(4, pi / 4, 1.25),
-    _corners(3, pi / 2, 1.4),
-    _star(4, 0, 0.55, 1.6),
-    _star(5, -pi / 2, 0.65, 1.5),
-    _star(4, pi / 4, 0.55, 1.6),
+    _polygon(4, 0, 1.35),
+    _polygon(3, -pi / 2, 1.4),
+    _polygon(4, pi / 4, 1.25),
+    _polygon(3, pi / 2, 1.4),
+    _polygon(8, 0, 1.6, 0.55),
+    _polygon(10, -pi / 2, 1.5, 0.65),
+    _polygon(8, pi / 4, 1.6, 0.55),
 )
 
 
@@ -223,7 +220,7 @@ class Chart:
     def _labels(self) -> list[str]:
         """Names at the middle of their points, the largest series first, none over another."""
         width, height = self.size_px
-        taken: list[tuple[float, float, float, float]] = []
+        taken: list[tuple[float, float, float]] = []
         parts = []
         for series in sorted(self.series, key=lambda s: -len(s.x)):
             name = shortened(series.name, 18)
@@ -231,12 +228,12 @@ class Chart:
             xs, ys = self._places(series)
             x = float(np.clip(np.nanmedian(xs), self._left + half, width - _RIGHT - half))
             y = float(np.clip(np.nanmedian(ys), _TOP + 8, height - _BOTTOM - 8))
-            box = (x - half, y - 8, x + half, y + 8)
             if any(
-                box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken
+                x - half < end and start < x + half and abs(y - at_y) < 16
+                for start, at_y, end in taken
             ):
                 continue
-            taken.append(box)
+            taken.append((x - half, y, x + half))
             at = f'x="{x:.1f}" y="{y:.1f}" dy=".35em" text-anchor="middle"'
             parts.append(f'<text class="label" {at}>{escape(name)}</text>')
         return parts
