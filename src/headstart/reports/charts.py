@@ -138,7 +138,8 @@ class Chart:
         """
         width, height = self.size_px
         parts = [self._body()]
-        for row, series in enumerate(self.series if len(self.series) > 1 else ()):
+        listed = self.series if len(self.series) > 1 else ()
+        for row, series in enumerate(listed):
             y = height + _LINE_PX * (row + 0.5)
             key = _key(row, series)
             name = escape(f"{_isolated(series.name, 40)} {series.note}".strip())
@@ -146,8 +147,7 @@ class Chart:
             parts.append(
                 f'<text class="axis" x="{self._left + 20:g}" y="{y:g}" dy=".35em">{name}</text>'
             )
-        rows = len(self.series) if len(self.series) > 1 else 0
-        size = (width, height + _LINE_PX * rows + 8)
+        size = (width, height + _LINE_PX * len(listed) + 8)
         return svg_file(self.title, "".join(parts), size, style, self._look)
 
     @property
@@ -157,8 +157,7 @@ class Chart:
 
     @property
     def _look(self) -> str:
-        is_weighted = any(series.weights is not None for series in self.series)
-        return "chart weighted" if is_weighted else "chart"
+        return "chart weighted" if any(s.weights is not None for s in self.series) else "chart"
 
     def _body(self) -> str:
         series = (self._series(i, s) for i, s in enumerate(self.series))
@@ -246,9 +245,8 @@ class Chart:
             for index, series in enumerate(self.series)
         ]
         listed = f'<ul class="legend">{"".join(items)}</ul>'
-        if len(items) <= _MOST_IN_THE_OPEN:
-            return listed
-        return f"<details><summary>Legend ({len(items)})</summary>{listed}</details>"
+        folded = f"<details><summary>Legend ({len(items)})</summary>{listed}</details>"
+        return listed if len(items) <= _MOST_IN_THE_OPEN else folded
 
 
 def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> str:
@@ -285,8 +283,7 @@ def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> 
         )
     title = "Confusion matrix: rows are true classes, columns predictions"
     parts.append(f'<text class="axis" x="8" y="{top + cell * len(names) + 22}">{title}</text>')
-    size = (max(left + side, 420) + 8, top + side + 34)
-    return svg_file(title, "".join(parts), size, style)
+    return svg_file(title, "".join(parts), (max(left + side, 420) + 8, top + side + 34), style)
 
 
 def bars_file(
