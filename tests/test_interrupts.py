@@ -1,6 +1,7 @@
 """Ctrl-C, as a terminal sends it: one line, status 130, nothing half-written, no process left."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def _check(done: subprocess.CompletedProcess[str], name: str) -> None:
     assert "Traceback" not in done.stderr
     *progress, last = done.stderr.splitlines()
     assert last == f"{name}: interrupted; the same command resumes it"
-    assert all(line.startswith(f"{name}: ") and "0 s" in line for line in progress)
+    assert all(re.match(rf"{name}: .* \d+ s$|{name}: \d+ of ", line) for line in progress)
     assert done.stdout == ""
 
 
@@ -126,3 +127,35 @@ def test_ingest_with_its_workers(tmp_path: Path, own_cache: Path) -> None:
 def test_while_libraries_are_imported(tmp_path: Path, command: list[str], name: str) -> None:
     _workspace(tmp_path, "")
     _check(_interrupted(command, tmp_path, _after(1.0)), name)
+
+
+PARENT = """
+import sys
+from headstart import interrupts
+
+interrupts._OWN_END_S = 1
+interrupts.end_plainly_when_interrupted()
+child = "import subprocess; subprocess.run(['sleep', '99'])"
+interrupts.run_command([sys.executable, "-c", child], shown=True)
+"""
+
+
+def test_a_command_that_this_process_has_begun(tmp_path: Path) -> None:
+    """Only this process is interrupted, as `kill` does it: what it has begun ends too."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    errors = tmp_path / "errors"
+    with errors.open("w") as stream:
+        process = subprocess.Popen([sys.executable, str(script)], stderr=stream)
+    family: list[psutil.Process] = []
+    while len(family) < 2:
+        family = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == STATUS
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    assert errors.read_text().splitlines()[-1] == (
+        "parent: interrupted; the same command resumes it"
+    )
