@@ -1,5 +1,6 @@
 """Disks that are full or read-only: one sentence with the path and the remedy, nothing lost."""
 
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,16 @@ def _told_by_a_stage(error: Exception) -> str:
         with pytest.raises(SystemExit):
             run_stage("extract", Section, fail)
     return said[0]
+
+
+def test_a_database_without_room_is_one_sentence(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 60_000):
+        database = sqlite3.connect(tmp_path / "disk" / "mlflow.db", isolation_level=None)
+        database.execute("CREATE TABLE runs (text)")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            database.execute("INSERT INTO runs VALUES (?)", ["x" * 200_000])
+        database.close()
+        assert "make room" in _told_by_a_stage(caught.value)
 
 
 def test_a_read_only_place_is_one_sentence(tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def main() -> None:
         raise
     except Exception as error:
         told = error if isinstance(error, HeadstartError) else None
-        told = told or of_tracking_library(error) or of_the_disk(error)
+        told = told or of_the_disk(error) or of_tracking_library(error)
         if told is None or os.environ.get("HEADSTART_DEBUG") == "1":
             raise
         say(f"headstart: {told}", error=True)

@@ -67,6 +67,7 @@ def of_tracking_library(error: Exception) -> TrackingError | None:
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM_SIGNS = (os.strerror(errno.ENOSPC), "database or disk is full")
 _REMEDIES = {
     **dict.fromkeys(_NO_ROOM, "make room"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change its mode or owner"),
@@ -78,16 +79,16 @@ _REMEDIES = {
 def of_the_disk(error: BaseException, path: Path | None = None) -> DiskError | None:
     """The error of a disk as one of ours, about `path` where it names none; None if it is another.
 
-    HDF5 and ONNX Runtime say in their errors' texts alone that there is no room.
+    HDF5, ONNX Runtime and SQLite say in their errors' texts alone that there is no room.
     """
     if isinstance(error, DiskError):
         return error
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and "No space left on device" in str(error):
+    if number is None and any(sign in str(error) for sign in _NO_ROOM_SIGNS):
         number = errno.ENOSPC
     if number not in _REMEDIES:
         return None
-    place: object = path or "a file of this project"
+    place: object = path or "a file or database of this project"
     named = error.filename if isinstance(error, OSError) else None
     # Not the temporary file beside it; but the folder that cannot be made, or the file read from.
     if named and (path is None or Path(named).parent != path.parent):

@@ -37,7 +37,7 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
             line = run(workspace, load_sections(workspace.params, sections))
     except Exception as error:
         told = error if isinstance(error, HeadstartError) else None
-        told = told or of_tracking_library(error) or of_the_disk(error)
+        told = told or of_the_disk(error) or of_tracking_library(error)
         if told is None or debug:
             raise
         say(f"{name}: {told}", error=True)

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.errors import TrackingError, one_line
+from headstart.errors import TrackingError, of_the_disk, one_line
 from headstart.paths import main_checkout, state_folder
 from headstart.secrets import without_secrets
 from headstart.terminal import say
@@ -245,10 +245,11 @@ def _repair_own_database(database: Path) -> None:
         # An empty database, or one of another MLflow: it says so itself.
         if "no such" in str(error):
             return
-        raise TrackingError(
+        unreadable = TrackingError(
             f"{database} must be a database of MLflow that can be read, but {error}: restore it, "
             "or move it away to begin with an empty one"
-        ) from None
+        )
+        raise of_the_disk(error, database) or unreadable from None
     for former in replaced:
         say(
             f"tracking: artifacts recorded in {former} are in {artifacts}: {database.name} now "
