@@ -11,6 +11,8 @@ from headstart.models.train import train_model
 from headstart.params import TrainParams
 from headstart.paths import Project
 from headstart.stages.train import Made, write_report
+from headstart.tracking.runs import read_record
+from headstart.tracking.store import open_store
 from headstart.tracking.training import open_training
 from tests.models.conftest import make_workspace
 from tests.stages.tracked import hold_model_to_reports
@@ -44,3 +46,8 @@ def test_a_run_of_each_kind_shows_what_the_reports_say(
         write_report(project, Made(None, made))
         log.model(project, curve=made.curve, metrics=made.scores, reports=[])
     hold_model_to_reports(project)
+    run = open_store(project.root).client.get_run(read_record(project.run).run_id)
+    note = run.data.tags["mlflow.note.content"]
+    assert "A 1×16 relu head on features of small" in note
+    assert f"**Validation accuracy {100 * made.scores['accuracy']:.1f} %**" in note
+    assert run.info.run_name == "animal-silhouettes · 1×16 relu"
