@@ -11,7 +11,7 @@ import pytest
 
 from headstart.errors import DataError
 from headstart.images.labels import Entry
-from headstart.images.layout import check_class_names, outer_folder, scan
+from headstart.images.layout import check_class_files, check_class_names, outer_folder, scan
 from headstart.images.sources import link_folder
 
 
@@ -135,14 +135,21 @@ def test_labels_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("path,label,split\na.jpg,cat,trian\n", "line 2 has 'trian'"),
-        ("path,label,split\na.jpg,cat,trian\n", "one of train, validation (or val) and test"),
+        ("path,label,split\na.jpg,cat,trian\n", "empty or one of train, training, trainval, val"),
         ("path,class\na.jpg,cat\n", "begins with path, class"),
         ("path,label,gruop\na.jpg,cat,x\n", "begins with path, label, gruop"),
+        ("path,label,label\na.jpg,cat,dog\n", "path, label, label: give each of them once"),
+        ("path;label\na.jpg;cat\n", "begins with path;label: separate them with commas"),
+        ("path\tlabel\na.jpg\tcat\n", "separate them with commas"),
         ("", "begins with nothing"),
         ("path,label\n", "has no rows"),
         ("path,label\na.jpg,cat,dog\n", "line 2 has another number"),
         ("path,label\na.jpg\n", "line 2 has another number"),
-        ("path,label\na.jpg,\n", "line 2"),
+        ("path,label\na.jpg,\n", "must give every image a path and a label, but line 2 does not"),
+        ("path,label\n\na.jpg,x\ty\n", "no control characters within its values, but line 3 has"),
+        ('path,label\na.jpg,"x\ry"\n', "has 'x\\ry': take them out"),
+        ('path,label\n"a\n.jpg",x\n', "has 'a\\n.jpg': take them out"),
+        ("path,label,group\na.jpg,x,p\u20281\n", "has 'p\\u20281': take them out"),
         ("path,label\n../a.jpg,cat\n", "'../a.jpg'"),
         ("path,label\n/etc/passwd,cat\n", "'/etc/passwd'"),
         ("path,label\nC:\\a.jpg,cat\n", "'C:/a.jpg'"),
@@ -219,14 +226,26 @@ def test_paths_that_are_not_there_are_explained(
     assert words in error(tmp_path)
 
 
+def test_split_names_of_labels_files_are_those_of_folders_and_empty_lines_are_none(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, *(f"{i}.jpg" for i in range(4)))
+    rows = (
+        "0.jpg,a,test1\n1.jpg,b,Training_Set\n,,\n2.jpg,b,trainval\n3.jpg,a,Hold-out\n,,,\n , ,\n"
+    )
+    (tmp_path / "labels.csv").write_text("path,label,split\n" + rows)
+    splits = [entry.split for entry in scan(tmp_path).entries]
+    assert splits == ["test", "train", "train", "test"]
+
+
 def test_a_few_that_are_not_there_and_some_not_listed_are_said(tmp_path: Path) -> None:
     touch(tmp_path, "img/1.jpg", "img/2.jpg", "img/3.jpg", "img/notes.txt")
     labels(tmp_path, "img/1.jpg,a", "img/2.jpg,b", "img/4.jpg,b")
     layout = scan(tmp_path)
     assert layout.left_out == ["img/3.jpg"]
     assert layout.notes == [
-        "1 images are not in labels.csv, such as img/3.jpg: left out",
-        "1 of the 3 images in labels.csv are not there, such as 'img/4.jpg' (the nearest name is "
+        "1 image is not in labels.csv, such as img/3.jpg: left out",
+        "1 of the 3 images in labels.csv is not there, such as 'img/4.jpg' (the nearest name is "
         "'img/3.jpg')",
     ]
 
@@ -243,11 +262,15 @@ def test_an_unlabelled_test_folder_is_left_out(tmp_path: Path, test: str, inner:
     layout = scan(tmp_path)
     assert layout.entries == [Entry("train/a/1.jpg", "a"), Entry("train/b/2.jpg", "b")]
     assert layout.left_out == [f"{test}/{inner}3.jpg", f"{test}/{inner}4.jpg"]
+    path = {"Test Set": "'data/fetched/Test Set'"}.get(test, f"data/fetched/{test}")
     assert layout.notes == [
-        f"{test}/ holds 2 images without class folders: left out; `headstart predict "
-        f"data/fetched/{test}` classifies them"
+        f"{test}/ holds 2 images without class folders: left out; `headstart predict {path}` "
+        "classifies them"
     ]
     check_class_names(layout, "data/own")
+    (tmp_path / test / inner / "4.jpg").unlink()
+    assert scan(tmp_path).notes[0].startswith(f"{test}/ holds 1 image without class folders")
+    assert scan(tmp_path).notes[0].endswith("` classifies it")
 
 
 def test_a_given_validation_stays_beside_an_unlabelled_test(tmp_path: Path) -> None:
@@ -273,6 +296,60 @@ def test_folders_in_other_words_and_twice_nested_are_splits(tmp_path: Path) -> N
         assert {(entry.label, entry.split) for entry in layout.entries} == {
             (label, split) for label in "ab" for split in ("train", second)
         }
+
+
+DECORATED = [
+    ("train_jpg", "test_jpg"),
+    ("train_resized", "val_resized"),
+    ("train_small", "val_small"),
+    ("training_set_small", "test_small"),
+    ("small-train", "small-holdout"),
+    ("imagesTrain", "imagesTest"),
+    ("trainA", "testA"),
+    ("JPGTrain", "JPGVal"),
+    ("2019 train 64x64", "2020 valid 64x64"),
+    ("train.X1", "val.X"),
+    ("train_val_jpg", "test_jpg"),
+    ("seg_train", "seg_test"),
+    ("trainval", "holdout"),
+    ("TrainVal", "Hold-Out"),
+]
+
+
+@pytest.mark.parametrize(("train", "other"), DECORATED)
+@pytest.mark.parametrize("beside", [[], ["docs/readme.md"], ["samples/1.jpg"]])
+def test_decorated_names_are_splits_whatever_is_beside(
+    tmp_path: Path, train: str, other: str, beside: list[str]
+) -> None:
+    touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in (train, other) for name in "ab"))
+    touch(tmp_path, *beside)
+    if beside == ["samples/1.jpg"]:
+        assert "has samples: move them out" in error(tmp_path)
+        return
+    layout = scan(tmp_path)
+    check_class_names(layout, "data/own")
+    second = "validation" if "val" in other.lower() else "test"
+    assert {(entry.label, entry.split) for entry in layout.entries} == {
+        (label, split) for label in "ab" for split in ("train", second)
+    }
+
+
+@pytest.mark.parametrize("names", [*DECORATED, ("trainA", "trainB", "testA", "testB")])
+@pytest.mark.parametrize("beside", [[], ["docs/readme.md"], ["samples/1.jpg"]])
+def test_decorated_splits_without_classes_are_no_classes(
+    tmp_path: Path, names: tuple[str, ...], beside: list[str]
+) -> None:
+    touch(tmp_path, *(f"{name}/1.jpg" for name in names), *beside)
+    told = refused_name(tmp_path)
+    assert all(repr(name) in told for name in names)
+    assert "samples" not in told
+    assert "docs" not in told
+
+
+def test_decorated_folders_beside_splits_are_no_more_of_the_same(tmp_path: Path) -> None:
+    names = ("train", "test", "train_masks", "test_masks")
+    touch(tmp_path, *(f"{split}/{name}/1.jpg" for split in names for name in "ab"))
+    assert "has test_masks and train_masks: move them out" in error(tmp_path)
 
 
 def test_a_folder_beside_the_splits_is_named(tmp_path: Path) -> None:
@@ -303,7 +380,37 @@ def test_splits_without_the_classes_of_train(tmp_path: Path, paths: list[str], w
     assert f"{tmp_path}{words}" in error(tmp_path)
 
 
+def refused_files(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        check_class_files(scan(folder), "data/own")
+    return str(caught.value)
+
+
+def test_folders_of_annotations_are_no_classes(tmp_path: Path) -> None:
+    splits = ("train", "valid")
+    touch(tmp_path / "yolo", *(f"images/{s}/{i}.jpg" for s in splits for i in "12"))
+    touch(tmp_path / "yolo", *(f"labels/{s}/{i}.txt" for s in splits for i in "12"))
+    assert refused_files(tmp_path / "yolo") == (
+        "every class must have images, but data/own has none of 'labels', only files such as "
+        "labels/train/1.txt: move them out of data/own; if they describe the other images, sort "
+        "those into class folders"
+    )
+    for split in splits:
+        touch(tmp_path / "roboflow", f"{split}/images/1.jpg", f"{split}/labels/1.txt")
+    assert "such as train/labels/1.txt" in refused_files(tmp_path / "roboflow")
+    touch(tmp_path / "voc", "JPEGImages/1.jpg", "Annotations/1.xml")
+    assert "none of 'Annotations'" in refused_files(tmp_path / "voc")
+
+
+def test_classes_whose_files_may_be_images_are_left_to_ingest(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/1.txt", "b/2", "c/3.psd", "d/4.001", "e/5.qoi", "data:,f/6.jfif")
+    check_class_files(scan(tmp_path), "data/own")
+    touch(tmp_path / "other", "a/1.txt", "b/2.txt")
+    check_class_files(scan(tmp_path / "other"), "data/own")
+
+
 SPLIT_WORDS = ["train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"]
+SPLIT_WORDS += ["trainval", "holdout"]
 
 
 @pytest.mark.parametrize("word", SPLIT_WORDS)
@@ -339,10 +446,34 @@ def test_folders_of_splits_that_hold_no_classes_are_no_classes(
     assert "put class folders into train, validation and test, or write a labels.csv" in told
 
 
-@pytest.mark.parametrize("name", ["retrain", "contest", "Valery", "devil", "trainer", "tests of x"])
-def test_other_names_are_classes(tmp_path: Path, name: str) -> None:
-    touch(tmp_path, "bus/1.jpg", f"{name}/1.jpg")
-    check_class_names(scan(tmp_path), "data/own")
+OTHERS = "retrain,contest,Valery,devil,trainer,trainers,validators,tests of x,valx,dev x"
+OTHERS += ",test_tubes,development,dev_boards,evaluation_kits"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["bus", name] for name in OTHERS.split(",")),
+        OTHERS.split(","),
+        ["toy train", "toy car", "toy plane"],
+        ["steam_train", "steam_engine"],
+        ["train station", "test tube", "toy train", "toy validator"],
+        ["toyTrain", "train_toy", "testtoy"],
+        ["toy train 1", "toy train 2"],
+    ],
+)
+def test_other_names_are_classes(tmp_path: Path, names: list[str]) -> None:
+    touch(tmp_path, *(f"{name}/1.jpg" for name in names))
+    layout = scan(tmp_path)
+    check_class_names(layout, "data/own")
+    assert {entry.label for entry in layout.entries} == set(names)
+
+
+def test_numbered_conditions_that_are_called_test_need_a_word(tmp_path: Path) -> None:
+    touch(tmp_path, "Test 1/1.jpg", "Test 2/1.jpg")
+    told = refused_name(tmp_path)
+    assert "has 'Test 1', 'Test 2'" in told
+    assert "set data.class_names: as_given" in told
 
 
 def test_names_that_differ_in_letter_case_or_spaces_are_refused(tmp_path: Path) -> None:

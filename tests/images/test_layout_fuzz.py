@@ -30,7 +30,7 @@ SPLITS = [
     "test1",
     "TESTING",
 ]
-SPLITS += ["seg_train", "seg_test", "test_set", "training_set"]
+SPLITS += ["seg_train", "seg_test", "test_set", "training_set", "train_small", "val_small"]
 OTHERS = ["archive", "images", "samples", "__MACOSX", ".git", "labels.csv"]
 FILES = ["1.jpg", "2.PNG", "é.jpg", "é.jpg", "no suffix", "notes.txt", ".3.jpg"]
 # Shapes that people have, and any others.
@@ -154,18 +154,30 @@ def test_every_image_is_accounted_for_or_the_reason_is_told(data: st.DataObject)
         assert len(classes) > 1
 
 
-NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=20)
+WORDS = ["train", "Training", "train_set", "valid", "Val-Images", "test", "test1", "holdout"]
+OTHER_NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), max_size=20)
+DECORATIONS = st.text("abXY é図", max_size=3)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(NAMES | st.sampled_from(SPLITS), min_size=1), st.text(max_size=3))
-def test_names_of_splits_are_told_whatever_stands_before_all(names: list[str], before: str) -> None:
-    assume(not before or not before[-1].isalpha())
-    told = splits_among(names)
-    assert told.keys() <= set(names)
-    prefixed = splits_among([before + name for name in names])
-    assert (
-        len(set(names)) == 1
-        or told.items()
-        <= {name.removeprefix(before): split for name, split in prefixed.items()}.items()
-    )
+@given(
+    st.lists(st.sampled_from(WORDS), min_size=2, unique=True),
+    DECORATIONS,
+    DECORATIONS,
+    st.sampled_from("_-. 7"),
+    st.lists(OTHER_NAMES),
+)
+def test_names_of_splits_are_told_whatever_stands_around_or_beside_them(
+    words: list[str], before: str, after: str, separator: str, others: list[str]
+) -> None:
+    told = splits_among(words)
+    assert told.keys() == set(words)
+    assume(len(set(told.values())) > 1)
+    if before:
+        before += separator
+    else:
+        after = separator + after
+    decorated = {before + word + (after if not before else ""): told[word] for word in words}
+    assume(len(set(splits_among(others).values())) < 2)
+    found = splits_among([*decorated, *others])
+    assert decorated.items() <= found.items()

@@ -70,6 +70,26 @@ def test_a_clean_folder(workspace: Project) -> None:
     }
 
 
+@pytest.mark.parametrize("column", ["label", "group"])
+@pytest.mark.parametrize("character", ["\r", "\n", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_no_control_character_comes_into_the_tables(
+    workspace: Project, column: str, character: str
+) -> None:
+    write_classes(workspace.fetched, 6)
+    names = sorted(path.relative_to(workspace.fetched) for path in workspace.fetched.rglob("*.png"))
+    rows = [{"path": name, "label": name.parent, "group": f"{name} g"} for name in names]
+    rows[0] |= {column: f"x{character}y"}
+    with (workspace.fetched / "labels.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["path", "label", "group"], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert re.search(
+        r"no control characters within its values, but line [23] has", error(workspace)
+    )
+    assert not workspace.splits.exists()
+    assert not workspace.manifest.exists()
+
+
 def test_a_dirty_folder(workspace: Project) -> None:
     folder = workspace.fetched
     write_classes(folder, 60)

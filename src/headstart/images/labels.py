@@ -7,6 +7,7 @@ import itertools
 import posixpath
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ LABELS_FILE = "labels.csv"
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
@@ -28,8 +30,9 @@ SPLIT_NAMES: dict[str, Split] = {
     "evaluation": "validation",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
 }
-_SPLIT_SUFFIXES = ("", "set", "data", "dataset", "images", "image", "imgs", "img", "split", "x")
+_SPLIT_SUFFIXES = ("", "set", "data", "dataset", "images", "image", "imgs", "img", "split")
 _SPLIT_WORDS = {name + end: split for name, split in SPLIT_NAMES.items() for end in _SPLIT_SUFFIXES}
 _REQUIRED, _OPTIONAL = ("path", "label"), ("split", "group")
 _MOST_NAMES_COMPARED = 2000
@@ -54,24 +57,39 @@ def composed(text: str) -> str:
 def splits_among(names: Collection[str]) -> dict[str, Split]:
     """Return those of `names` that say a split, in any case, with the split.
 
-    Numbers, punctuation and words such as `set` or `images` do not matter (`test1`, `Test-Set`),
-    nor does a beginning that all names share (`seg_train`, `seg_test`).
+    Numbers, punctuation and words such as `set` or `images` do not matter (`test1`, `Test-Set`).
+    Where these names do not say two splits, so do those that begin or end with such a word and are
+    equal without it, if the words mean different splits (`seg_train`, `seg_test`; `trainA`,
+    `testA`): `toy train` beside `toy car` is no split.
     """
-    end = 0
-    if len(names) > 1:
-        # What the first and the last have in common, all have.
-        first, last = min(names), max(names)
-        pairs = enumerate(zip(first, last, strict=False))
-        end = next((place for place, (one, other) in pairs if one != other), len(first))
-        while end and first[end - 1].isalpha():
-            end -= 1
-    found = {name: _split_named(name) or _split_named(name[end:]) for name in names}
-    return {name: split for name, split in found.items() if split}
+    found = {name: split for name in names if (split := _split_named(name))}
+    if len(set(found.values())) > 1:
+        return found
+    # What is left of a name without its word, and the side that the word was on.
+    alike: dict[tuple[str, str], dict[str, Split]] = defaultdict(dict)
+    for name in names:
+        words = _words(name)
+        for cut in range(1, len(words)):
+            if split := _SPLIT_WORDS.get("".join(words[:cut])):
+                alike["start", "".join(words[cut:])][name] = split
+            if split := _SPLIT_WORDS.get("".join(words[cut:])):
+                alike["end", "".join(words[:cut])][name] = split
+    for partners in alike.values():
+        if len(set(partners.values())) > 1:
+            found = partners | found
+    return found
 
 
 def _split_named(name: str) -> Split | None:
-    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", name).lower())
+    words = _words(name)
     return _SPLIT_WORDS.get("".join(words)) if len(words) <= 2 else None
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case: `trainA.2` is train and a."""
+    text = unicodedata.normalize("NFKC", name)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
+    return re.findall(r"[^\W\d_]+", text.lower())
 
 
 def read_labels(path: Path, called: str | None = None) -> list[Entry]:
@@ -113,13 +131,19 @@ def read_labels(path: Path, called: str | None = None) -> list[Entry]:
 
 def _rows(reader: "csv.DictReader[str]", called: str) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [(name or "").strip().lower() for name in reader.fieldnames or []]
-    if not set(_REQUIRED) <= set(columns) <= {*_REQUIRED, *_OPTIONAL}:
+    known = set(_REQUIRED) <= set(columns) <= {*_REQUIRED, *_OPTIONAL}
+    if not known or len(set(columns)) < len(columns):
+        separate = len(columns) == 1 and re.search("[;\t|]", columns[0])
+        remedy = "separate them with commas" if separate else "give each of them once"
         raise DataError(
             f"{called} must begin with the columns path, label and, if wanted, split and "
-            f"group, but begins with {', '.join(columns) or 'nothing'}"
+            f"group, but begins with {', '.join(columns) or 'nothing'}: {remedy}"
         )
     reader.fieldnames = columns
     for row in reader:
+        values = itertools.chain.from_iterable(value or "" for value in row.values())
+        if not "".join(values).strip():
+            continue  # spreadsheets write lines of nothing but commas
         if None in row or None in row.values():
             raise DataError(
                 f"{called} must have {len(columns)} values a line, but line "
@@ -133,20 +157,29 @@ def _values(
 ) -> tuple[str, str, Split | None, str | None]:
     path, label = row["path"].strip().replace("\\", "/"), composed(row["label"].strip())
     if not path or not label:
-        raise DataError(f"{called} must give every image a path and a label; line {line} not")
+        raise DataError(
+            f"{called} must give every image a path and a label, but line {line} does not"
+        )
     parts = path.split("/")
     if path.startswith("/") or ":" in parts[0] or ".." in parts or "\0" in path:
         raise DataError(
             f"{called} must name images inside its folder, but line {line} names {path!r}"
         )
-    named = row.get("split", "").strip()
-    if named and named.lower() not in SPLIT_NAMES:
+    named, group = row.get("split", "").strip(), row.get("group", "").strip() or None
+    for value in (path, label, group or ""):
+        # They would end lines of the tables that are written of them.
+        if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
+            raise DataError(
+                f"{called} must hold no control characters within its values, but line {line} has "
+                f"{value!r}: take them out"
+            )
+    split = _split_named(named)
+    if named and not split:
         raise DataError(
-            f"a split in {called} must be one of train, validation (or val) and test, or "
-            f"empty, but line {line} has {named!r}"
+            f"a split in {called} must be empty or one of {', '.join(SPLIT_NAMES)}, but line "
+            f"{line} has {named!r}"
         )
-    group = row.get("group", "").strip() or None
-    return posixpath.normpath(path), label, SPLIT_NAMES.get(named.lower()), group
+    return posixpath.normpath(path), label, split, group
 
 
 def _said(entry: Entry) -> str:

@@ -4,7 +4,9 @@ Three layouts: class folders; folders train, validation and test with class fold
 labels.csv beside the images. Knows nothing of what is in the files.
 """
 
+import mimetypes
 import posixpath
+import shlex
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -27,6 +29,8 @@ _IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"}
     | {".heic", ".ico", ".ppm", ".pgm"}
 )
+# The types that Python knows: those that a system knows differ.
+_TYPES = mimetypes.MimeTypes()
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,29 @@ def check_class_names(layout: Layout, called: str) -> None:
             )
 
 
+def check_class_files(layout: Layout, called: str) -> None:
+    """Refuse classes whose files are no images by their names, such as annotations of the others.
+
+    Raises:
+        DataError: there are such classes, and others, in the folder that the user calls `called`.
+    """
+    with_images = {entry.label for entry in layout.entries if looks_like_image(entry.path)}
+    without: dict[str, str] = {}
+    for entry in layout.entries:
+        if entry.label not in with_images:
+            kind, _ = _TYPES.guess_type(f"./{entry.path}")  # as it stands, `data:` begins a URL
+            if kind is None or kind.startswith("image/"):
+                with_images.add(entry.label)  # as far as can be told
+            without.setdefault(entry.label, entry.path)
+    refused = sorted(without.keys() - with_images)
+    if refused and with_images:
+        raise DataError(
+            f"every class must have images, but {called} has none of {refused[0]!r}, only files "
+            f"such as {without[refused[0]]}: move them out of {called}; if they describe the other "
+            "images, sort those into class folders"
+        )
+
+
 def is_labels_file(name: str) -> bool:
     """Whether a file is called labels.csv, in any letter case."""
     return name.lower() == LABELS_FILE
@@ -159,7 +186,8 @@ def _listed(folder: Path, name: str, called: str) -> Layout:
     missing = sorted(path for path in listed.difference(files) if not is_file(folder / path))
     notes = []
     if left_out:
-        notes.append(f"{len(left_out):,} images are not in {name}, such as {left_out[0]}: left out")
+        some = _counted(left_out, "image is", "images are")
+        notes.append(f"{some} not in {name}, such as {left_out[0]}: left out")
     if missing:
         hint = explain_missing(missing, files)
         hint = f" ({hint})" if hint else ""
@@ -168,8 +196,9 @@ def _listed(folder: Path, name: str, called: str) -> Layout:
                 f"{called}/{name} must name images by their paths below its folder, but none of "
                 f"its {len(listed):,} is there, such as {missing[0]!r}{hint}: correct the paths"
             )
+        are = "is" if len(missing) == 1 else "are"
         notes.append(
-            f"{len(missing):,} of the {len(listed):,} images in {name} are not there, such as "
+            f"{len(missing):,} of the {len(listed):,} images in {name} {are} not there, such as "
             f"{missing[0]!r}{hint}"
         )
     return Layout(entries, [], left_out, notes)
@@ -203,9 +232,11 @@ def _split_folders(folder: Path, splits: dict[str, Split], called: str) -> Layou
         if is_unlabelled and splits[name] == "test":
             images = [path for path in files if looks_like_image(path)] or files
             found.left_out.extend(images)
+            some = _counted(images, "image", "images")
+            path = shlex.quote(f"data/fetched/{name}")
             found.notes.append(
-                f"{name}/ holds {len(images):,} images without class folders: left out; "
-                f"`headstart predict data/fetched/{name}` classifies them"
+                f"{name}/ holds {some} without class folders: left out; `headstart predict {path}` "
+                f"classifies {'it' if len(images) == 1 else 'them'}"
             )
         elif is_unlabelled or unknown:
             has = f"has {_shown(unknown)}, no class of train" if unknown else "has no class folders"
@@ -267,6 +298,10 @@ def _two_spellings(entries: Sequence[Entry]) -> list[str]:
         for label, names in sorted(spelled.items())
         if len(names) > 1
     ]
+
+
+def _counted(names: Collection[str], one: str, several: str) -> str:
+    return f"{len(names):,} {one if len(names) == 1 else several}"
 
 
 def _folders(folder: Path, start: str = "") -> list[str]:

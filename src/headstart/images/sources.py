@@ -17,7 +17,13 @@ from pathlib import Path
 from headstart.errors import DataError, one_line
 from headstart.images.archives import ArchiveLimits, is_archive, unpack
 from headstart.images.arrays import read_spec, write_pictures
-from headstart.images.layout import check_class_names, outer_folder, scan, split_folders
+from headstart.images.layout import (
+    check_class_files,
+    check_class_names,
+    outer_folder,
+    scan,
+    split_folders,
+)
 from headstart.images.linking import bring_file, readable_name
 from headstart.images.walk import everything_below, files_below
 from headstart.images.webdataset import is_shard, is_shard_folder, unpack_shards
@@ -59,6 +65,7 @@ def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
         layout = scan(folder, called)
         if data.class_names == "checked":
             check_class_names(layout, called)
+        check_class_files(layout, called)
     return Fetched(n_files, [*notes, *layout.notes])
 
 
