@@ -21,7 +21,6 @@ PROCESSORS = {
 NUMERIC = (
     "tests/features/test_runtimes.py::test_it_agrees_with_the_reference",
     "tests/features/test_runtimes.py::test_a_row_does_not_depend_on_what_shares_its_batch",
-    "tests/features/test_runtimes.py::test_the_number_of_cores_changes_no_bit",
     "tests/models/test_predict.py::test_an_image_gets_the_same_bytes_whatever_shares_its_batch",
 )
 
