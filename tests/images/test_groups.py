@@ -22,7 +22,6 @@ def facts_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
     facts = np.zeros(len(pictures), FACTS)
     for row, (shown, file) in enumerate(pictures):
         rng = np.random.default_rng(shown)
-        facts["phash"][row] = rng.integers(2**63)
         facts["thumbnail"][row] = rng.integers(0, 256, 256)
         facts["sha256"][row] = np.random.default_rng((shown, file)).integers(0, 256, 32)
     return facts
@@ -95,6 +94,16 @@ def test_copies_near_copies_and_label_conflicts_are_flagged() -> None:
     assert groups.near_duplicate.tolist() == [False, False, True, True, False, True, True]
     assert groups.label_conflict.tolist() == [False] * 5 + [True, True]
     assert groups.duplicates.tolist() == [0, 0, 2, 2, 4, 5, 5]
+
+
+def test_a_mirrored_copy_under_another_label_shares_the_group_and_is_no_conflict() -> None:
+    """Arrows to the left and to the right are two classes."""
+    facts = facts_of([(1, 1), (1, 2), (2, 1)])
+    facts["thumbnail"][1] = facts["thumbnail"][1].reshape(16, 16)[:, ::-1].ravel()
+    groups = find_groups(facts, np.array([0, 1, 0]), [None] * 3, max_bits=4)
+    assert groups.keys[0] == groups.keys[1] != groups.keys[2]
+    assert groups.near_duplicate.tolist() == [True, True, False]
+    assert not groups.label_conflict.any()
 
 
 def test_the_users_group_names_the_key_and_bridges_clusters() -> None:

@@ -1,5 +1,6 @@
 """One pass over the files: what is known is not read again, and nothing takes the stage down."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -84,6 +85,29 @@ def test_a_changed_file_of_the_same_size_is_seen(tmp_path: Path) -> None:
         reading = read(tmp_path / "f", names, cache=cache)
         assert 0 in reading.rejected
         assert np.array_equal(reading.facts[1], first.facts[1])
+
+
+def test_what_another_version_knew_of_images_is_not_used(tmp_path: Path) -> None:
+    cache = tmp_path / "images.sqlite3"
+    names = write_files(tmp_path / "f", 3)
+    first = read(tmp_path / "f", names, cache=cache)
+    rows = {bytes(row["sha256"]): row.tobytes() for row in first.facts}
+    of_first_version = "3cc5172263b60fdfe11568e3d26fe517da87ca3d2d1e9e2541b92b74e3481d06"
+    with contextlib.closing(sqlite3.connect(cache)) as database, database:
+        # As version 0.1.0 wrote them: another recipe, and 332 bytes an image.
+        database.execute("DELETE FROM images")
+        for recipe_hash, facts in [
+            (of_first_version, b"\1" * 332),
+            (recipe(LIMITS.max_pixels), b"\1" * 332),
+        ]:
+            database.executemany(
+                "INSERT INTO images VALUES (?, ?, ?, '', '')",
+                [(recipe_hash, sha256, facts) for sha256 in rows],
+            )
+    again = read(tmp_path / "f", names, cache=cache)
+    assert again.n_decoded == 3
+    assert {bytes(row["sha256"]): row.tobytes() for row in again.facts} == rows
+    assert read(tmp_path / "f", names, cache=cache).n_decoded == 0
 
 
 def test_rejections_are_known_too_but_not_those_that_pass(tmp_path: Path) -> None:

@@ -1,47 +1,79 @@
-"""Which pictures are near-identical, without comparing all pairs.
+"""Which pictures are near-identical, in any orientation, without comparing all pairs.
 
 Candidates are pictures whose 64-bit perceptual hashes differ in few bits. They are found by bands:
 if two hashes differ in at most r bits and are cut into r + 1 bands, one band is equal (the
 multi-index of Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing",
-2012). A candidate pair counts only if the two thumbnails correlate, because hashes of pictures with
-little in them, such as silhouettes, agree by chance and would chain into giant clusters.
+2012). A candidate pair counts only if the two thumbnails agree, in grey and in colour, because
+hashes of pictures with little in them, such as silhouettes, agree by chance and would chain into
+giant clusters.
+
+The cosine transform of a mirrored picture is that of the picture with some signs changed, and that
+of a transposed one is transposed, so one transform gives the hashes of all eight orientations, as
+in PDQ (https://github.com/facebook/ThreatExchange/tree/main/pdq). Comparing all of them would take
+eight times as long; so pictures are compared in their canonical orientation, in which the left is
+brighter than the right, the top than the bottom, and the former more so. Where one of these is
+nearly a tie, both ways are tried.
 """
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn
 
-from headstart.images.inspect import THUMBNAIL_SIDE
+from headstart.images.inspect import COLOUR_SIDE, NO_COLOUR, THUMBNAIL_SIDE
 
+# The measurements behind these are in docs/data.md.
 MIN_CORRELATION = 0.985
-"""Of two 16 × 16 grey thumbnails. See docs/data.md for the measurements behind it."""
+"""Of two 16 × 16 grey thumbnails."""
+MAX_COLOUR_DIFFERENCE, MAX_RELATIVE_COLOUR_DIFFERENCE = 1.5, 0.08
+"""Root mean square in levels, between the colours (Cb and Cr, 4 × 4 each) of one picture and those
+of the other made as strong; or as a fraction of these, where colours are strong."""
+SMALL_SIDE_PX = 64
+"""JPEG keeps the colours of a smaller picture (shorter side) worse, in proportion: the differences
+allowed grow so."""
+# As root mean squares of levels: between flat pictures, and between one that has no colour and one
+# that has.
+_MAX_FLAT_DIFFERENCE, _MAX_GREY_DIFFERENCE = 1.0, 3.0
+_FAINT = 3.0  # coefficient: JPEG and resizing change as much, so less counts as none
+_TIE = 0.05  # of the norm of the coefficients
 
-# Thumbnails that differ by no more than a grey level are the same picture, however flat.
-_SAME_PICTURE_LEVELS = 1.0
-_HASH_BITS = 64
-_PIXELS = THUMBNAIL_SIDE**2
+_HASH_BITS, _HASH_FREQUENCIES = 64, 8
+_ORIENTATIONS = 8
+_SPECTRA_AT_ONCE = 1 << 12
 _SMALL_BUCKET = 2048
 _PAIRS_AT_ONCE = 1 << 13
 _BLOCK_ROWS = 256
 
 Rows = NDArray[np.int64]
+Levels = NDArray[np.uint8]
 
 
-def near_duplicate_clusters(
-    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], *, max_bits: int
-) -> Rows:
-    """The cluster of each picture, named by its first member, int64, shape (n,).
+class NearDuplicates(NamedTuple):
+    """The cluster of each picture, named by its first member, int64, shape (n,) each.
 
-    `hashes` has shape (n,), `thumbnails` (n, 256). Two pictures are in one cluster if and only if
-    a chain of near-identical pairs leads from one to the other.
+    Two pictures are in one cluster if and only if a chain of near-identical pairs leads from one to
+    the other; `upright` as they are, `turned` also if mirrored or in quarter turns.
     """
-    search = _Search(hashes, thumbnails, max_bits)
-    for band in range(max_bits + 1):
-        search.visit(band)
-    return search.forest.roots(np.arange(len(hashes), dtype=np.int64))
+
+    upright: Rows
+    turned: Rows
+
+
+def find_near_duplicates(facts: NDArray[Any], *, max_bits: int) -> NearDuplicates:
+    """Cluster pictures, dtype FACTS, shape (n,), by what they look like."""
+    forest = Forest(len(facts))
+    every: Rows = np.arange(len(facts), dtype=np.int64)
+    clusters = []
+    for turned in (False, True):
+        search = _Search(forest, facts, turned=turned, max_bits=max_bits)
+        for band in range(max_bits + 1):
+            search.visit(band)
+        clusters.append(forest.roots(every))
+    return NearDuplicates(*clusters)
 
 
 class Forest:
@@ -71,22 +103,92 @@ class Forest:
         return row
 
 
-class _Search:
-    """Goes over the bands of all hashes, and unites rows that are near-identical."""
+@dataclass(frozen=True)
+class _Views:
+    """Pictures in orientations in which they are compared: shape (n_views,) each."""
 
-    def __init__(
-        self, hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], max_bits: int
-    ) -> None:
-        self.forest = Forest(len(hashes))
-        self._hashes, self._thumbnails, self._max_bits = hashes, thumbnails, max_bits
+    rows: Rows
+    orientations: Rows
+    hashes: NDArray[np.uint64]
+
+
+def _views(thumbnails: Levels, *, turned: bool) -> _Views:
+    """Each picture as it is; or, if `turned`, in every orientation that may be its canonical one.
+
+    The 64-bit hash says which low frequencies of the cosine transform are positive (Zauner,
+    "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, has their median in
+    place of zero, which changes with the orientation). What vanishes in a symmetric picture is not
+    positive in any copy of it.
+    """
+    rows, orientations, hashes = [], [], []
+    for start in range(0, max(1, len(thumbnails)), _SPECTRA_AT_ONCE):
+        part = thumbnails[start : start + _SPECTRA_AT_ONCE].astype(np.float32)
+        spectra = dctn(part.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), axes=(1, 2), norm="ortho")
+        spectra = spectra[:, :_HASH_FREQUENCIES, :_HASH_FREQUENCIES]
+        spectra[:, 0, 0] = 0  # brightness
+        ties = -np.maximum(_FAINT, _TIE * np.sqrt(np.square(spectra).sum(axis=(1, 2))))
+        for orientation in range(_ORIENTATIONS if turned else 1):
+            seen = _turn_spectra(spectra, orientation)
+            right, down = seen[:, 0, 1], seen[:, 1, 0]
+            canonical = (right >= ties) & (down >= ties) & (right - down >= ties)
+            chosen = np.flatnonzero(canonical | (not turned))
+            rows.append(start + chosen)
+            orientations.append(np.full(len(chosen), orientation))
+            bits = (seen > _FAINT)[chosen].reshape(-1, _HASH_BITS)
+            hashes.append(np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64))
+    return _Views(np.concatenate(rows), np.concatenate(orientations), np.concatenate(hashes))
+
+
+def _turn_spectra(spectra: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
+    """The cosine transforms of turned pictures, shape (n, 8, 8): as `_turn` turns pixels."""
+    signs = np.where(np.arange(_HASH_FREQUENCIES) % 2, np.float32(-1), np.float32(1))
+    if orientation & 4:
+        spectra = spectra.swapaxes(1, 2)
+    if orientation & 2:
+        spectra = spectra * signs[:, None]
+    if orientation & 1:
+        spectra = spectra * signs
+    return spectra
+
+
+def _turn(grid: NDArray[np.int64], orientation: int) -> NDArray[np.int64]:
+    """A square in one of its eight orientations: transposed, then upside down, then mirrored."""
+    if orientation & 4:
+        grid = grid.T
+    if orientation & 2:
+        grid = grid[::-1]
+    if orientation & 1:
+        grid = grid[:, ::-1]
+    return grid
+
+
+def _turns(side: int) -> Rows:
+    """Where each pixel of a turned square comes from, shape (8, side × side)."""
+    grid = np.arange(side * side, dtype=np.int64).reshape(side, side)
+    return np.stack([_turn(grid, orientation).ravel() for orientation in range(_ORIENTATIONS)])
+
+
+_GREY_TURNS = _turns(THUMBNAIL_SIDE)
+_COLOUR_TURNS = np.hstack([_turns(COLOUR_SIDE), _turns(COLOUR_SIDE) + COLOUR_SIDE**2])
+
+
+class _Search:
+    """Goes over the bands of all hashes, and unites pictures that are near-identical."""
+
+    def __init__(self, forest: Forest, facts: NDArray[Any], *, turned: bool, max_bits: int) -> None:
+        self._forest, self._max_bits = forest, max_bits
+        self._thumbnails, self._colours = facts["thumbnail"], facts["colours"]
+        sides = np.maximum(1, np.minimum(facts["width"], facts["height"]))
+        self._leeways = np.maximum(1, SMALL_SIDE_PX / sides).astype(np.float32)
+        self._views = _views(self._thumbnails, turned=turned)
         edges = [round(_HASH_BITS * i / (max_bits + 1)) for i in range(max_bits + 2)]
         self._masks = [
             np.uint64(((1 << (high - low)) - 1) << low) for low, high in itertools.pairwise(edges)
         ]
 
     def visit(self, band: int) -> None:
-        """Unite all near-identical rows whose hashes are equal in this band."""
-        values = self._hashes & self._masks[band]
+        """Unite all near-identical pictures with views whose hashes are equal in this band."""
+        values = self._views.hashes & self._masks[band]
         order = np.argsort(values, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0][: len(order)])
         sizes = np.diff(np.r_[starts, len(order)])
@@ -97,7 +199,7 @@ class _Search:
             self._visit_large(order[start : start + size])
 
     def _visit_small(self, order: Rows, starts: Rows, sizes: Rows, band: int) -> None:
-        """All pairs within buckets, for all buckets at once: each row with the one `step` on."""
+        """All pairs within buckets, for all buckets at once: each view with the one `step` on."""
         ends = np.repeat(starts + sizes, sizes)
         places = np.arange(len(ends)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         places += np.repeat(starts, sizes)
@@ -111,7 +213,7 @@ class _Search:
                 self._unite(order[part], order[part + step], band)
 
     def _visit_large(self, bucket: Rows) -> None:
-        """Breadth-first search, a block of rows at a time: what is reached leaves the bucket.
+        """Breadth-first search, a block of views at a time: what is reached leaves the bucket.
 
         A bucket of frames of one film costs little more than its size, though all its pairs hold.
         """
@@ -122,63 +224,113 @@ class _Search:
             bucket = bucket[~np.isin(bucket, block)]
             for start in range(0, len(bucket), _PAIRS_AT_ONCE):
                 self._unite_blocks(block, bucket[start : start + _PAIRS_AT_ONCE])
-            reached = np.isin(self.forest.roots(bucket), self.forest.roots(block))
+            reached = np.isin(self._roots(bucket), self._roots(block))
             frontier = np.union1d(frontier, bucket[reached])
             bucket = bucket[~reached]
 
     def _unite_blocks(self, first: Rows, second: Rows) -> None:
-        """As `_unite`, for every row of `first` with every row of `second`."""
-        near = np.bitwise_count(self._hashes[first][:, None] ^ self._hashes[second])
-        wanted = near <= self._max_bits
-        wanted &= self.forest.roots(first)[:, None] != self.forest.roots(second)
+        """As `_unite`, for every view of `first` with every view of `second`."""
+        hashes = self._views.hashes
+        wanted = np.bitwise_count(hashes[first][:, None] ^ hashes[second]) <= self._max_bits
+        wanted &= self._roots(first)[:, None] != self._roots(second)
         first, second = first[wanted.any(axis=1)], second[wanted.any(axis=0)]
         wanted = wanted[wanted.any(axis=1)][:, wanted.any(axis=0)]
-        one, other = _centred(self._thumbnails[first]), _centred(self._thumbnails[second])
-        wanted &= _alike(one.values @ other.values.T, one.of_rows(), other)
+        one, other = self._looks(first), self._looks(second)
+        wanted &= _alike(
+            one.greys @ other.greys.T, one.colours @ other.colours.T, one.as_columns(), other
+        )
         rows, columns = np.nonzero(wanted)
-        self.forest.join(first[rows], second[columns])
+        self._join(first[rows], second[columns])
 
     def _unite(self, first: Rows, second: Rows, band: int) -> None:
-        """Unite first[i] with second[i] if they are near-identical, for every i."""
-        different = self._hashes[first] ^ self._hashes[second]
+        """Unite the pictures of views first[i] and second[i] if they are alike, for every i."""
+        different = self._views.hashes[first] ^ self._views.hashes[second]
         wanted = np.bitwise_count(different) <= self._max_bits
         for mask in self._masks[:band]:
             wanted &= (different & mask) != 0  # equal in an earlier band: seen there
         first, second = first[wanted], second[wanted]
-        apart = self.forest.roots(first) != self.forest.roots(second)
+        apart = self._roots(first) != self._roots(second)
         first, second = first[apart], second[apart]
-        one, other = _centred(self._thumbnails[first]), _centred(self._thumbnails[second])
-        same = _alike((one.values * other.values).sum(axis=1), one, other)
-        self.forest.join(first[same], second[same])
+        one, other = self._looks(first), self._looks(second)
+        greys, colours = one.greys * other.greys, one.colours * other.colours
+        same = _alike(greys.sum(axis=1), colours.sum(axis=1), one, other)
+        self._join(first[same], second[same])
+
+    def _roots(self, views: Rows) -> Rows:
+        return self._forest.roots(self._views.rows[views])
+
+    def _join(self, first: Rows, second: Rows) -> None:
+        self._forest.join(self._views.rows[first], self._views.rows[second])
+
+    def _looks(self, views: Rows) -> "_Looks":
+        rows, turns = self._views.rows[views][:, None], self._views.orientations[views]
+        greys = self._thumbnails[rows, _GREY_TURNS[turns]].astype(np.float32)
+        means = greys.mean(axis=1)
+        greys -= means[:, None]
+        colours = self._colours[rows, _COLOUR_TURNS[turns]].astype(np.float32) - NO_COLOUR
+        return _Looks(
+            greys,
+            colours,
+            means,
+            np.square(greys).sum(axis=1),
+            np.square(colours).sum(axis=1),
+            self._leeways[rows[:, 0]],
+        )
 
 
 @dataclass(frozen=True)
-class _Centred:
-    """Thumbnails less their means, float32 (n, 256), with the means and the sums of squares."""
+class _Looks:
+    """Thumbnails in the orientations of n views, with numbers of each, shape (n,).
 
-    values: NDArray[np.float32]
+    `greys`, float32 (n, 256), are less their means; `colours`, float32 (n, 32), less NO_COLOUR.
+    """
+
+    greys: NDArray[np.float32]
+    colours: NDArray[np.float32]
     means: NDArray[np.float32]
-    squares: NDArray[np.float32]
+    grey_squares: NDArray[np.float32]
+    colour_squares: NDArray[np.float32]
+    leeways: NDArray[np.float32]
 
-    def of_rows(self) -> "_Centred":
-        """The same with means and squares as columns, to stand against every other thumbnail."""
-        return _Centred(self.values, self.means[:, None], self.squares[:, None])
+    def as_columns(self) -> "_Looks":
+        """The same with numbers a view as columns, to stand against every other view."""
+        return _Looks(
+            self.greys,
+            self.colours,
+            self.means[:, None],
+            self.grey_squares[:, None],
+            self.colour_squares[:, None],
+            self.leeways[:, None],
+        )
 
 
-def _centred(thumbnails: NDArray[np.uint8]) -> _Centred:
-    values = thumbnails.astype(np.float32)
-    means = values.mean(axis=1)
-    values -= means[:, None]
-    return _Centred(values, means, np.square(values).sum(axis=1))
+def _alike(
+    grey_products: NDArray[np.float32],
+    colour_products: NDArray[np.float32],
+    one: _Looks,
+    other: _Looks,
+) -> NDArray[np.bool_]:
+    """Whether views show one picture, from the inner products of their greys and their colours.
 
-
-def _alike(products: NDArray[np.float32], one: _Centred, other: _Centred) -> NDArray[np.bool_]:
-    """Whether thumbnails correlate, or differ by no more than a grey level, from their products."""
-    distance = one.squares + other.squares - 2 * products
-    distance += _PIXELS * np.square(one.means - other.means)
-    norms = np.sqrt(one.squares * other.squares)
-    correlated = (norms > 0) & (products >= MIN_CORRELATION * norms)
-    return np.asarray(correlated | (distance <= _PIXELS * _SAME_PICTURE_LEVELS**2))
+    Their greys correlate, and their colours are the same but for their strength; or one is the
+    other without its colours; or both are flat, of one grey and colour.
+    """
+    distances = (one.grey_squares + other.grey_squares - 2 * grey_products) / THUMBNAIL_SIDE**2
+    distances = distances + np.square(one.means - other.means)
+    norms = np.sqrt(one.grey_squares * other.grey_squares)
+    correlated = (norms > 0) & (grey_products >= MIN_CORRELATION * norms)
+    # The stronger colours less what they share with the weaker: their distance from the line
+    # through these, since saturation and contrast scale colours.
+    weaker = np.minimum(one.colour_squares, other.colour_squares)
+    stronger = np.maximum(one.colour_squares, other.colour_squares)
+    shared = np.square(np.maximum(colour_products, 0)) / np.maximum(weaker, 1)
+    leeways = np.square(np.maximum(one.leeways, other.leeways))
+    pale = 2 * COLOUR_SIDE**2 * MAX_COLOUR_DIFFERENCE**2 * leeways
+    most = np.maximum(pale, MAX_RELATIVE_COLOUR_DIFFERENCE**2 * leeways * stronger)
+    same_colour = stronger - shared <= most
+    same_but_grey = (weaker <= pale) & (distances <= _MAX_GREY_DIFFERENCE**2)
+    flat = distances <= _MAX_FLAT_DIFFERENCE**2
+    return np.asarray(correlated & (same_colour | same_but_grey) | same_colour & flat)
 
 
 def groups_of_equals(keys: NDArray[np.generic]) -> Iterator[Rows]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.images.duplicates import Forest, Rows, groups_of_equals, near_duplicate_clusters
+from headstart.images.duplicates import Forest, Rows, find_near_duplicates, groups_of_equals
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Groups:
     """Groups of n images: `keys[i]` names the group of image i; flags are bool, shape (n,).
 
     `duplicates` is the cluster of copies and near copies of each image, named by its first member.
+    Copies under several labels conflict only if they are neither mirrored nor turned, for that may
+    be what tells two classes from each other, such as arrows to the left and to the right.
     """
 
     keys: list[str]
@@ -39,14 +41,10 @@ def find_groups(
     """Group images (dtype FACTS) by their bytes, their looks, and the user's groups."""
     n = len(facts)
     _, first_copies, copy_of = np.unique(_hash_keys(facts), return_index=True, return_inverse=True)
-    looks = near_duplicate_clusters(
-        facts["phash"][first_copies], facts["thumbnail"][first_copies], max_bits=max_bits
-    )
-    copies = np.bincount(copy_of)
-    members = np.bincount(looks, minlength=len(looks))
+    looks = find_near_duplicates(facts[first_copies], max_bits=max_bits)
     together = Forest(n)
     # The first row of each cluster of looks, so that a cluster is named by its first member.
-    look_of = looks[copy_of]
+    look_of = looks.turned[copy_of]
     for rows in groups_of_equals(look_of):
         together.join(rows[1:], np.full(len(rows) - 1, rows[0]))
     duplicates = together.roots(np.arange(n, dtype=np.int64))
@@ -59,9 +57,9 @@ def find_groups(
     return Groups(
         keys=_keys(groups, facts, user_groups),
         duplicates=duplicates,
-        exact_duplicate=copies[copy_of] > 1,
-        near_duplicate=members[look_of] > 1,
-        label_conflict=_conflicts(duplicates, label_ids),
+        exact_duplicate=np.bincount(copy_of)[copy_of] > 1,
+        near_duplicate=np.bincount(looks.turned)[look_of] > 1,
+        label_conflict=_conflicts(looks.upright[copy_of], label_ids),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of an image from one look at its bytes: hash, size, perceptual hash, measures.
+"""What is known of an image from one look at its bytes: hash, size, thumbnail, measures.
 
 The measures are CleanVision's (https://github.com/cleanlab/cleanvision, 0.3), but taken from a
 sample of the pixels, because all of this must cost far less than decoding. Whether a measure is
@@ -16,7 +16,8 @@ from PIL import Image
 from headstart.files import sha256_of_json
 from headstart.images.decode import DECODE_VERSION, decode_image
 
-THUMBNAIL_SIDE = 16
+THUMBNAIL_SIDE, COLOUR_SIDE = 16, 4
+NO_COLOUR = 128
 
 FACTS = np.dtype(
     [
@@ -24,8 +25,8 @@ FACTS = np.dtype(
         ("size_bytes", "<i8"),
         ("width", "<i4"),
         ("height", "<i4"),
-        ("phash", "<u8"),
         ("thumbnail", "u1", THUMBNAIL_SIDE**2),
+        ("colours", "u1", 2 * COLOUR_SIDE**2),
         ("brightness_p5", "<f4"),
         ("brightness_p99", "<f4"),
         ("entropy_bits", "<f4"),
@@ -33,12 +34,12 @@ FACTS = np.dtype(
         ("histogram_std", "<f4"),
     ]
 )
-"""One image; brightness in [0, 1], a thumbnail of grey levels row by row."""
+"""One image; brightness in [0, 1], a thumbnail of grey levels row by row, and a smaller one of
+colours: all of Cb, then all of Cr, each NO_COLOUR where there is none."""
 
-_VERSION = 2
+_VERSION = 3
 _SAMPLED_SIDE, _SMALL_SIDE, _TINY_SIDE = 192, 64, 48
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
-_HASH_SIDE, _HASH_FREQUENCIES = 32, 8
 _LEVELS = 256
 
 
@@ -101,9 +102,7 @@ def measure(samples: Sequence[Sample]) -> NDArray[Any]:
         (small if _is_grey(own) else tiny).entropy()
         for tiny, small, own in zip(tinies, smalls, colours, strict=True)
     ]
-    squares = _squares(smalls)
-    facts["phash"] = _hashes(squares)
-    facts["thumbnail"] = _thumbnails(squares)
+    facts["thumbnail"], facts["colours"] = _thumbnails([s.pixels for s in samples])
     arrays = [np.asarray(small) for small in smalls]
     facts["edges_std"] = _stds([_edges(array) for array in arrays])
     counts = [np.bincount(array.ravel(), minlength=_LEVELS) for array in arrays]
@@ -127,36 +126,20 @@ def _small(grey: Image.Image) -> Image.Image:
     return _shrink(grey, _SMALL_SIDE, Image.Resampling.BOX)
 
 
-def perceptual_hashes(greys: Sequence[Image.Image]) -> NDArray[np.uint64]:
-    """The 64-bit pHash of each: which low frequencies of the cosine transform exceed their median.
+def _thumbnails(
+    pictures: Sequence[Image.Image],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Grey levels, shape (n, 256), and colours, shape (n, 32), the means of 4 × 4 pixels each.
 
-    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, in the form
-    of the `imagehash` package. Coefficients are rounded, so that those which are zero but for the
-    last bits of a float count as zero on every machine.
+    Turned or mirrored pictures have turned or mirrored ones.
     """
-    return _hashes(_squares(greys))
-
-
-def _squares(greys: Sequence[Image.Image]) -> NDArray[np.uint8]:
-    """Shape (n, 32, 32)."""
-    side = (_HASH_SIDE, _HASH_SIDE)
-    return np.stack([np.asarray(grey.resize(side, Image.Resampling.LANCZOS)) for grey in greys])
-
-
-def _thumbnails(squares: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Shape (n, 256): each the mean of four pixels, rounded."""
-    side, n = THUMBNAIL_SIDE, _HASH_SIDE // THUMBNAIL_SIDE
-    sums = squares.reshape(-1, side, n, side, n).sum(axis=(2, 4), dtype=np.uint16)
-    means = (sums + n * n // 2) // (n * n)
-    return np.asarray(means, np.uint8).reshape(-1, side * side)
-
-
-def _hashes(squares: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    low = _COSINES @ squares.astype(np.float64) @ _COSINES.T
-    low = np.rint(low.reshape(len(squares), -1) * 16)
-    ranked = np.sort(low, axis=1)
-    median = (ranked[:, 31] + ranked[:, 32]) / 2
-    return np.asarray(np.packbits(low > median[:, None], axis=1).view(">u8")[:, 0], np.uint64)
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small = [picture.resize(side, Image.Resampling.BOX).convert("YCbCr") for picture in pictures]
+    pixels = np.stack([np.asarray(picture) for picture in small]).transpose(0, 3, 1, 2)
+    n = THUMBNAIL_SIDE // COLOUR_SIDE
+    sums = pixels[:, 1:].reshape(-1, 2, COLOUR_SIDE, n, COLOUR_SIDE, n).sum((3, 5), np.uint16)
+    colours = np.asarray((sums + n * n // 2) // (n * n), np.uint8)
+    return pixels[:, 0].reshape(-1, THUMBNAIL_SIDE**2), colours.reshape(-1, 2 * COLOUR_SIDE**2)
 
 
 def _brightness(
@@ -208,12 +191,3 @@ def _stds(vectors: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
 
 def _ends(vectors: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     return np.cumsum([len(vector) for vector in vectors])
-
-
-def _cosines() -> NDArray[np.float64]:
-    """The first rows of the type-II cosine transform, shape (8, 32)."""
-    frequency = np.arange(_HASH_FREQUENCIES)[:, None]
-    return np.cos(np.pi * frequency * (2 * np.arange(_HASH_SIDE) + 1) / (2 * _HASH_SIDE))
-
-
-_COSINES = _cosines()

@@ -77,8 +77,8 @@ def _page(card: DataCard) -> dict[str, Any]:
     pictures = _Pictures(card)
     table = card.manifest.table
     clusters = _clusters(card)
-    conflicting = [rows for rows in clusters if table["label_conflict"].iloc[rows[0]]]
-    alike = [rows for rows in clusters if not table["label_conflict"].iloc[rows[0]]]
+    conflicting = [rows for rows in clusters if table["label_conflict"].iloc[rows].any()]
+    alike = [rows for rows in clusters if not table["label_conflict"].iloc[rows].any()]
     width, height = table["width"].to_numpy(float), table["height"].to_numpy(float)
     return {
         "metrics": metrics(card),
