@@ -132,3 +132,12 @@ def test_trials_runs_and_versions_are_kept(project: GoneOn) -> None:
     assert {run_id: now.runs[run_id] for run_id in before.runs} == before.runs
     assert now.versions.items() >= before.versions.items()
     assert now.aliases["champion"] in (before.aliases["champion"], max(now.versions))
+
+
+def test_the_champion_of_then_answers_where_the_clone_is_now(project: GoneOn) -> None:
+    champion = f"models:/headstart/{project.before.aliases['champion']}"
+    answer = project.workspace.run(
+        "headstart", "predict", "data/own/disc/01.jpg", "--model", champion
+    )
+    assert "data/own/disc/01.jpg: " in answer
+    assert {"disc", "square", "stripes"} <= set(answer.replace(",", " ").split())
