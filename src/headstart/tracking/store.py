@@ -29,7 +29,7 @@ from headstart.terminal import say
 from headstart.tracking.artifact_locations import repair_artifact_locations
 
 DEFAULT_EXPERIMENT = "headstart"
-# MLflow's UI opens an experiment without this tag, or with one that it inferred, as GenAI.
+# By this tag MLflow's UI tells model training from GenAI; without it, it infers a kind.
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 _OF_THIS_MACHINE = {
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EISDIR,
