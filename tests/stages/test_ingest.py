@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from headstart.errors import DataError
 from headstart.images.arrays import encode_png, read_array, read_spec
@@ -123,6 +124,26 @@ def test_a_dirty_folder(workspace: Project) -> None:
     for words in ("One picture, two labels", "a/copy.png", "it is a web page", "b/half.png"):
         assert words in page
     assert not re.search(r"(src|href)=.https?://", page)
+
+
+def test_mirrored_copies_share_a_split_and_conflict_only_with_copies_as_they_are(
+    workspace: Project,
+) -> None:
+    folder = workspace.fetched
+    write_classes(folder, 20)
+    image = picture(3, (24, 18))  # a/003.png
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "b" / "mirrored.png")
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "b" / "turned.png")
+    assert "conflicting" not in run(workspace)
+    rows = read_manifest(workspace.manifest).table.set_index("path")
+    same = rows.loc[["a/003.png", "b/mirrored.png", "b/turned.png"]]
+    assert same["split"].nunique() == same["group"].nunique() == 1
+    assert same["near_duplicate"].all()
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "a" / "turned.png")
+    assert "2 with conflicting labels" in run(workspace)
+    page = (workspace.data_report / "index.html").read_text()
+    conflicts = page.split("One picture, two labels")[1].split("Copies and near copies")[0]
+    assert "a/turned.png" in conflicts
 
 
 def test_the_card_shows_what_is_left_of_a_truncated_photograph(workspace: Project) -> None:

@@ -37,7 +37,7 @@ FACTS = np.dtype(
 """One image; brightness in [0, 1], a thumbnail of grey levels row by row, and a smaller one of
 colours: all of Cb, then all of Cr, each NO_COLOUR where there is none."""
 
-_VERSION = 3
+_VERSION = 4
 _SAMPLED_SIDE, _SMALL_SIDE, _TINY_SIDE = 192, 64, 48
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
 _LEVELS = 256
@@ -131,10 +131,13 @@ def _thumbnails(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Grey levels, shape (n, 256), and colours, shape (n, 32), the means of 4 × 4 pixels each.
 
-    Turned or mirrored pictures have turned or mirrored ones.
+    Turned or mirrored pictures have turned or mirrored ones: a box filter would not do, which gives
+    a pixel on the border of two to the one before.
     """
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = [picture.resize(side, Image.Resampling.BOX).convert("YCbCr") for picture in pictures]
+    small = [
+        picture.resize(side, Image.Resampling.HAMMING).convert("YCbCr") for picture in pictures
+    ]
     pixels = np.stack([np.asarray(picture) for picture in small]).transpose(0, 3, 1, 2)
     n = THUMBNAIL_SIDE // COLOUR_SIDE
     sums = pixels[:, 1:].reshape(-1, 2, COLOUR_SIDE, n, COLOUR_SIDE, n).sum((3, 5), np.uint16)
