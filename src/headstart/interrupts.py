@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -42,16 +43,26 @@ def tell_interrupted() -> None:
 def children_ignoring_interrupts() -> Iterator[None]:
     """Begin processes that leave Ctrl-C to this one, from their first instruction.
 
-    A terminal sends it to all of them, and each would print a traceback of its own.
+    A terminal sends it to all of them, and each would print a traceback of its own. This process is
+    interrupted when they have begun, so that it knows of all of them.
     """
     # Begun first, because it unblocks the signal.
     resource_tracker.ensure_running()
-    # Children inherit what is blocked. Here nothing is lost: it waits, or comes in another thread.
+    # Children inherit what is blocked; but here another thread may take the signal, for which
+    # Python then interrupts the main one.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    taken: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main:
+        handler = signal.signal(signal.SIGINT, lambda number, _: taken.append(number))
     try:
         yield
     finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if taken:
+            signal.raise_signal(signal.SIGINT)
 
 
 def run_command(

@@ -61,7 +61,7 @@ def _stderr_held_back() -> Iterator[None]:
             os.dup2(aside.fileno(), 2)
             try:
                 yield
-            except BaseException:
+            except Exception:
                 aside.seek(0)
                 os.write(kept, aside.read())
                 raise

@@ -136,9 +136,7 @@ def test_an_empty_split_is_an_error_with_the_remedy(
 ) -> None:
     empty = FeatureBatch(np.zeros((0, 1, 12), np.float32), np.zeros(0, np.int64), [], [], [])
     monkeypatch.setattr(store, "split", lambda _: empty)
-    with pytest.raises(
-        TrainingError, match=r"train split, but there are none: raise ingest\.split"
-    ):
+    with pytest.raises(TrainingError, match=r"train split, but there are none: add images"):
         _train(store)
 
 

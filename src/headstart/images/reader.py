@@ -209,7 +209,9 @@ class _Workers:
         try:
             if self._pool is None:
                 self._pool = _make_pool(self._n_workers, self._begin)
-            return self._pool.submit(_read_in_worker, task)
+            # It begins processes, and would not know of one in whose beginning it is interrupted.
+            with children_ignoring_interrupts():
+                return self._pool.submit(_read_in_worker, task)
         except BrokenProcessPool as error:
             broken: Future[list[_Outcome]] = Future()
             broken.set_exception(error)
