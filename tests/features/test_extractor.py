@@ -389,11 +389,13 @@ def test_a_model_in_the_cache_that_was_changed_computes_no_row(
     for name in ("model.onnx", "backbone.h5"):
         (path,) = (cache_root / "backbones").glob(f"*/{name}")
         with_other_weights(path)
-    assert "0 of 2 exported models are sound" in verify_text(cache_root)
+    # An openvino test of the session may have left folded.onnx beside them.
+    damaged = {path.name for path in verify(cache_root).damaged_models}
+    assert damaged == {"backbone.h5", "model.onnx"}
     assert run(images, extractor(cache_root)).n_extracted == 20
     np.testing.assert_allclose(loaded(images), whole, rtol=1e-4, atol=2e-5)
     assert (images.parent / "backbone.h5").read_bytes() == backbone
-    assert "2 of 2 exported models are sound" in verify_text(cache_root)
+    assert verify(cache_root).damaged_models == ()
     told = capsys.readouterr().err
     assert "model.onnx is not what was written there; it is made again" in told
 
