@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from headstart.errors import DataError, DiskError
 from headstart.features import extractor as extractor_module
 from headstart.features import runtimes
-from headstart.features.cache_commands import collect, verify_text
+from headstart.features.cache_commands import collect, verify
 from headstart.features.contract import contract
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.features.pipeline import Decoder, Task
