@@ -108,3 +108,23 @@ def test_performance_is_made_from_the_results() -> None:
     for path in (ROOT / "bench" / "results").glob("*.json"):
         for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
             assert f"{target['value']:.4g}" in text, f"run `make performance`: {path.name}"
+
+
+def test_every_guarantee_is_held_by_tests_that_are_there() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs/guarantees.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| what holds ")
+    ]
+    assert len(rows) >= 18
+    missing = []
+    for row in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert tests, row
+        missing += [
+            f"{path}::{name}"
+            for path, name in tests
+            if not (ROOT / path).is_file()
+            or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+        ]
+    assert missing == []
