@@ -320,7 +320,8 @@ def test_an_unreadable_folder_stops_the_stage(workspace: Project, tmp_path: Path
         path.chmod(0o777)
     (tmp_path / "mine" / "b").chmod(0o000)
     code = (
-        "import os, sys, fcntl\n"
+        # Imported while it may be: the other user cannot look into every checkout.
+        "import os, sys, fcntl, onnxruntime\n"
         "from headstart.stages import fetch\n"
         "os.setuid(65534) if os.getuid() == 0 else None\n"
         "sys.argv = ['fetch']\n"
