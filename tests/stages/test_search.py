@@ -74,10 +74,10 @@ def _hold_study_to_reports(workspace: Project) -> None:
         }
         history = {
             name: [m.value for m in store.client.get_metric_history(made.info.run_id, name)]
-            for name in ("epoch/val_log_loss", "epoch/val_accuracy")
+            for name in ("while_training/val_log_loss", "while_training/val_accuracy")
         }
         hold_run(store.client, made, finals, history)
-        at_best = history["epoch/val_log_loss"][int(row["best_epoch"]) - 1]
+        at_best = history["while_training/val_log_loss"][int(row["best_epoch"]) - 1]
         assert at_best == pytest.approx(row["value"])
         assert f"log_loss {row['value']:.4f}" in made.data.tags["mlflow.note.content"]
 

@@ -21,8 +21,8 @@ def hold_model_to_reports(project: Project) -> None:
         tested = files.read_json(project.metrics)
         finals |= {f"test_{name}": value for name, value in tested.items() if name != "run_id"}
     curves = {
-        **_curves(project.training_report / "curve.csv", "epoch"),
-        **_curves(project.training_report / "fine_tune.csv", "fine_tune"),
+        **_curves(project.training_report / "curve.csv", "while_training"),
+        **_curves(project.training_report / "fine_tune.csv", "while_fine_tuning"),
     }
     store = open_store(project.root)
     run_id = read_record(project.run).run_id

@@ -46,7 +46,10 @@ def test_a_trained_run_is_complete(workspace: Project) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.epochs": "3"}
     assert run.data.metrics["val_accuracy"] == 0.5
-    assert [m.step for m in client.get_metric_history(run_id, "epoch/train_loss")] == [1, 2]
+    assert [m.step for m in client.get_metric_history(run_id, "while_training/train_loss")] == [
+        1,
+        2,
+    ]
     assert run.data.tags["git.dirty"] == "false"
     assert run.data.tags["fingerprint"] == "f00"
     assert "dvc.data/features.h5.md5" in run.data.tags

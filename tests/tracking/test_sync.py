@@ -90,11 +90,11 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         found = client.get_run(run.run_id)
         assert found.info.status == "FINISHED"
         assert found.data.metrics == {
-            "before": 1.0, "epoch/train_loss": 1.0, "test_accuracy": 0.5,
+            "before": 1.0, "while_training/train_loss": 1.0, "test_accuracy": 0.5,
         }  # fmt: skip
         assert found.data.params == {"head.width": "8"}
         assert found.data.tags["dvc.stage.evaluate"] == "done"
-        history = client.get_metric_history(run.run_id, "epoch/train_loss")
+        history = client.get_metric_history(run.run_id, "while_training/train_loss")
         assert [metric.step for metric in history] == [1, 2]
         assert [a.path for a in client.list_artifacts(run.run_id)] == ["features.h5"]
         assert found.data.tags["headstart.model_id"].startswith("m-")

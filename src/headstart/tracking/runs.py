@@ -30,13 +30,13 @@ from headstart.tracking.store import TrackingStore, answering, is_away, open_sto
 _MAX_TAG = 5000
 # Where a saved pyfunc folder holds its model file.
 MODEL_FILE = "artifacts/model.h5"
-
-
-HEAD_CURVE = "epoch"
+# Behind every final figure in the alphabet: MLflow's comparison opens with the first metric.
+HEAD_CURVE = "while_training"
+FINE_TUNING_CURVE = "while_fine_tuning"
 
 
 def curve_names(epoch: Mapping[str, float], curve: str = HEAD_CURVE) -> dict[str, float]:
-    """Metrics of an epoch under the names of a curve, `epoch/val_accuracy`.
+    """Metrics of an epoch under the names of a curve, `while_training/val_accuracy`.
 
     MLflow's tables, filters and sorting know a metric by its value at the last step. A name with a
     slash is a curve, any other one final figure: a name that was both would show the last epoch of

@@ -16,7 +16,7 @@ from headstart.params import load_params
 from headstart.paths import Project
 from headstart.tracking.lineage import Lineage, flatten, gather
 from headstart.tracking.run_names import data_in_words, head_in_words, run_name
-from headstart.tracking.runs import Run, training_run, write_record
+from headstart.tracking.runs import FINE_TUNING_CURVE, Run, training_run, write_record
 
 # Sections that do not change the model; evaluate and register say theirs by tags.
 _NOT_OF_THE_MODEL = ("evaluate", "register")
@@ -33,7 +33,7 @@ class TrainingLog:
 
     def fine_tuning_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log an epoch of fine-tuning while it goes on; the first is 1."""
-        self.run.log_epochs([metrics], curve="fine_tune", first_epoch=epoch)
+        self.run.log_epochs([metrics], curve=FINE_TUNING_CURVE, first_epoch=epoch)
 
     def model(
         self,
