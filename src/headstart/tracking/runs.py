@@ -30,7 +30,7 @@ from headstart.tracking.store import TrackingStore, answering, is_away, open_sto
 _MAX_TAG = 5000
 # Where a saved pyfunc folder holds its model file.
 MODEL_FILE = "artifacts/model.h5"
-# Behind every final figure in the alphabet: MLflow's comparison opens with the first metric.
+# Behind every final figure in the alphabet, by which MLflow's choices of metrics are sorted.
 HEAD_CURVE = "while_training"
 FINE_TUNING_CURVE = "while_fine_tuning"
 

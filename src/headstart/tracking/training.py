@@ -50,8 +50,9 @@ class TrainingLog:
             metrics: of the validation split by the model that leaves, without prefix.
             reports: folders that become artifacts under their own names; those that are there.
         """
-        self.run.log_epochs(curve)
+        # The curve comes second: MLflow's comparison opens with the metric that was logged first.
         self.run.log_metrics({f"val_{name}": value for name, value in metrics.items()})
+        self.run.log_epochs(curve)
         self.run.set_tags({"mlflow.note.content": f"{self.about}\n\n{_validated(metrics)}"})
         self.run.log_artifact(project.model)
         for report in reports:
