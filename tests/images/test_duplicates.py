@@ -201,7 +201,8 @@ def test_a_picture_and_its_eight_orientations_are_one_group_in_any_order(
 ) -> None:
     original = kind(seed, size)
     encoded = [encode(turned(original, way)) for way in EIGHT]
-    encoded += [encode(turned(original, way), "JPEG", quality=60) for way in EIGHT]
+    if min(size) > 64:  # of a smaller one, strong compression may leave another picture
+        encoded += [encode(turned(original, way), "JPEG", quality=60) for way in EIGHT]
     facts = facts_of([*encoded, encode(picture(seed + 1, size))])
     order = list(range(len(facts)))
     shuffle.shuffle(order)
