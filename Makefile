@@ -52,7 +52,7 @@ lock: setup-dev ## renew the lock files from pyproject.toml
 	@tools/lock
 
 bench: setup-dev ## all measurements (long; on a quiet machine), then docs/performance.md
-	@for bench in accuracy ingest extract search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
+	@for bench in accuracy ingest near_duplicates extract search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
 	@python -m bench.performance
 
 performance: setup-dev ## docs/performance.md from bench/results

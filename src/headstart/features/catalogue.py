@@ -72,8 +72,8 @@ def _imagenet_variance(tensors: Tensors) -> Tensors:
     Keras's constructor mends that by one more Rescaling when asked for ImageNet weights itself.
     """
     mean, variance, *count = tensors["normalization"]
-    mended: NDArray[np.float32] = variance * np.asarray(IMAGENET_STD, np.float32)
-    return {**tensors, "normalization": [mean, mended, *count]}
+    repaired: NDArray[np.float32] = variance * np.asarray(IMAGENET_STD, np.float32)
+    return {**tensors, "normalization": [mean, repaired, *count]}
 
 
 _ALL = (
