@@ -22,10 +22,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def _interrupted(
-    command: list[str], folder: Path, when: Callable[[], bool], *, times: int = 1
+    command: list[str], folder: Path, when: Callable[[], bool], *, before: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run in a process group of its own, and interrupt all of it once `when` is true."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "HEADSTART_DEBUG": "0"}
+    """Run in a process group of its own, and interrupt all of it once `when` is true.
+
+    Modules of the folder `before` are found before any other.
+    """
+    places = [str(place) for place in (before, REPOSITORY / "src") if place is not None]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(places),
+        "HEADSTART_DEBUG": "0",
+    }
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -37,9 +45,7 @@ def _interrupted(
     )
     while process.poll() is None and not when():
         time.sleep(0.05)
-    for _ in range(times):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     left = [one.pid for one in psutil.process_iter() if _group(one.pid) == process.pid]
     deadline = time.monotonic() + 30
@@ -57,11 +63,6 @@ def _group(pid: int) -> int | None:
         return os.getpgid(pid)
     except (ProcessLookupError, psutil.NoSuchProcess):
         return None
-
-
-def _after(seconds: float) -> Callable[[], bool]:
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
 
 
 def _check(done: subprocess.CompletedProcess[str], name: str) -> None:
@@ -125,8 +126,38 @@ def test_ingest_with_its_workers(tmp_path: Path, own_cache: Path) -> None:
     ],
 )
 def test_while_libraries_are_imported(tmp_path: Path, command: list[str], name: str) -> None:
+    """Importing MLflow takes as long as it takes here: until the interrupt."""
     _workspace(tmp_path, "")
-    _check(_interrupted(command, tmp_path, _after(1.0)), name)
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    begun = tmp_path / "begun"
+    (slow / "mlflow.py").write_text(
+        f"open({str(begun)!r}, 'w').close()\n__import__('time').sleep(99)"
+    )
+    _check(_interrupted(command, tmp_path, begun.exists, before=slow), name)
+
+
+DONE = """
+import atexit, time
+from headstart import interrupts
+
+atexit.register(time.sleep, 3)
+interrupts.end_plainly_when_interrupted()
+print("done", flush=True)
+"""
+
+
+def test_after_the_work_is_done_it_changes_nothing(tmp_path: Path) -> None:
+    """Python shuts down, which here takes long: the exit status is still that of the work."""
+    script = tmp_path / "work.py"
+    script.write_text(DONE)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
 
 
 PARENT = """

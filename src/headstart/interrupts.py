@@ -1,5 +1,6 @@
 """Ctrl-C: one line, exit status 130, and no process left behind."""
 
+import atexit
 import contextlib
 import signal
 import subprocess
@@ -18,8 +19,13 @@ _OWN_END_S, _LAST_END_S = 10, 20
 
 
 def end_plainly_when_interrupted() -> None:
-    """From now on an interrupt that nobody catches is told in one line, without a traceback."""
+    """From now on an interrupt that nobody catches is told in one line, without a traceback.
+
+    One that comes when the work is done and Python shuts down changes nothing: by then Python has
+    given the signal back to the system, which would end the process as if it had failed.
+    """
     sys.excepthook = _tell
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
