@@ -138,10 +138,16 @@ def test_while_libraries_are_imported(tmp_path: Path, command: list[str], name: 
 
 
 DONE = """
-import atexit, time
+import time
 from headstart import interrupts
 
-atexit.register(time.sleep, 3)
+class LongToTidy:
+    sleep = staticmethod(time.sleep)
+
+    def __del__(self):
+        self.sleep(3)
+
+left = LongToTidy()
 interrupts.end_plainly_when_interrupted()
 print("done", flush=True)
 """
