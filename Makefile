@@ -36,9 +36,8 @@ lint: setup-dev ## ruff: lint and format
 types: setup-dev ## mypy, strict
 	@mypy
 
-imports: setup-dev ## import rules of the rooms, and deps of dvc.yaml
+imports: setup-dev ## import rules of the rooms, and dvc.yaml
 	@pytest tests/test_architecture.py
-	@python tools/stage_deps.py --check
 
 check: lint types imports test ## everything that must pass before a commit lands
 

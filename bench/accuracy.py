@@ -22,8 +22,8 @@ from pathlib import Path
 from sklearn.linear_model import LogisticRegression
 
 from bench.common import Target, print_table, write_results
-from headstart.features.store import FeatureStore
-from headstart.files import sha256_of_file
+from headstart.common.files import sha256_of_file
+from headstart.features.feature_store import FeatureStore
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
@@ -124,7 +124,7 @@ def logistic_accuracy(features: Path) -> float:
 def _override(path: Path, values: dict[str, str]) -> None:
     import yaml
 
-    from headstart.files import parse_yaml, read_yaml
+    from headstart.common.files import parse_yaml, read_yaml
 
     params = read_yaml(path)
     for key, text in values.items():

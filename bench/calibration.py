@@ -12,11 +12,11 @@ from pathlib import Path
 
 from bench.common import Target, print_table, write_results
 from bench.search_data import cases, features_of, resplit
-from headstart.features.store import FeatureStore
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import DEFAULT_HEAD, BestHead
 from headstart.heads.metrics import scores, softmax
-from headstart.models.train import mean_logits, train_model
 from headstart.params import TrainParams
+from headstart.training.final_fit import mean_logits, train_model
 
 SEEDS = 5
 HEADERS = ["data", "trained on", "before", "after", "change", "worst split", "ECE before", "after"]

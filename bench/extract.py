@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bench.common import Target, keep_others, print_table, write_results
 from bench.extract_data import ROOT, manifest_of, photos, silhouettes, variants
-from headstart.features.store import FeatureRows, FeatureStore, write_features
+from headstart.features.feature_store import FeatureRows, FeatureStore, write_features
 
 Row = list[object]
 HEADERS = ["measured", "backbone", "runtime", "value", "unit"]

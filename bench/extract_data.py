@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.images.manifest import FLAGS, Manifest, make_manifest
-from headstart.images.sources import fetch
+from headstart.dataset.manifest import FLAGS, Manifest, make_manifest
 from headstart.params import DataParams
+from headstart.sources.data_source import fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")

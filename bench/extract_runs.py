@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.extract_data import manifest_of
+from headstart.common.paths import cache_folder
+from headstart.common.quiet import quiet_libraries
+from headstart.encoders.runtimes import open_forward
 from headstart.features.extractor import Extractor, extract_features
 from headstart.features.pipeline import Decoder, Task
-from headstart.features.runtimes import open_forward
 from headstart.params import ExtractParams, ImageParams
-from headstart.paths import cache_folder
-from headstart.quiet import quiet_libraries
 
 _FORWARD_SECONDS = 4.0
 _PEER_BATCH = 32

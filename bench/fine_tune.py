@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 
 from bench.accuracy import ASSETS, ROOT
 from bench.common import Target, median_seconds, print_table, write_results
-from headstart import files
-from headstart.features.backbones import build
-from headstart.files import parse_yaml, read_yaml
+from headstart.common import files
+from headstart.common.files import parse_yaml, read_yaml
+from headstart.dataset.pixel_store import ImageStore, write_store
+from headstart.encoders.builders import build
+from headstart.evaluation.comparison import Comparison, compare_models
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
-from headstart.images.pack import ImageStore, write_store
 from headstart.models.assemble import assemble
-from headstart.models.comparison import Comparison, compare_models
-from headstart.models.fine_tune import Examples, Trainer
 from headstart.models.model_file import load_model
 from headstart.models.pixels import predict_files
 from headstart.params import ExtractParams, FineTuneParams, ImageParams
+from headstart.training.fine_tune import Examples, Trainer
 
 UNUSED = "data/sources/animal-silhouettes-rest.yaml"
 UNUSED_PER_CLASS = 300

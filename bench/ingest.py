@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from bench.common import Target, print_table, write_results
+from headstart.dataset.duplicates import find_near_duplicates
+from headstart.dataset.image_statistics import FACTS, NO_COLOUR
+from headstart.dataset.pixel_store import ImageStore, write_store
+from headstart.dataset.reader import usable_cores
 from headstart.images.decode import decode, decode_square
-from headstart.images.duplicates import find_near_duplicates
-from headstart.images.inspect import FACTS, NO_COLOUR
-from headstart.images.pack import ImageStore, write_store
-from headstart.images.reader import usable_cores
 from headstart.params.images import ImageParams
 
 Row = tuple[str, float, str]
@@ -149,7 +149,7 @@ def decode_rate(folder: Path, seconds: float = 4.0) -> float:
 _INGEST = """
 import json, sys, time
 from pathlib import Path
-from headstart.images import ingest as module
+from headstart.dataset import ingest as module
 from headstart.params.images import IngestParams
 seconds = {}
 read = module.read_images

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from bench.common import Target, print_table, write_results
+from headstart.dataset.duplicates import find_near_duplicates
+from headstart.dataset.image_statistics import inspect
 from headstart.images.decode import decode
-from headstart.images.duplicates import find_near_duplicates
-from headstart.images.inspect import inspect
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")

@@ -23,11 +23,11 @@ from bench.search_data import Case, cases, features_of, resplit, unused_pictures
 from bench.search_logging import logging_seconds
 from bench.search_peers import Predict, keras_loop, logistic_grid
 from bench.search_processes import rss_after, trials_per_second
-from headstart.features.store import FeatureStore
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.fit import FitOptions, fit_head
-from headstart.heads.search import StudyResult, run_study
 from headstart.params import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
+from headstart.search.search_heads import StudyResult, run_study
 
 Row = list[object]
 HEADERS = ["measured", "on", "how", "value", "unit"]

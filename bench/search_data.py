@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from headstart.features.store import FeatureRows, FeatureStore, write_features
-from headstart.files import sha256_of_file
+from headstart.common.files import sha256_of_file
+from headstart.features.feature_store import FeatureRows, FeatureStore, write_features
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")

@@ -4,11 +4,11 @@ import os
 import time
 from pathlib import Path
 
-from headstart.features.store import FeatureStore
-from headstart.heads.search import StudyResult
+from headstart.common.paths import Project
+from headstart.features.feature_store import FeatureStore
 from headstart.params import SearchParams
-from headstart.paths import Project
 from headstart.reports.search_report import write_report
+from headstart.search.search_heads import StudyResult
 from headstart.tracking.searching import check_store, log_search
 
 

@@ -18,13 +18,13 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headstart.features.store import FeatureBatch, FeatureStore
+from headstart.features.feature_store import FeatureBatch, FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON
 from headstart.heads.metrics import DIRECTION, METRICS
-from headstart.heads.search_space import asking, suggest
 from headstart.heads.table import warmup_steps
 from headstart.params import SearchParams
+from headstart.search.space import asking, suggest
 
 _SCORING = {"accuracy": "accuracy", "log_loss": "neg_log_loss"}
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]

@@ -10,16 +10,16 @@ from pathlib import Path
 import optuna
 import psutil
 
-from headstart.features.store import FeatureStore
-from headstart.heads.search_plan import plan_study
-from headstart.heads.search_storage import open_storage
+from headstart.features.feature_store import FeatureStore
 from headstart.params import SearchParams
+from headstart.search.plan import plan_study
+from headstart.search.storage import open_storage
 
 _CODE = """
 import sys
 from pathlib import Path
-from headstart.features.store import FeatureStore
-from headstart.heads.search import join_study, run_study
+from headstart.features.feature_store import FeatureStore
+from headstart.search.search_heads import join_study, run_study
 from headstart.params import SearchParams
 features, folder, search, how = sys.argv[1:]
 go = run_study if how == "run" else join_study

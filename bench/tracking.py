@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from bench.common import Target, print_table, write_results
+from headstart.common.paths import Project
 from headstart.heads.config import read_head
-from headstart.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.runs import training_run
 from headstart.tracking.training import log_provenance, model_params

@@ -19,8 +19,8 @@ PROCESSORS = {
     "SSE4.1": {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
 NUMERIC = (
-    "tests/features/test_runtimes.py::test_it_agrees_with_the_reference",
-    "tests/features/test_runtimes.py::test_a_row_does_not_depend_on_what_shares_its_batch",
+    "tests/encoders/test_runtimes.py::test_it_agrees_with_the_reference",
+    "tests/encoders/test_runtimes.py::test_a_row_does_not_depend_on_what_shares_its_batch",
     "tests/models/test_predict.py::test_an_image_gets_the_same_bytes_whatever_shares_its_batch",
 )
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headstart.errors import HeadstartError, of_the_disk, of_tracking_library
-from headstart.terminal import printable, say
+from headstart.common.errors import HeadstartError, of_the_disk, of_tracking_library
+from headstart.common.terminal import printable, say
 
 if TYPE_CHECKING:
     from headstart.models.model_file import LoadedModel
@@ -32,7 +32,7 @@ def _path_option(path: str, *names: str, help: str) -> Any:
     """An option whose default is a path of the project, in whichever of its folders one works."""
 
     def default() -> str:
-        from headstart.paths import project
+        from headstart.common.paths import project
 
         return os.path.relpath(project().root / path)
 
@@ -98,8 +98,8 @@ def explain(
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
+    from headstart.evaluation.explain import explain_files
     from headstart.images.decode import MAX_PIXELS
-    from headstart.models.explain import explain_files
     from headstart.models.predict import find_images
 
     readable, failed = _readable(images)
@@ -136,8 +136,8 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Path], bool]:
 
 
 def _load(model: str) -> "LoadedModel":
+    from headstart.common.paths import project
     from headstart.models.model_file import load_model
-    from headstart.paths import project
     from headstart.tracking.model_uri import model_file
 
     with model_file(model, project().root) as path:
@@ -152,11 +152,11 @@ def export(
     images: Annotated[Path, _path_option("data/fetched", help="real images to check on")],
 ) -> None:
     """Export a model to another runtime, checked against the .h5 on real images."""
+    from headstart.common.paths import project
+    from headstart.common.progress import begin_step, telling
     from headstart.models.export import export_model
     from headstart.models.model_file import load_model
     from headstart.models.predict import find_images
-    from headstart.paths import project
-    from headstart.progress import begin_step, telling
     from headstart.tracking.model_uri import model_file
 
     readable, _ = _readable([images])
@@ -173,7 +173,7 @@ def export(
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(help="an .h5 file of this project")]) -> None:
     """Print what a features, images or model file is and holds."""
-    from headstart.features.inspect import inspect_text
+    from headstart.features.h5_contents import inspect_text
 
     say(inspect_text(file))
 
@@ -183,11 +183,11 @@ def search(
     join: Annotated[bool, typer.Option("--join", help="be one more worker")] = False,
 ) -> None:
     """Add a worker to the study that `dvc repro search` is running."""
-    from headstart.errors import SearchError
-    from headstart.features.store import FeatureStore
-    from headstart.heads.search import join_study
+    from headstart.common.errors import SearchError
+    from headstart.common.paths import project, state_folder
+    from headstart.features.feature_store import FeatureStore
     from headstart.params import load_params
-    from headstart.paths import project, state_folder
+    from headstart.search.search_heads import join_study
 
     if not join:
         raise SearchError("a search is a stage, so that DVC knows it: run `dvc repro search`")
@@ -206,7 +206,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
 ) -> None:
     """Serve the model over HTTP, with limits on what a request may be."""
-    from headstart.paths import project
+    from headstart.common.paths import project
     from headstart.serving.app import serve as run_server
     from headstart.tracking.store import tracking_uri
 
@@ -216,8 +216,8 @@ def serve(
 @app.command()
 def summary() -> None:
     """What the last `dvc repro` made: accuracy, champion, reports, seconds, and what to try."""
-    from headstart.paths import project
-    from headstart.summary import summarise
+    from headstart.common.paths import project
+    from headstart.reports.summary import summarise
 
     say(summarise(project()))
 
@@ -225,7 +225,7 @@ def summary() -> None:
 @app.command()
 def doctor() -> None:
     """Check what nothing else notices: that the tracking store has the run of the model here."""
-    from headstart.paths import project
+    from headstart.common.paths import project
     from headstart.tracking.doctor import examine
 
     findings = examine(project())
@@ -238,8 +238,8 @@ def doctor() -> None:
 @app.command()
 def promote(version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
     """Make a registered version the champion."""
+    from headstart.common.paths import project
     from headstart.params import load_params
-    from headstart.paths import project
     from headstart.tracking.registration import open_registry
 
     here = project()
@@ -251,8 +251,8 @@ def promote(version: Annotated[str, typer.Argument(help="a registered version")]
 @app.command()
 def rollback() -> None:
     """Give the champion alias back to the previous champion."""
+    from headstart.common.paths import project
     from headstart.params import load_params
-    from headstart.paths import project
     from headstart.tracking.registration import open_registry
 
     here = project()
@@ -264,7 +264,7 @@ def rollback() -> None:
 @app.command()
 def sync() -> None:
     """Send what was kept while the tracking store was away."""
-    from headstart.paths import project
+    from headstart.common.paths import project
     from headstart.tracking.sync import sync as send
 
     sent = send(project())
@@ -282,7 +282,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Make a past run again from its commit, and say whether it came out the same."""
-    from headstart.paths import project
+    from headstart.common.paths import project
     from headstart.tracking.reproduce import log_verdict, write_verdict
     from headstart.tracking.reproduce import reproduce as make_again
 
@@ -303,8 +303,8 @@ def compare(
     json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
 ) -> None:
     """What differs between runs: params, metrics, data, and single predictions."""
-    from headstart import files
-    from headstart.paths import project
+    from headstart.common import files
+    from headstart.common.paths import project
     from headstart.tracking.compare import as_text, compare_runs
 
     here = project()
@@ -326,7 +326,7 @@ def mlproject(
     options: Annotated[list[str] | None, typer.Argument(help="--section.field value, …")] = None,
 ) -> None:
     """Run an entry point of MLproject (called by `mlflow run`)."""
-    from headstart.pipeline import assignments_of, run_entry_point
+    from headstart.mlproject import assignments_of, run_entry_point
 
     run_entry_point(entry_point, assignments_of(options or []))
 
@@ -334,8 +334,8 @@ def mlproject(
 @cache_app.command("ls")
 def cache_ls() -> None:
     """Show what is cached, by fingerprint, and what each is."""
+    from headstart.common.paths import cache_folder
     from headstart.features.cache_commands import ls_text
-    from headstart.paths import cache_folder
 
     say(ls_text(cache_folder()))
 
@@ -343,8 +343,8 @@ def cache_ls() -> None:
 @cache_app.command("verify")
 def cache_verify() -> None:
     """Check the checksum of every shard; damaged ones are set aside."""
+    from headstart.common.paths import cache_folder
     from headstart.features.cache_commands import verify_text
-    from headstart.paths import cache_folder
 
     say(verify_text(cache_folder()))
 
@@ -358,8 +358,8 @@ def cache_gc(
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
 ) -> None:
     """Free space by age or size."""
+    from headstart.common.paths import cache_folder
     from headstart.features.cache_commands import gc_text
-    from headstart.paths import cache_folder
 
     folder = cache_folder()
     say(gc_text(folder, older_than_days=older_than_days, max_gb=max_gb, dry_run=dry_run))
@@ -367,8 +367,8 @@ def cache_gc(
 
 def main() -> None:
     """Run the command line; what the user can mend is printed without a traceback."""
-    from headstart.interrupts import STATUS, end_plainly_when_interrupted, tell_interrupted
-    from headstart.quiet import quiet_libraries
+    from headstart.common.interrupts import STATUS, end_plainly_when_interrupted, tell_interrupted
+    from headstart.common.quiet import quiet_libraries
 
     end_plainly_when_interrupted()
     quiet_libraries()

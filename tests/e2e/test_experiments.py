@@ -7,9 +7,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from headstart.common.files import sha256_of_file
 from headstart.features.cache_commands import entries
-from headstart.features.contract import fingerprint
-from headstart.files import sha256_of_file
+from headstart.features.recipe import fingerprint
 from tests.e2e.conftest import TRIALS, Workspace, make_workspace
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.files import sha256_of_file
+from headstart.common.files import sha256_of_file
 from tests.e2e.conftest import make_workspace
 from tests.peak_memory import stage_command
 

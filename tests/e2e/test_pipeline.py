@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from tests.e2e.conftest import (
     IMAGES_PER_CLASS,
     TRIALS,

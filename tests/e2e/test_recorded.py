@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from headstart.features.store import FeatureStore
-from headstart.images.manifest import Manifest, read_manifest
+from headstart.dataset.manifest import Manifest, read_manifest
+from headstart.features.feature_store import FeatureStore
 from tests.e2e.conftest import REPOSITORY, Workspace, make_workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.ci]

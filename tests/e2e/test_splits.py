@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.images.manifest import read_manifest
+from headstart.dataset.manifest import read_manifest
 from tests.e2e.conftest import Workspace, make_workspace, replace
 from tests.images.pictures import write_picture
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headstart.dataset.manifest import FLAGS, Manifest, make_manifest
+from headstart.encoders.runtimes import resolve
 from headstart.features.extractor import Extractor
-from headstart.features.runtimes import resolve
-from headstart.features.store import FeatureRows
-from headstart.images.manifest import FLAGS, Manifest, make_manifest
+from headstart.features.feature_store import FeatureRows
 from headstart.params import ExtractParams, ImageParams
 
 SIZE_PX = 32

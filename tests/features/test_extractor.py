@@ -15,19 +15,19 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from headstart.errors import DataError, DiskError
+from headstart.cache.shards import read_shard
+from headstart.common.errors import DataError, DiskError
+from headstart.encoders import runtimes
+from headstart.encoders.runtimes import Opened, Run, open_forward
 from headstart.features import extractor as extractor_module
-from headstart.features import runtimes
 from headstart.features.cache_commands import collect, verify
-from headstart.features.contract import contract
 from headstart.features.extractor import Extraction, Extractor, extract_features
+from headstart.features.feature_store import FeatureStore
 from headstart.features.pipeline import Decoder, Task
-from headstart.features.runtimes import Opened, Run, open_forward
-from headstart.features.shards import read_shard
-from headstart.features.store import FeatureStore
+from headstart.features.recipe import contract
 from headstart.images.decode import decode_square
 from headstart.params import ExtractParams
-from tests.disks import make_room, read_only, small_disk
+from tests.common.disks import make_room, read_only, small_disk
 from tests.features.samples import extractor, manifest_of, write_images
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.features.runtimes import open_forward
+from headstart.encoders.runtimes import open_forward
 from headstart.params import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels, write_images
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import jax, keras, numpy as np
 from headstart.features import extractor as extractor_module
 from headstart.features.extractor import extract_features
-from headstart.features.runtimes import open_forward
+from headstart.encoders.runtimes import open_forward
 from headstart.params import ExtractParams
 from tests.features.samples import extractor, manifest_of, pixels
 folder, cache_root, precision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.features.shards import read_shard
+from headstart.cache.shards import read_shard
 from tests.features.samples import write_images
 
 N_IMAGES, SIZE_PX = 480, 128

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.images.manifest import write_manifest
+from headstart.dataset.manifest import write_manifest
 from tests.features.samples import manifest_of, write_images
 from tests.peak_memory import stage_command
 

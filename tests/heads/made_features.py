@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.features.store import FeatureRows, write_features
+from headstart.features.feature_store import FeatureRows, write_features
 
 
 def write_made_features(

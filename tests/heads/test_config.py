@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.errors import FormatError
+from headstart.common.errors import FormatError
 from headstart.heads.config import DEFAULT_HEAD, BestHead, HeadConfig, read_head, write_head
 
 BEST = BestHead(

@@ -5,14 +5,14 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from headstart.errors import TrainingError
-from headstart.features.store import FeatureBatch
+from headstart.common.errors import TrainingError
+from headstart.features.feature_store import FeatureBatch
 from headstart.heads import lanes
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head, fit_heads
 from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import scores
-from headstart.models.out_of_fold import OutOfFold, out_of_fold
+from headstart.training.out_of_fold import OutOfFold, out_of_fold
 
 CLASSES = 3
 

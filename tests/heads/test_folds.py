@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.errors import SearchError
-from headstart.features.store import FeatureBatch
+from headstart.common.errors import SearchError
+from headstart.features.feature_store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.folds import assign_folds, fold_groups, split_groups
-from headstart.models.out_of_fold import out_of_fold
+from headstart.training.out_of_fold import out_of_fold
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.features.store import FeatureRows, write_features
+from headstart.common.paths import Project
+from headstart.dataset.manifest import FLAGS, make_manifest, write_manifest
+from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
-from headstart.images.manifest import FLAGS, make_manifest, write_manifest
 from headstart.models.model_file import quiet_keras
 from headstart.params import ImageParams
-from headstart.paths import Project
 from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from headstart.errors import FormatError, TrainingError
+from headstart.common.errors import FormatError, TrainingError
 from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import softmax
 from headstart.models.assemble import assemble, average_linear, logits_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.features.backbones import BACKBONES, build
+from headstart.encoders.builders import BACKBONES, build
 from headstart.heads.fitted import feature_statistics
 from headstart.images.decode import decode_square
 from headstart.models.assemble import assemble

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.errors import TrainingError
+from headstart.common.errors import TrainingError
 from headstart.models import export
 from headstart.models.assemble import assemble
 from headstart.models.export import FORMATS, Export, export_model
@@ -125,7 +125,7 @@ def test_a_missing_runtime_is_an_error_with_its_extra(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
 def test_the_default_backbone_on_a_hundred_photos(assets: Path, tmp_path: Path, name: str) -> None:
-    from headstart.features.backbones import build
+    from headstart.encoders.builders import build
     from headstart.params import ExtractParams, ImageParams
     from tests.models.conftest import make_head_for
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from headstart.errors import FormatError
+from headstart.common.errors import FormatError
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model, save_model
 from tests.models.conftest import IMAGE, make_backbone, make_head

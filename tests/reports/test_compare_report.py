@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from headstart.models.comparison import compare_models
+from headstart.evaluation.comparison import compare_models
 from headstart.reports.compare_report import comparison_page
 from headstart.tracking.compare import ChangedPrediction, DataChange, Pair, RunComparison
 

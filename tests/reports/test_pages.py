@@ -14,24 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart import files
-from headstart.features.store import FeatureStore
+from headstart.common import files
+from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
+from headstart.evaluation.comparison import compare_models
+from headstart.evaluation.evaluate_model import evaluate_model
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
-from headstart.heads.search import StudyResult, TrialResult
-from headstart.images.manifest import read_manifest
 from headstart.models.assemble import assemble
-from headstart.models.comparison import compare_models
-from headstart.models.evaluation import evaluate_model
 from headstart.models.model_file import LoadedModel, load_backbone
 from headstart.models.predictions import as_predictions
 from headstart.params import SearchParams
 from headstart.params.images import IngestParams
-from headstart.paths import Project
 from headstart.reports.charts import Axis, Chart, Series, shortened
 from headstart.reports.compare_report import comparison_page
 from headstart.reports.evaluation_report import Subject, write_report
 from headstart.reports.search_report import write_report as write_search_report
+from headstart.search.search_heads import StudyResult, TrialResult
 from headstart.stages import ingest
 from headstart.tracking.compare import ChangedPrediction, DataChange, Pair, RunComparison
 from tests.models.conftest import IMAGE, make_workspace

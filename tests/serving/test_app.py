@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart.errors import ServingError
+from headstart.common.errors import ServingError
 from headstart.serving.app import make_app
 from headstart.serving.requests import MAX_IMAGES, read_csv, read_json
 from tests.serving.conftest import base64_of, png

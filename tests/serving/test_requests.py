@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.errors import ServingError
+from headstart.common.errors import ServingError
 from headstart.params import ImageParams
 from headstart.serving.requests import MAX_IMAGES, answer, decode_request
 

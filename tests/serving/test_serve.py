@@ -12,7 +12,7 @@ import pytest
 from mlflow.pyfunc.utils import pyfunc
 
 from headstart import cli
-from headstart.errors import HeadstartError
+from headstart.common.errors import HeadstartError
 from headstart.serving.app import serve, served_model
 from tests.serving.conftest import png
 

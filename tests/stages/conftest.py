@@ -2,8 +2,8 @@
 
 import pytest
 
+from headstart.common.paths import Project
 from headstart.params import EvaluateParams, TrainParams
-from headstart.paths import Project
 from headstart.stages import evaluate, train
 from tests.models.conftest import IMAGE, make_workspace
 

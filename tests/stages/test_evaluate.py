@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart import files
-from headstart.errors import TrainingError
-from headstart.features.store import FeatureStore
-from headstart.models.evaluation import evaluate_model
+from headstart.common import files
+from headstart.common.errors import TrainingError
+from headstart.common.paths import Project
+from headstart.evaluation.evaluate_model import evaluate_model
+from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions
-from headstart.paths import Project
 from tests.models.conftest import CLASSES
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.features.runtimes import resolve
-from headstart.features.store import FeatureStore
-from headstart.images.manifest import write_manifest
+from headstart.dataset.manifest import write_manifest
+from headstart.encoders.runtimes import resolve
+from headstart.features.feature_store import FeatureStore
 from headstart.params import ExtractParams, ImageParams
 from headstart.stages.extract import Sections
 from tests.features.conftest import cache_root, exported

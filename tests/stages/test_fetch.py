@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.errors import DataError
-from headstart.images import sources
-from headstart.images.layout import scan
+from headstart.common.errors import DataError
+from headstart.common.paths import Project
 from headstart.params.load import load_sections
-from headstart.paths import Project
+from headstart.sources import data_source as sources
+from headstart.sources.layout import scan
 from headstart.stages import fetch
 from tests.images.pictures import write_classes, write_picture
 

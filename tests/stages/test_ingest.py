@@ -17,15 +17,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from headstart.errors import DataError
-from headstart.images.arrays import encode_png, read_array, read_spec
-from headstart.images.groups import find_groups, straddling
-from headstart.images.inspect import inspect
-from headstart.images.manifest import Manifest, read_manifest
-from headstart.images.splits import assign_splits, position
+from headstart.common.errors import DataError
+from headstart.common.paths import Project
+from headstart.dataset.groups import find_groups, straddling
+from headstart.dataset.image_statistics import inspect
+from headstart.dataset.manifest import Manifest, read_manifest
+from headstart.dataset.splits import assign_splits, position
 from headstart.params.images import SplitParams
 from headstart.params.load import load_sections
-from headstart.paths import Project
+from headstart.sources.arrays import encode_png, read_array, read_spec
 from headstart.stages import ingest
 from tests.images.pictures import picture, write_classes, write_picture
 

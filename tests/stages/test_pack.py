@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from headstart.errors import ParamsError
-from headstart.images.manifest import read_manifest
-from headstart.images.pack import ImageStore
+from headstart.common.errors import ParamsError
+from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
+from headstart.dataset.pixel_store import ImageStore
 from headstart.params.load import load_sections
-from headstart.paths import Project
 from headstart.stages import fetch, ingest, pack
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from headstart.errors import SearchError
+from headstart.common.errors import SearchError
+from headstart.common.paths import Project
 from headstart.heads.config import read_head
 from headstart.params import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
-from headstart.paths import Project
 from headstart.stages.search import Sections, run
 from headstart.tracking.store import open_store
 from tests.heads.made_features import write_made_features

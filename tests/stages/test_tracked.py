@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from headstart.features.store import FeatureStore
+from headstart.common.paths import Project
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
-from headstart.models.train import train_model
 from headstart.params import TrainParams
-from headstart.paths import Project
 from headstart.stages.train import Made, write_report
 from headstart.tracking.runs import read_record
 from headstart.tracking.store import open_store
 from headstart.tracking.training import open_training
+from headstart.training.final_fit import train_model
 from tests.models.conftest import make_workspace
 from tests.stages.tracked import hold_model_to_reports
 

@@ -6,14 +6,14 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from headstart import files
-from headstart.images.manifest import read_manifest
-from headstart.images.pack import pack
+from headstart.common import files
+from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
+from headstart.dataset.pixel_store import pack
 from headstart.models.model_file import load_model, read_metadata
 from headstart.models.pixels import predict_files
 from headstart.models.predictions import read_predictions
 from headstart.params import PackParams
-from headstart.paths import Project
 from headstart.tracking.runs import read_record
 from headstart.tracking.store import open_store
 from tests.conftest import REPOSITORY

@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from headstart import files
-from headstart.paths import Project
+from headstart.common import files
+from headstart.common.paths import Project
 from headstart.tracking.runs import read_record
 from headstart.tracking.store import open_store
 

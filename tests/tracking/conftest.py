@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 
 STAGES = {
     "fetch": {"cmd": "x", "deps": ["data/own"], "outs": ["data/fetched"]},

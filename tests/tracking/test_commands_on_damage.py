@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from headstart import cli, files
-from headstart.paths import Project
+from headstart import cli
+from headstart.common import files
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.registry import Registry
 from headstart.tracking.runs import training_run, write_record

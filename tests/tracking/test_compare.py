@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.compare import (
     as_text,
     changed_predictions,

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.dvc_state import DvcState, experiment_tags
 
 

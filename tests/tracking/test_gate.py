@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from headstart.models.latency import latency_ratio
+from headstart.common.paths import Project
+from headstart.evaluation.latency import latency_ratio
 from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
 from headstart.params import ImageParams, RegisterParams
-from headstart.paths import Project
 from headstart.tracking.gate import Decision, decide
 from headstart.tracking.lineage import gather
 from headstart.tracking.registry import Registry

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.git_state import git_state
 from tests.tracking.conftest import git
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking._tracking_service import utils
 
-from headstart.errors import TrackingError
-from headstart.paths import Project
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.model_uri import model_file
 from headstart.tracking.registry import Registry

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.errors import TrackingError
-from headstart.paths import Project
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project
 from headstart.tracking.outbox import Operation, Outbox, outboxes
 from headstart.tracking.runs import pending_folder
 from headstart.tracking.store import is_away, open_store

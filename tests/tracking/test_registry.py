@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.errors import TrackingError
-from headstart.paths import Project
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry
 from headstart.tracking.runs import training_run

@@ -7,8 +7,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from headstart.errors import TrackingError
-from headstart.paths import Project
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project
 from headstart.tracking.datasets import DvcDatasetSource
 from headstart.tracking.lineage import gather
 from headstart.tracking.runs import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.model_uri import model_file
 from headstart.tracking.registry import Registry

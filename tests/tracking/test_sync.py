@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.runs import continued_run, pending_folder, training_run, write_record
 from headstart.tracking.sync import sync

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import FormatError
-from headstart.features.claims import anybody_claims, nobody_claims
-from headstart.features.contract import model_key
-from headstart.features.frozen import is_sound
-from headstart.features.shards import read_shard
-from headstart.files import read_json
+from headstart.cache.claims import anybody_claims, nobody_claims
+from headstart.cache.shards import read_shard
+from headstart.common.errors import FormatError
+from headstart.common.files import read_json
+from headstart.encoders.frozen import is_sound
+from headstart.features.recipe import model_key
 
 _DAY_S = 86_400.0
 # No write of one shard takes that long: what is older was left by a process that was killed.

@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DiskError, one_line
-from headstart.features.backbones import build
-from headstart.features.cache import FeatureCache
-from headstart.features.claims import Claims
-from headstart.features.contract import contract, fingerprint, model_key, rows_contract
-from headstart.features.frozen import FrozenModel
+from headstart.cache.claims import Claims
+from headstart.cache.row_cache import FeatureCache
+from headstart.cache.shards import Keys, row_keys
+from headstart.common.errors import DiskError, one_line
+from headstart.common.progress import begin_step, progress_bar
+from headstart.dataset.manifest import Manifest
+from headstart.encoders.builders import build
+from headstart.encoders.frozen import FrozenModel
+from headstart.encoders.runtimes import Fitting, open_forward
+from headstart.features.feature_store import FeatureRows, write_features
 from headstart.features.pipeline import SHARD_ROWS, Decoder, ShardWriter, Task, run_pipeline
-from headstart.features.runtimes import Fitting, open_forward
-from headstart.features.shards import Keys, row_keys
-from headstart.features.store import FeatureRows, write_features
+from headstart.features.recipe import contract, fingerprint, model_key, rows_contract
 from headstart.features.views import ViewPlan
-from headstart.images.manifest import Manifest
 from headstart.params import ExtractParams, ImageParams
-from headstart.progress import begin_step, progress_bar
 
 _UNIT_IMAGES = 64
 _WAIT_S = 0.2

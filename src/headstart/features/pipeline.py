@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DataError
-from headstart.features.cache import FeatureCache
-from headstart.features.runtimes import Run
-from headstart.features.shards import Keys, row_keys
+from headstart.cache.row_cache import FeatureCache
+from headstart.cache.shards import Keys, row_keys
+from headstart.common.errors import DataError
+from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
 from headstart.params import ImageParams
 

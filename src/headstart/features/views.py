@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from headstart.features.shards import PLAIN_VIEW
+from headstart.cache.shards import PLAIN_VIEW
 from headstart.images.decode import decode, decode_square, resize
 from headstart.params import ImageParams
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from headstart.errors import SearchError
+from headstart.common.errors import SearchError
 
 Tensor = Any
 Tensors = dict[str, Tensor]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from headstart.errors import FormatError
-from headstart.files import read_json, write_json
+from headstart.common.errors import FormatError
+from headstart.common.files import read_json, write_json
 from headstart.params.base import Section
 from headstart.params.head import HeadConfig, JudgedOn
 

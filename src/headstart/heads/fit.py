@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import TrainingError
-from headstart.features.store import FeatureBatch
+from headstart.common.errors import TrainingError
+from headstart.features.feature_store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
 from headstart.heads.fitted import FittedHead

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import SearchError
+from headstart.common.errors import SearchError
 from headstart.heads.stack import RowGroup
 
 

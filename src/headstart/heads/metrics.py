@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import SearchError
+from headstart.common.errors import SearchError
 
 Labels = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]

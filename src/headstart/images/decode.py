@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from headstart.errors import DataError, one_line
+from headstart.common.errors import DataError, one_line
 from headstart.images.colour import to_rgb
 from headstart.images.memory import keep_freed_memory
 from headstart.params.images import ImageParams

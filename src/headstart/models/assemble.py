@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import TrainingError
+from headstart.common.errors import TrainingError
 from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import files
-from headstart.errors import DataError, TrainingError
+from headstart.common import files
+from headstart.common.errors import DataError, TrainingError
 from headstart.images.decode import decode_square
 from headstart.models.model_file import LoadedModel, quiet_keras
 from headstart.models.pixels import BATCH_SIZE, predict_batch

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from headstart import files
-from headstart.errors import FormatError, one_line
+from headstart.common import files
+from headstart.common.errors import FormatError, one_line
 from headstart.params import ImageParams
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 from headstart.images.decode import MAX_PIXELS, decode_square
-from headstart.images.walk import children, files_below
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params import ImageParams
+from headstart.sources.walk import children, files_below
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headstart import files
-from headstart.errors import FormatError
-from headstart.features.store import FeatureBatch
+from headstart.common import files
+from headstart.common.errors import FormatError
+from headstart.features.feature_store import FeatureBatch
 
 _COLUMNS = ("path", "label", "predicted_label", "split", "sha256")
 

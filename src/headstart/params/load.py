@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from headstart.errors import ParamsError
-from headstart.files import read_yaml
+from headstart.common.errors import ParamsError
+from headstart.common.files import read_yaml
 from headstart.params.base import Section
 from headstart.params.evaluate import EvaluateParams, RegisterParams
 from headstart.params.extract import ExtractParams

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from headstart.errors import DataError
+from headstart.common.errors import DataError
 from headstart.images.decode import decode
 from headstart.reports.html import render_page, thumbnail_uri
 from headstart.tracking.compare import ChangedPrediction, RunComparison, data_in_words

@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headstart import files
-from headstart.errors import HeadstartError
+from headstart.common import files
+from headstart.common.errors import HeadstartError
+from headstart.dataset.duplicates import groups_of_equals
+from headstart.dataset.groups import straddling
+from headstart.dataset.ingest import Ingested, Rejection
+from headstart.dataset.issues import FLAG_MEANINGS, ISSUE_NAMES
+from headstart.dataset.manifest import FLAGS, Manifest
+from headstart.dataset.moves import Move, write_moves
 from headstart.images.decode import decode_preview
-from headstart.images.duplicates import groups_of_equals
-from headstart.images.groups import straddling
-from headstart.images.ingest import Ingested, Rejection
-from headstart.images.manifest import FLAGS, Manifest
 from headstart.images.partial import decode_what_is_there
-from headstart.images.placements import Move, write_moves
-from headstart.images.quality import FLAG_MEANINGS, ISSUE_NAMES
 from headstart.params.images import SPLITS
 from headstart.reports.html import render_page, thumbnail_uri
 

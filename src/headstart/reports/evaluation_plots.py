@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart import files
-from headstart.models.curves import (
+from headstart.common import files
+from headstart.evaluation.curves import (
     Curve,
     coverage,
     precision_recall_curves,
     reliability,
     roc_curves,
 )
-from headstart.models.evaluation import Evaluation
+from headstart.evaluation.evaluate_model import Evaluation
 from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
 from headstart.reports.html import chart_style
 

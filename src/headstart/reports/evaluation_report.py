@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart import files
-from headstart.errors import TrainingError
-from headstart.features.store import FeatureStore
+from headstart.common import files
+from headstart.common.errors import TrainingError
+from headstart.dataset.manifest import Manifest
+from headstart.evaluation.curves import coverage
+from headstart.evaluation.embedding import principal_plane
+from headstart.evaluation.evaluate_model import Evaluation
+from headstart.evaluation.gradcam import GradCam, overlay
+from headstart.evaluation.mistakes import confused_pairs, likely_label_errors, worst_errors
+from headstart.evaluation.slices import sliced
+from headstart.features.feature_store import FeatureStore
 from headstart.images.decode import decode, resize
-from headstart.images.manifest import Manifest
-from headstart.models.curves import coverage
-from headstart.models.embedding import principal_plane
-from headstart.models.evaluation import Evaluation
-from headstart.models.gradcam import GradCam, overlay
-from headstart.models.mistakes import confused_pairs, likely_label_errors, worst_errors
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
-from headstart.models.slices import sliced
 from headstart.params import ImageParams
 from headstart.reports.charts import Axis, Chart, Series
 from headstart.reports.evaluation_plots import MOST_CURVES, charts, write_pictures

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.heads.config import HeadConfig
-from headstart.heads.search import TrialResult
-from headstart.heads.search_space import FIELDS, is_used
 from headstart.params.search_space import Range, SearchSpace
+from headstart.search.search_heads import TrialResult
+from headstart.search.space import FIELDS, is_used
 
 Floats = NDArray[np.float64]
 _LOG_RATIO = 20

@@ -12,10 +12,10 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from headstart.heads.config import HeadConfig
-from headstart.heads.search import StudyResult, TrialResult
 from headstart.params.search_space import SearchSpace
 from headstart.reports.charts import Axis, Chart, Range, Series, shortened
 from headstart.reports.search_fields import Field, varied_fields
+from headstart.search.search_heads import StudyResult, TrialResult
 
 _MOST_CURVES = 10
 _MIN_TRIALS_FOR_IMPORTANCES = 8

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from headstart import files
-from headstart.heads.search import StudyResult, TrialResult
+from headstart.common import files
 from headstart.params import SearchParams
 from headstart.reports import search_plots
 from headstart.reports.html import render_page
 from headstart.reports.search_fields import Field, varied_fields
+from headstart.search.search_heads import StudyResult, TrialResult
 
 _MOST_ROWS = 10
 

@@ -25,8 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from headstart.errors import HeadstartError, ServingError, one_line
-from headstart.images.reader import usable_cores
+from headstart.common.errors import HeadstartError, ServingError, one_line
+from headstart.dataset.reader import usable_cores
 from headstart.serving.requests import IMAGE_COLUMN, read_csv, read_json
 from headstart.tracking.store import prepare_mlflow
 

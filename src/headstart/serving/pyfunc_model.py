@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from headstart.errors import ServingError
+from headstart.common.errors import ServingError
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.models.pixels import predict_batch
 from headstart.params import ImageParams

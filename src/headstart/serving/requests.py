@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headstart.errors import DataError, ServingError
+from headstart.common.errors import DataError, ServingError
 from headstart.images.decode import decode_square
 from headstart.params import ImageParams
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from headstart.checks import check_possible
-from headstart.errors import HeadstartError, of_the_disk, of_tracking_library
+from headstart.common.errors import HeadstartError, of_the_disk, of_tracking_library
+from headstart.common.paths import Project, project, state_folder
+from headstart.common.progress import telling
+from headstart.common.terminal import say
 from headstart.params.base import Section
 from headstart.params.load import load_params, load_sections
-from headstart.paths import Project, project, state_folder
-from headstart.progress import telling
-from headstart.terminal import say
+from headstart.stages.checks import check_possible
 
 S = TypeVar("S", bound=Section)
 

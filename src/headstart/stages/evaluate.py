@@ -4,16 +4,16 @@ Reads features.h5, model.h5, run.json and the images themselves; writes metrics.
 predictions.csv (validation and test), the plots' tables and the page reports/evaluation/.
 """
 
-from headstart import files
-from headstart.features.store import FeatureStore
-from headstart.images.manifest import read_manifest
-from headstart.models.evaluation import Evaluation, evaluate_model
+from headstart.common import files
+from headstart.common.paths import Project
+from headstart.common.progress import begin_step
+from headstart.dataset.manifest import read_manifest
+from headstart.evaluation.evaluate_model import Evaluation, evaluate_model
+from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions, write_predictions
 from headstart.params import EvaluateParams
 from headstart.params.base import Section
-from headstart.paths import Project
-from headstart.progress import begin_step
 from headstart.reports.evaluation_plots import write_tables
 from headstart.reports.evaluation_report import Subject, write_report
 from headstart.stages.common import run_stage

@@ -1,12 +1,12 @@
 """Stage extract: the manifest's images become data/features.h5, through models/backbone.h5."""
 
+from headstart.common.paths import Project, cache_folder
+from headstart.common.progress import begin_step
+from headstart.dataset.manifest import read_manifest
+from headstart.encoders.runtimes import resolve
 from headstart.features.extractor import Extractor, extract_features
-from headstart.features.runtimes import resolve
-from headstart.images.manifest import read_manifest
 from headstart.params import ExtractParams, ImageParams
 from headstart.params.base import Section
-from headstart.paths import Project, cache_folder
-from headstart.progress import begin_step
 from headstart.stages.common import run_stage
 
 

@@ -1,11 +1,11 @@
 """Stage fetch: data.source → data/fetched."""
 
-from headstart.images.sources import fetch
+from headstart.common.paths import Project
+from headstart.common.terminal import say
 from headstart.params.base import Section
 from headstart.params.images import DataParams
-from headstart.paths import Project
+from headstart.sources.data_source import fetch
 from headstart.stages.common import run_stage
-from headstart.terminal import say
 
 
 class Sections(Section):

@@ -3,23 +3,23 @@
 splits.csv is extended by the thresholds of classes that are seen for the first time.
 """
 
-from headstart.images.ingest import (
+from headstart.common.paths import Project, cache_folder, state_folder
+from headstart.common.progress import begin_step
+from headstart.common.terminal import say
+from headstart.dataset.ingest import (
     check_classes,
     check_rejected,
     ingest,
     small_classes,
     write_rejected,
 )
-from headstart.images.manifest import write_manifest
-from headstart.images.placements import find_moves, placements_file, remember_placements
-from headstart.images.splits import read_thresholds, write_thresholds
+from headstart.dataset.manifest import write_manifest
+from headstart.dataset.moves import find_moves, placements_file, remember_placements
+from headstart.dataset.splits import read_thresholds, write_thresholds
 from headstart.params.base import Section
 from headstart.params.images import IngestParams
-from headstart.paths import Project, cache_folder, state_folder
-from headstart.progress import begin_step
 from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.common import run_stage
-from headstart.terminal import say
 
 
 class Sections(Section):

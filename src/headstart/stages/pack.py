@@ -1,10 +1,10 @@
 """Stage pack: data/fetched, data/manifest.csv → data/images.h5."""
 
-from headstart.images.manifest import read_manifest
-from headstart.images.pack import pack
+from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
+from headstart.dataset.pixel_store import pack
 from headstart.params.base import Section
 from headstart.params.images import ImageParams, PackParams
-from headstart.paths import Project
 from headstart.stages.common import run_stage
 
 

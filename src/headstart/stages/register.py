@@ -6,12 +6,12 @@ reports/registration.json and reports/comparison.json. Knows nothing of how the 
 
 from pydantic import Field
 
-from headstart import files
-from headstart.images.manifest import read_manifest
+from headstart.common import files
+from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
 from headstart.models.model_file import read_metadata
 from headstart.params import RegisterParams
 from headstart.params.base import Section
-from headstart.paths import Project
 from headstart.stages.common import run_stage
 from headstart.tracking.registration import register_model
 

@@ -4,15 +4,15 @@ Also writes reports/search/: trials.csv, one row a trial, and what the search fo
 page. The study itself lives outside of DVC's outputs, so that a search that was killed goes on.
 """
 
-from headstart.features.store import FeatureStore
+from headstart.common.paths import Project, state_folder
+from headstart.common.progress import begin_step
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import write_head
-from headstart.heads.search import StudyResult, run_study
-from headstart.heads.search_sampling import is_exhausted
 from headstart.params import SearchParams
 from headstart.params.base import Section
-from headstart.paths import Project, state_folder
-from headstart.progress import begin_step
 from headstart.reports.search_report import write_report
+from headstart.search.sampling import is_exhausted
+from headstart.search.search_heads import StudyResult, run_study
 from headstart.stages.common import run_stage
 from headstart.tracking.searching import check_store, failures_logged, log_search
 

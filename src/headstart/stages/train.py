@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart import files
-from headstart.features.store import FeatureStore
+from headstart.common import files
+from headstart.common.paths import Project, state_folder
+from headstart.common.progress import begin_step
+from headstart.dataset.pixel_store import ImageStore
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import BestHead, read_head
-from headstart.images.pack import ImageStore
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_backbone, save_model
 from headstart.models.predictions import write_predictions
-from headstart.models.train import TrainedHead, model_metadata, train_model
-from headstart.models.tune import Tuned, checkpoint_folder, finish_tuning, tune_model
 from headstart.params import ImageParams, TrainParams
 from headstart.params.base import Section
-from headstart.paths import Project, state_folder
-from headstart.progress import begin_step
 from headstart.serving.package import save_pyfunc
 from headstart.stages.common import run_stage
 from headstart.tracking.training import TrainingLog, open_training
+from headstart.training.final_fit import TrainedHead, model_metadata, train_model
+from headstart.training.tune import Tuned, checkpoint_folder, finish_tuning, tune_model
 
 if TYPE_CHECKING:
     import keras

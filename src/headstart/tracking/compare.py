@@ -10,10 +10,10 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from headstart.errors import TrackingError
-from headstart.files import of_cell
-from headstart.models.comparison import Comparison
-from headstart.paths import Project
+from headstart.common.errors import TrackingError
+from headstart.common.files import of_cell
+from headstart.common.paths import Project
+from headstart.evaluation.comparison import Comparison
 from headstart.tracking.gate import PREDICTIONS, compare_predictions
 from headstart.tracking.store import TrackingStore, open_store
 

@@ -7,8 +7,8 @@ from typing import Any
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from headstart.errors import TrackingError
-from headstart.secrets import without_secrets
+from headstart.common.errors import TrackingError
+from headstart.common.secrets import without_secrets
 from headstart.tracking.dvc_state import Output
 
 # MLflow's own limit on the length of a digest.

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from headstart import files
-from headstart.errors import TrackingError
-from headstart.paths import Project, cache_folder
-from headstart.secrets import without_secrets
+from headstart.common import files
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project, cache_folder
+from headstart.common.secrets import without_secrets
 from headstart.tracking.runs import pending_folder, read_record, recorded_run_is_there
 from headstart.tracking.store import tracking_uri
 

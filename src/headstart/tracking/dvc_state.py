@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from headstart.files import read_yaml
+from headstart.common.files import read_yaml
 
 _CHUNK_BYTES = 1 << 20
 

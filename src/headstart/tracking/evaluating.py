@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.paths import Project
+from headstart.common.paths import Project
 from headstart.tracking.lineage import gather
 from headstart.tracking.runs import Run, continued_run
 

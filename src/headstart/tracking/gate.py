@@ -12,8 +12,8 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 
-from headstart.models.comparison import Comparison, compare_models
-from headstart.models.latency import latency_ratio
+from headstart.evaluation.comparison import Comparison, compare_models
+from headstart.evaluation.latency import latency_ratio
 from headstart.models.predictions import read_predictions_table
 from headstart.params import RegisterParams
 from headstart.tracking.registry import CHAMPION, Registry

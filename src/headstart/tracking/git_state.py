@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.errors import TrackingError
+from headstart.common.errors import TrackingError
 
 # Untracked files count as source when they lie here; images and results of others never do.
 _SOURCES = ("src", "data/sources", ":(glob)data/*.dvc")

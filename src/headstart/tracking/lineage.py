@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from headstart.paths import Project
-from headstart.secrets import without_secrets
+from headstart.common.paths import Project
+from headstart.common.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState, Output, experiment_tags
 from headstart.tracking.git_state import GitState, git_state
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headstart.errors import TrackingError, one_line
-from headstart.secrets import without_secrets
+from headstart.common.errors import TrackingError, one_line
+from headstart.common.secrets import without_secrets
 
 # Where `serving.package` leaves the model file in a pyfunc model's folder.
 _IN_PYFUNC = "artifacts/model.h5"

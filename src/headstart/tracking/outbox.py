@@ -27,7 +27,7 @@ from mlflow.entities import (
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from headstart import files
+from headstart.common import files
 
 # What MLflow's stores accept in one call.
 _METRICS_A_CALL = 1000

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from headstart import files
-from headstart.errors import TrackingError
+from headstart.common import files
+from headstart.common.errors import TrackingError
+from headstart.common.paths import Project
 from headstart.params import RegisterParams
-from headstart.paths import Project
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.gate import as_json, decide
 from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry, Reign

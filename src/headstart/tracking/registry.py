@@ -12,8 +12,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from headstart.errors import TrackingError, one_line
-from headstart.secrets import without_secrets
+from headstart.common.errors import TrackingError, one_line
+from headstart.common.secrets import without_secrets
 from headstart.tracking.outbox import MODEL_TAG
 from headstart.tracking.store import TrackingStore, global_store
 

@@ -22,12 +22,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 
-from headstart import files
-from headstart.errors import TrackingError, one_line
-from headstart.interrupts import run_command
-from headstart.paths import Project, main_checkout
-from headstart.secrets import without_secrets
-from headstart.terminal import say
+from headstart.common import files
+from headstart.common.errors import TrackingError, one_line
+from headstart.common.interrupts import run_command
+from headstart.common.paths import Project, main_checkout
+from headstart.common.secrets import without_secrets
+from headstart.common.terminal import say
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.lineage import library_versions
 from headstart.tracking.store import open_store, sqlite_uri

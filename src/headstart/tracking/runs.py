@@ -15,11 +15,11 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from headstart import files
-from headstart.errors import TrackingError, one_line
-from headstart.paths import Project, state_folder
-from headstart.secrets import without_secrets
-from headstart.terminal import say
+from headstart.common import files
+from headstart.common.errors import TrackingError, one_line
+from headstart.common.paths import Project, state_folder
+from headstart.common.secrets import without_secrets
+from headstart.common.terminal import say
 from headstart.tracking import outbox as sending
 from headstart.tracking.datasets import dataset_values
 from headstart.tracking.dvc_state import Output

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headstart.errors import one_line
-from headstart.heads.search import StudyResult, TrialResult
+from headstart.common.errors import one_line
+from headstart.common.paths import Project
+from headstart.common.secrets import without_secrets
 from headstart.params import SearchParams, load_params
-from headstart.paths import Project
-from headstart.secrets import without_secrets
+from headstart.search.search_heads import StudyResult, TrialResult
 from headstart.tracking.lineage import flatten, gather
 from headstart.tracking.run_names import head_in_words, run_name
 from headstart.tracking.runs import curve_names

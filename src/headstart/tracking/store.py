@@ -22,10 +22,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.errors import TrackingError, of_the_disk, one_line
-from headstart.paths import main_checkout, state_folder
-from headstart.secrets import without_secrets
-from headstart.terminal import say
+from headstart.common.errors import TrackingError, of_the_disk, one_line
+from headstart.common.paths import main_checkout, state_folder
+from headstart.common.secrets import without_secrets
+from headstart.common.terminal import say
 from headstart.tracking.artifact_locations import repair_artifact_locations
 
 DEFAULT_EXPERIMENT = "headstart"

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 from mlflow.entities import Metric, Param
 
-from headstart.paths import Project
-from headstart.secrets import without_secrets
+from headstart.common.paths import Project
+from headstart.common.secrets import without_secrets
 from headstart.tracking.lineage import Lineage
 from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import Run, pending_folder

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from headstart.errors import TrackingError, one_line
-from headstart.paths import Project
-from headstart.secrets import without_secrets
+from headstart.common.errors import TrackingError, one_line
+from headstart.common.paths import Project
+from headstart.common.secrets import without_secrets
 from headstart.tracking import outbox
 from headstart.tracking.outbox import Outbox
 from headstart.tracking.runs import pending_folder

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from headstart.common.paths import Project
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.params import load_params
-from headstart.paths import Project
 from headstart.tracking.lineage import Lineage, flatten, gather
 from headstart.tracking.run_names import data_in_words, head_in_words, run_name
 from headstart.tracking.runs import FINE_TUNING_CURVE, Run, training_run, write_record

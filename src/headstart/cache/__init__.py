@@ -1,0 +1,1 @@
+"""The row cache: rows by content key under a recipe."""

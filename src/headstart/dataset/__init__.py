@@ -1,0 +1,1 @@
+"""Files become a manifest: statistics, issues, duplicates, groups, splits (the ingest stage)."""

@@ -1,0 +1,200 @@
+"""From a folder of raw images to the manifest: each file read once, checked, grouped and split."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import DataError
+from headstart.common.files import write_csv
+from headstart.dataset.groups import Groups, find_groups
+from headstart.dataset.issues import quality_flags
+from headstart.dataset.manifest import Manifest, make_manifest
+from headstart.dataset.reader import Limits, read_images
+from headstart.dataset.splits import Key, Thresholds, assign_splits
+from headstart.params.images import SPLITS, IngestParams
+from headstart.sources.labels import Entry
+from headstart.sources.layout import scan
+
+_NO_CLASS = "It lies beside the class folders, so it has no label."
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A file that is left out: a short reason code, and a sentence for a person."""
+
+    path: str
+    label: str
+    reason: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What a folder of raw images came to.
+
+    `duplicates` names the cluster of each manifest row, `thresholds` are those of splits.csv with
+    what was first seen here, and `cannot_split` says of each class with a single group why.
+    """
+
+    manifest: Manifest
+    rejected: list[Rejection]
+    duplicates: list[int]
+    thresholds: dict[Key, Thresholds]
+    cannot_split: dict[str, str]
+    n_decoded: int
+
+
+def ingest(
+    folder: Path,
+    params: IngestParams,
+    *,
+    seed: int,
+    thresholds: Mapping[Key, Thresholds],
+    cache: Path | None = None,
+) -> Ingested:
+    """Read every image of the class folders in `folder` once, group it, and assign it to a split.
+
+    `thresholds` are those by which classes were split before; `cache` is the file that remembers
+    images from earlier runs.
+
+    Raises:
+        DataError: `folder` is not laid out as one of images.
+    """
+    layout = scan(folder)
+    entries = layout.entries
+    limits = Limits(params.max_pixels, params.max_file_mb)
+    reading = read_images(folder, [entry.path for entry in entries], limits, cache=cache)
+    rejected = [
+        Rejection(entries[index].path, entries[index].label, *why)
+        for index, why in sorted(reading.rejected.items())
+    ]
+    rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.strays]
+    accepted = np.array([i for i in range(len(entries)) if i not in reading.rejected], np.int64)
+    entries, facts = [entries[i] for i in accepted], reading.facts[accepted]
+    labels = [entry.label for entry in entries]
+    classes = sorted(set(labels))
+    ids = {label: index for index, label in enumerate(classes)}
+    label_ids = np.array([ids[label] for label in labels], dtype=np.int64)
+    groups = find_groups(
+        facts, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
+    )
+    assigned = assign_splits(
+        groups.keys,
+        labels,
+        [entry.split for entry in entries],
+        seed=seed,
+        fractions=params.split,
+        known=thresholds,
+    )
+    columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
+        "path": [entry.path for entry in entries],
+        "label": labels,
+        "sha256": [row.tobytes().hex() for row in facts["sha256"]],
+        "size_bytes": facts["size_bytes"].astype(np.int64),
+        "width": facts["width"].astype(np.int64),
+        "height": facts["height"].astype(np.int64),
+        "split": assigned.splits,
+        "group": groups.keys,
+        "exact_duplicate": groups.exact_duplicate,
+        "near_duplicate": groups.near_duplicate,
+        "label_conflict": groups.label_conflict,
+        **quality_flags(facts, label_ids),
+    }
+    return Ingested(
+        make_manifest(columns),
+        rejected,
+        groups.duplicates.tolist(),
+        assigned.thresholds,
+        _cannot_split(entries, groups),
+        reading.n_decoded,
+    )
+
+
+def write_rejected(path: Path, rejected: list[Rejection]) -> None:
+    """Write the list of files left out, sorted by path."""
+    rows = sorted((r.path, r.label, r.reason, r.sentence) for r in rejected)
+    write_csv(path, ("path", "label", "reason", "sentence"), rows)
+
+
+def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> None:
+    """Raise DataError if a larger fraction than allowed was left out."""
+    rejected, total = len(ingested.rejected), len(ingested.manifest) + len(ingested.rejected)
+    if rejected == 0 or rejected / total <= params.max_rejected_fraction:
+        return
+    raise DataError(
+        f"at most {params.max_rejected_fraction:.1%} of the files may be left out "
+        f"(ingest.max_rejected_fraction), but {rejected:,} of {total:,} ({rejected / total:.1%}) "
+        f"were: see {listed_in} for each of them and the reason; mend or remove them, or raise the "
+        "limit"
+    )
+
+
+def check_classes(ingested: Ingested) -> None:
+    """Raise DataError for classes that cannot be split, or have no image in train."""
+    rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
+    reasons = {
+        label: f"all of its {count:,} files were rejected"
+        for label, count in rejected.items()
+        if label not in ingested.manifest.classes
+    } | ingested.cannot_split
+    if reasons:
+        listed = [f"{label!r}: {reasons[label]}" for label in sorted(reasons)]
+        raise DataError(
+            "every class needs images in at least 2 duplicate groups, so that one can train it and "
+            f"another test it, but {_some_of(listed)}; add other images of it, or remove the class"
+        )
+    table = ingested.manifest.table
+    untrained = sorted({*ingested.manifest.classes} - {*table["label"][table["split"] == "train"]})
+    if untrained:
+        raise DataError(
+            "every class needs images in train, but as splits are given or were chosen before "
+            f"(data/splits.csv) these have none: {_some_of([repr(name) for name in untrained])}; "
+            "give train some of their images, or delete their lines in data/splits.csv"
+        )
+
+
+def small_classes(ingested: Ingested, params: IngestParams) -> str | None:
+    """Return a warning that names the classes with few images in a split, if there are any."""
+    manifest = ingested.manifest
+    counts = Counter(zip(manifest.table["label"], manifest.splits, strict=True))
+    few = [
+        f"{label!r} ({', '.join(f'{split} {counts[label, split]:,}' for split in SPLITS)})"
+        for label in manifest.classes
+        if min(counts[label, split] for split in SPLITS) < params.min_images_per_split
+    ]
+    if not few:
+        return None
+    return (
+        f"{len(few):,} of {len(manifest.classes):,} classes have fewer than "
+        f"{params.min_images_per_split} images in a split (ingest.min_images_per_split), so what "
+        f"is measured of them is uncertain: {_some_of(few)}; add images of them, or, where there "
+        "are enough, delete their lines in data/splits.csv to split them anew"
+    )
+
+
+def _some_of(listed: list[str]) -> str:
+    more = f"; and {len(listed) - 10:,} more" if len(listed) > 10 else ""
+    return "; ".join(listed[:10]) + more
+
+
+def _cannot_split(entries: Sequence[Entry], groups: Groups) -> dict[str, str]:
+    """Say of each class whose images are one group, none of them with a given split, why."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, entry in enumerate(entries):
+        rows_of[entry.label].append(row)
+    reasons = {}
+    for label, rows in rows_of.items():
+        first = entries[rows[0]]
+        if len({groups.keys[row] for row in rows}) > 1 or any(entries[row].split for row in rows):
+            continue
+        if len(rows) == 1:
+            reasons[label] = f"its only image is {first.path}"
+        elif len({groups.duplicates[row] for row in rows}) == 1:
+            reasons[label] = f"its {len(rows):,} images are copies of one image, {first.path}"
+        else:
+            reasons[label] = f"its {len(rows):,} images are in one group, {groups.keys[rows[0]]!r}"
+    return reasons

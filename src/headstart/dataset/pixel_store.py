@@ -1,0 +1,217 @@
+"""data/images.h5: decoded squares of chosen splits, for training from pixels.
+
+Without compression the pixels lie in one piece in the file and are read through a memory map,
+which is as fast as a bare array on disk; with compression each image is a chunk of its own.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import DataError, FormatError
+from headstart.common.files import replacing
+from headstart.common.progress import progress
+from headstart.dataset.manifest import Manifest
+from headstart.dataset.reader import usable_cores
+from headstart.images.decode import DECODE_VERSION, decode_square
+from headstart.params.images import ImageParams, PackParams
+
+_FORMAT = "headstart-images"
+_FORMAT_VERSION = 1
+_IMAGES_AHEAD = 64
+
+Index = int | slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+class ImageStore:
+    """An array-like reader of images.h5: uint8, shape (n, size, size, 3).
+
+    `store[3]`, `store[10:20]`, `store[[5, 1, 9]]` and `store[mask]` give pixels. It can be pickled
+    and used after a fork: every process opens the file for itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the store.
+
+        Raises:
+            DataError: there is no such file.
+            FormatError: it is no store of this version.
+        """
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise DataError(
+                f"the image store must exist, but {path} does not: run `dvc repro pack`"
+            )
+        with _open(self.path) as file:
+            images = file["images"]
+            self.shape: tuple[int, ...] = images.shape
+            self.dtype: np.dtype[Any] = images.dtype
+            self.classes: tuple[str, ...] = tuple(json.loads(file.attrs["classes"]))
+            self.labels: NDArray[np.int64] = file["label_ids"][:]
+            self.sha256: list[str] = [value.decode() for value in file["sha256"][:]]
+            self.splits: list[str] = [value.decode() for value in file["split"][:]]
+            self._offset: int | None = images.id.get_offset()
+        self._pixels: Any = None
+        self._owner = -1
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> NDArray[Any]:
+        if isinstance(index, list | tuple):
+            index = np.array(index, dtype=np.int64)
+        source = self._source()
+        if isinstance(source, np.ndarray):
+            return np.asarray(source[index])
+        # h5py knows neither negative rows, nor unsorted ones, nor the same one twice.
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return np.asarray(source[int(rows)])
+        pixels = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows.tolist()):
+            source.read_direct(pixels, np.s_[row], np.s_[place])
+        return pixels
+
+    def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
+        """All images in order, `batch_size` at a time."""
+        for start in range(0, len(self), batch_size):
+            yield self[start : start + batch_size]
+
+    def close(self) -> None:
+        """Let go of the file; the next read opens it again."""
+        if isinstance(self._pixels, h5py.Dataset) and self._owner == os.getpid():
+            self._pixels.file.close()
+        self._pixels, self._owner = None, -1
+
+    def __enter__(self) -> "ImageStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": None, "_owner": -1}
+
+    def _source(self) -> Any:
+        if self._owner != os.getpid():
+            self._pixels = self._map()
+            self._owner = os.getpid()
+        return self._pixels
+
+    def _map(self) -> Any:
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        if self._offset is None:
+            return _open(self.path)["images"]
+        return np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
+
+
+def pack(
+    path: Path, manifest: Manifest, folder: Path, image: ImageParams, params: PackParams
+) -> int:
+    """Decode the images of `pack.splits` to squares and write the store; returns how many.
+
+    Raises:
+        DataError: a file is not the one that the manifest lists.
+    """
+    chosen = manifest.select(*params.splits)
+    pixels = _squares(chosen, folder, image)
+    with replacing(path) as temporary:
+        write_store(
+            temporary,
+            progress(pixels, total=len(chosen), unit="images", title="pack"),
+            shape=(len(chosen), image.size, image.size, 3),
+            label_ids=chosen.label_ids,
+            sha256=chosen.sha256,
+            splits=chosen.splits,
+            attributes={
+                "classes": list(chosen.classes),
+                "decode_version": DECODE_VERSION,
+                "image": image.model_dump(),
+            },
+            compression=params.compression,
+        )
+    return len(chosen)
+
+
+def write_store(
+    path: Path,
+    images: Iterable[NDArray[Any]],
+    *,
+    shape: tuple[int, ...],
+    label_ids: NDArray[np.int64],
+    sha256: Sequence[str],
+    splits: Sequence[str],
+    attributes: dict[str, Any],
+    dtype: "np.dtype[Any] | type[np.generic]" = np.uint8,
+    compression: str = "none",
+) -> None:
+    """Write `images`, one after another; the same rows give the same bytes."""
+    layout: dict[str, Any] = {}
+    if compression != "none" and shape[0] > 0:
+        layout = {"chunks": (1, *shape[1:]), "compression": compression, "shuffle": True}
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = _FORMAT
+        file.attrs["format_version"] = _FORMAT_VERSION
+        for name, value in attributes.items():
+            file.attrs[name] = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        pixels = file.create_dataset("images", shape, dtype, track_times=False, **layout)
+        for row, picture in enumerate(images):
+            pixels[row] = picture
+        for name, values in (
+            ("label_ids", label_ids),
+            ("sha256", np.array(sha256, dtype="S64")),
+            ("split", np.array(splits, dtype="S10")),
+        ):
+            file.create_dataset(name, data=values, track_times=False)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FormatError(f"{path} is damaged ({error}): run `dvc repro pack`") from None
+    found = (file.attrs.get("format"), file.attrs.get("format_version"))
+    if found != (_FORMAT, _FORMAT_VERSION):
+        file.close()
+        raise FormatError(
+            f"{path} must be {_FORMAT} version {_FORMAT_VERSION}, but is {found[0]} version "
+            f"{found[1]}: run `dvc repro pack`"
+        )
+    return file
+
+
+def _squares(manifest: Manifest, folder: Path, image: ImageParams) -> Iterator[NDArray[np.uint8]]:
+    """Decoded squares in the manifest's order, a bounded number of them ahead."""
+    limit = manifest.max_pixels
+
+    def square(path: str, sha256: str) -> NDArray[np.uint8]:
+        try:
+            data = (folder / path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{folder / path} must be readable, but is not ({error.strerror}): run `dvc repro`"
+            ) from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DataError(
+                f"{folder / path} must be the file that the manifest lists, but has other bytes: "
+                "run `dvc repro`"
+            )
+        return decode_square(data, image, max_pixels=limit)
+
+    rows = zip(manifest.paths, manifest.sha256, strict=True)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        ahead = deque(pool.submit(square, *row) for row in islice(rows, _IMAGES_AHEAD))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(square, *row) for row in islice(rows, 1))

@@ -1,0 +1,241 @@
+"""Which split a duplicate group belongs to: fractions that hold in every class, and nobody moves.
+
+A group has a position in [0, 1), a hash of its key, and each class two thresholds on it: train lies
+below `validation_from`, test from `test_from` on. They are chosen when a class is first seen, so
+that its fractions hold to within one group, and kept in data/splits.csv; from then on neither the
+order nor the number of images counts, and adding images moves none that is there.
+
+A group with images of several classes goes by the thresholds of the first of them in splits.csv,
+where the rarest stands first and classes seen later follow: what is common can make up for it.
+"""
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import DataError
+from headstart.common.files import of_cell, write_csv
+from headstart.params.images import SPLITS, Split, SplitParams
+
+COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
+
+# Another draw of the hash is another order of the groups. With one order alone, the thresholds of a
+# class of five would lie anywhere, and a thousand newcomers would be split by them. The first is
+# taken where it will do, as nearly always for a class that is not small: splits went by it before
+# there were thresholds, and few groups move when an image of another class joins them.
+_MAX_DRAWS = 256
+_MAX_POSITIONS = 200_000
+_FEW_GROUPS = 30
+_GOOD_ENOUGH, _GOOD_ENOUGH_OF_FEW = 0.15, 0.07
+_STEP = 2.0**-48
+
+
+class Key(NamedTuple):
+    """What thresholds were chosen for: the seed, the fractions, the class."""
+
+    seed: int
+    train: float
+    validation: float
+    test: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """A class's thresholds on the positions of its groups in a draw of the hash."""
+
+    draw: int
+    validation_from: float
+    test_from: float
+
+    def split_of(self, group: str, *, seed: int) -> Split:
+        """Return the split of all members of a group."""
+        place = position(group, seed=seed, draw=self.draw)
+        if place < self.validation_from:
+            return "train"
+        return "validation" if place < self.test_from else "test"
+
+
+@dataclass(frozen=True)
+class SplitAssignment:
+    """The split of each image, and all thresholds known now, in the order of splits.csv."""
+
+    splits: list[Split]
+    thresholds: dict[Key, Thresholds]
+
+
+def position(group: str, *, seed: int, draw: int = 0) -> float:
+    """Return a number in [0, 1), uniform over groups and independent between seeds and draws."""
+    text = f"{seed}\n{group}\n{draw}" if draw else f"{seed}\n{group}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") * _STEP
+
+
+def assign_splits(
+    groups: Sequence[str],
+    labels: Sequence[str],
+    given: Sequence[Split | None],
+    *,
+    seed: int,
+    fractions: SplitParams,
+    known: Mapping[Key, Thresholds],
+) -> SplitAssignment:
+    """Assign each of n images, of which the group, the class and perhaps the split are given.
+
+    A given split is kept, and an image without one follows its group's given members. Where images
+    are given as train and test but none as validation, say, validation is taken from train. What is
+    left goes by thresholds: `known` ones, else new ones that bring each class, given images
+    included, as near to its fractions as whole groups allow.
+    """
+    shares = np.array([fractions.train, fractions.validation, fractions.test])
+    kinds = {split for split in given if split is not None}
+    missing = set(SPLITS) - kinds if len(kinds) > 1 or (kinds and None not in given) else set()
+    if missing:
+        shares = np.array([0 if s not in missing else shares[i] for i, s in enumerate(SPLITS)])
+        shares[0] = 1 - shares[1:].sum()
+    of_group: dict[str, Split] = {}
+    for group, split in zip(groups, given, strict=True):
+        if split is not None:
+            of_group[group] = min(of_group.get(group, split), split, key=SPLITS.index)
+    fixed = [split or of_group.get(group) for group, split in zip(groups, given, strict=True)]
+    if missing:
+        fixed = [None if split == "train" else split for split in fixed]
+
+    def key(label: str) -> Key:
+        return Key(seed, float(shares[0]), float(shares[1]), float(shares[2]), label)
+
+    sizes = Counter(labels)
+    seen = [each.label for each in known if each == key(each.label)]
+    new = sorted(sizes.keys() - set(seen), key=lambda label: (sizes[label], label))
+    rank = {label: place for place, label in enumerate([*seen, *new])}
+    counts = {label: np.zeros(len(SPLITS), np.int64) for label in rank}  # of what has a split
+    members: dict[str, Counter[str]] = defaultdict(Counter)  # of each other group, by class
+    for group, label, split in zip(groups, labels, fixed, strict=True):
+        if split is None:
+            members[group][label] += 1
+        else:
+            counts[label][SPLITS.index(split)] += 1
+    groups_of: dict[str, list[str]] = defaultdict(list)
+    for group in sorted(members):
+        groups_of[min(members[group], key=rank.__getitem__)].append(group)
+
+    thresholds, split_of = dict(known), dict[str, Split]()
+    for label in rank:
+        own = groups_of[label]
+        if own and key(label) not in thresholds:
+            classes = sorted({other for group in own for other in members[group]})
+            images = np.array([[members[group][c] for c in classes] for group in own], np.int32)
+            already = np.array([counts[c] for c in classes])
+            first = classes.index(label)
+            thresholds[key(label)] = _choose(own, images, already, first, shares, seed)
+        for group in own:
+            split_of[group] = thresholds[key(label)].split_of(group, seed=seed)
+            for other, count in members[group].items():
+                counts[other][SPLITS.index(split_of[group])] += count
+    splits = [split or split_of[group] for group, split in zip(groups, fixed, strict=True)]
+    return SplitAssignment(splits, thresholds)
+
+
+def _choose(
+    groups: Sequence[str],
+    images: NDArray[np.int32],
+    counts: NDArray[np.int64],
+    first: int,
+    shares: NDArray[np.float64],
+    seed: int,
+) -> Thresholds:
+    """Return the thresholds that split the groups best.
+
+    In every draw the groups are cut where the class has its quotas, with one group at least in each
+    split. The best draw has counts of all classes near their quotas, and thresholds near the
+    fractions themselves, by which newcomers are split.
+
+    Args:
+        images: of each group by class, shape (n_groups, n_classes).
+        counts: images of each class that have a split already, shape (n_classes, 3).
+        first: column of the class whose thresholds these are; every group has images of it.
+        shares: the fractions, shape (3,).
+    """
+    n = len(groups)
+    free = images.sum(axis=0)
+    sizes = free + counts.sum(axis=1)
+    wanted = np.maximum(shares * sizes[:, None] - counts, 0)
+    wanted *= (free / wanted.sum(axis=1))[:, None]
+    nominal = shares.cumsum()[:2]
+    # How many groups a split must have; the first to go without is validation.
+    need = ((counts[first] == 0) & (shares > 0)).astype(int).tolist()
+    for split in (1, 2):
+        if sum(need) > n:
+            need[split] = 0
+    best, chosen = np.inf, Thresholds(0, float(nominal[0]), float(nominal[1]))
+    for draw in range(min(_MAX_DRAWS, 1 + _MAX_POSITIONS // n)):
+        positions = np.array([position(group, seed=seed, draw=draw) for group in groups])
+        order = np.argsort(positions)
+        sums = np.vstack([np.zeros_like(images[:1]), images[order].cumsum(axis=0)])
+        targets = wanted[first].cumsum()[:2]
+        cuts = np.abs(sums[:, first, None] - targets).argmin(axis=0).tolist()
+        cuts[0] = min(max(cuts[0], need[0]), n - need[1] - need[2])
+        cuts[1] = min(max(cuts[1], cuts[0] + need[1]), n - need[2])
+        # From just above the last group below a cut to the first group above it.
+        low = np.r_[0.0, positions[order] + _STEP][cuts]
+        high = np.r_[positions[order], 1.0][cuts]
+        found = Thresholds(draw, *np.clip(nominal, low, high).tolist())
+        got = np.diff(sums[[0, *cuts, n]], axis=0).T
+        misfit = (np.maximum(np.abs(got - wanted) - 1, 0) / sizes[:, None]).max()
+        distance = np.abs(nominal - (found.validation_from, found.test_from)).max()
+        if misfit + distance < best:
+            best, chosen = misfit + distance, found
+        if best < (_GOOD_ENOUGH if n >= _FEW_GROUPS else _GOOD_ENOUGH_OF_FEW):
+            break
+    return chosen
+
+
+def read_thresholds(path: Path) -> dict[Key, Thresholds]:
+    """Read splits.csv, in its order; a file that is not there knows of no class.
+
+    Raises:
+        DataError: the file is damaged, or gives a class thresholds twice.
+    """
+    thresholds: dict[Key, Thresholds] = {}
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"its columns must be {','.join(COLUMNS)}")
+            for row in reader:
+                line = reader.line_num
+                if None in row or None in row.values():
+                    raise ValueError(f"it must have {len(COLUMNS)} values")
+                train, validation, test = (float(row[split]) for split in SPLITS)
+                key = Key(int(row["seed"]), train, validation, test, of_cell(row["class"]))
+                found = Thresholds(
+                    int(row["draw"]), float(row["validation_from"]), float(row["test_from"])
+                )
+                if not 0 <= found.validation_from <= found.test_from <= 1 or found.draw < 0:
+                    raise ValueError("thresholds must lie in [0, 1], in order")
+                if not abs(train + validation + test - 1) < 1e-6:
+                    raise ValueError("train, validation and test must sum to 1")
+                if thresholds.setdefault(key, found) != found:
+                    raise ValueError(f"class {key.label!r} is there twice; keep the first line")
+    except FileNotFoundError:
+        return {}
+    except (csv.Error, ValueError) as error:
+        raise DataError(
+            f"{path} must say by which thresholds each class is split, but line {line} cannot be "
+            f"read ({error}): restore the file with `git checkout`, or delete every line but the "
+            "header to split everything anew"
+        ) from None
+    return thresholds
+
+
+def write_thresholds(path: Path, thresholds: Mapping[Key, Thresholds]) -> None:
+    """Write splits.csv in the order given, as an atomic write."""
+    rows = [(*key, t.draw, t.validation_from, t.test_from) for key, t in thresholds.items()]
+    write_csv(path, COLUMNS, rows)

@@ -1,0 +1,1 @@
+"""Frozen pre-trained encoders: catalogue, builders, weights, runtimes."""

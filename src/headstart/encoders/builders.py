@@ -1,0 +1,136 @@
+"""Building a backbone: a flat frozen Keras model from uint8 pixels to float32 features.
+
+Knows nothing of the cache, of batches or of files of images. Importing this imports no Keras.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from headstart.common.errors import BackboneError
+from headstart.encoders.catalogue import BACKBONES, Backbone, backbone_named, check_size
+from headstart.encoders.preprocessing import PREPROCESSING
+from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
+from headstart.encoders.weights import locate_weights
+from headstart.params import ExtractParams, ImageParams
+
+__all__ = ["BACKBONES", "Backbone", "backbone_named", "bare_network", "build", "check_size"]
+
+
+def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) -> Any:
+    """A frozen, flat `keras.Model`: uint8 (n, size, size, 3) → float32 (n, feature_dim).
+
+    Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`.
+    Relative weights paths are taken from `root`, by default the working directory.
+
+    Raises:
+        BackboneError: unknown backbone or layer, or an image size it cannot take.
+        WeightsError: the weights are nowhere, or not the ones they claim to be.
+    """
+    backbone = backbone_named(extract.backbone)
+    check_size(backbone, image)
+    tensors = _tensors(backbone, extract, image.size, root or Path.cwd())
+    model = _named(_graph(backbone, extract, image.size))
+    if tensors is None:
+        tensors = random_tensors(model)
+    assign(model, tensors)
+    model.trainable = False
+    return model
+
+
+def _tensors(
+    backbone: Backbone, extract: ExtractParams, size_px: int, root: Path
+) -> Tensors | None:
+    if extract.weights == "random":
+        return None
+    path = locate_weights(extract, backbone.imagenet, root)
+    tensors = read_tensors(
+        path, bare=lambda: bare_network(backbone, size_px), from_pytorch=backbone.from_pytorch
+    )
+    return tensors if backbone.mend is None else backbone.mend(tensors)
+
+
+def bare_network(backbone: Backbone, size_px: int) -> Any:
+    """The network alone, without preprocessing or pooling, its layers named as in `build`."""
+    import keras
+
+    return _named(backbone.network(keras.Input((size_px, size_px, 3), name="image")))
+
+
+def _graph(backbone: Backbone, extract: ExtractParams, size_px: int) -> Any:
+    import keras
+
+    pixels = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
+    whole = _named(backbone.network(PREPROCESSING[backbone.preprocessing](pixels)))
+    output = _layer(whole, extract.layer or backbone.default_layer).output
+    if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
+        raise BackboneError(
+            "extract.layer must give one map (height, width, channels) or one vector an image, "
+            f"but {extract.layer} gives {output}: choose another layer"
+        )
+    return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=backbone.name)
+
+
+def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
+    """The names of the layers that `build` would use; no weights are read.
+
+    Raises:
+        BackboneError: unknown backbone or layer, or an image size it cannot take.
+    """
+    backbone = backbone_named(extract.backbone)
+    check_size(backbone, image)
+    return [layer.name for layer in _named(_graph(backbone, extract, image.size)).layers]
+
+
+def _pooled(output: Any, pooling: str) -> Any:
+    import keras
+
+    layers = keras.layers
+    if len(output.shape) == 2 or pooling == "flatten":
+        return layers.Flatten(name="features", dtype="float32")(output)
+    pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
+    return pool(name="features", dtype="float32")(output)
+
+
+def _layer(model: Any, name: str) -> Any:
+    names = [layer.name for layer in model.layers]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[-5:]
+        raise BackboneError(
+            f"extract.layer must be a layer of {model.name}, but it has none named {name}: "
+            f"nearest are {', '.join(near)}"
+        )
+    return model.get_layer(name)
+
+
+def _named(model: Any) -> Any:
+    """The same network with the layer names of a fresh process.
+
+    Layers that Keras names by counting get names that depend on what was built before; saved
+    files would differ. The smallest count of each class becomes zero.
+    """
+    import keras
+    from keras.src.utils.naming import to_snake_case
+
+    first: dict[str, int] = {}
+    counted: dict[str, tuple[str, int]] = {}
+    for layer in model.layers:
+        base = to_snake_case(type(layer).__name__)
+        count = layer.name.removeprefix(base).removeprefix("_") or "0"
+        if layer.name.startswith(base) and count.isdigit():
+            counted[layer.name] = (base, int(count))
+            first[base] = min(first.get(base, int(count)), int(count))
+    names = {
+        old: base if count == first[base] else f"{base}_{count - first[base]}"
+        for old, (base, count) in counted.items()
+    }
+    if all(old == new for old, new in names.items()):
+        return model
+
+    def renamed(layer: Any) -> Any:
+        config = layer.get_config()
+        return type(layer).from_config(config | {"name": names.get(layer.name, layer.name)})
+
+    clone = keras.models.clone_model(model, clone_function=renamed)
+    clone.set_weights(model.get_weights())
+    return clone

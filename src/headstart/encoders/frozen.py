@@ -1,0 +1,112 @@
+"""The frozen model of a contract on disk: backbone.h5 as Keras saves it, and as exported to ONNX.
+
+All are made once and kept in the cache, so that later runs need neither the weights nor
+TensorFlow. Each has its sha256 beside it, as `sha256sum --check` reads it, and is checked whenever
+it is opened: a changed one is made again. Knows nothing of images.
+"""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from headstart.common.files import replacing, sha256_of_file, write_text
+from headstart.common.terminal import say
+from headstart.encoders.onnx_export import export_onnx, fold_onnx
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """The files of one frozen backbone, in `folder`; `build` makes it as a Keras model."""
+
+    folder: Path
+    build: Callable[[], Any]
+
+    @property
+    def h5(self) -> Path:
+        return self.folder / "backbone.h5"
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def folded_onnx(self) -> Path:
+        return self.folder / "folded.onnx"
+
+    def load(self) -> Any:
+        """The Keras model, built and saved when it is not there yet."""
+        import keras
+
+        return keras.models.load_model(self.require_h5(), compile=False)
+
+    def require_h5(self) -> Path:
+        """The path of backbone.h5, made when it is missing or changed."""
+        return self._require(self.h5, self._save)
+
+    def require_onnx(self) -> Path:
+        """The path of model.onnx, exported when it is missing or changed."""
+        return self._require(self.onnx, lambda: export_onnx(self.load(), self.onnx))
+
+    def require_folded_onnx(self) -> Path:
+        """The path of folded.onnx, for runtimes that do not fold constants; made likewise."""
+        make = lambda: fold_onnx(self.require_onnx(), self.folded_onnx)  # noqa: E731
+        return self._require(self.folded_onnx, make)
+
+    def copy_h5(self, path: Path) -> None:
+        """Copy backbone.h5 to `path`, made when missing, whole or not at all."""
+        with replacing(path) as temporary:
+            shutil.copyfile(self.require_h5(), temporary)
+
+    def _require(self, path: Path, make: Callable[[], None]) -> Path:
+        if is_sound(path):
+            return path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # One for each file: the making of one requires another.
+        with FileLock(path.with_name(f"making-{path.name}.lock"), thread_local=False):
+            if not is_sound(path):
+                if _sum_of(path).exists() and path.exists():
+                    say(
+                        f"extract: {path} is not what was written there; it is made again",
+                        error=True,
+                    )
+                # The sum goes first and comes last: a kill in between leaves a file without one.
+                _sum_of(path).unlink(missing_ok=True)
+                make()
+                write_text(_sum_of(path), f"{sha256_of_file(path)}  {path.name}\n")
+        return path
+
+    def _save(self) -> None:
+        model = self.build()
+        with replacing(self.h5) as temporary, without_legacy_warning():
+            model.save(temporary, include_optimizer=False)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file of a frozen model is there and has the sha256 that is noted beside it."""
+    try:
+        noted, _, name = _sum_of(path).read_text(encoding="ascii").strip().partition("  ")
+        return name == path.name and sha256_of_file(path) == noted
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+@contextlib.contextmanager
+def without_legacy_warning() -> Iterator[None]:
+    """Silence what Keras says on every save as `.h5`, which is the format this project keeps."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

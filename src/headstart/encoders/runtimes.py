@@ -1,0 +1,265 @@
+"""One forward pass in Keras, ONNX Runtime or OpenVINO: uint8 pixels in, float32 features out.
+
+On a CPU, several threads that each decode and compute small batches on a core of their own beat
+one pass spread over all cores: nobody waits for the slowest part of a layer, and the activations
+stay in the core's cache. Knows nothing of images, files or the cache. A row does not depend on
+what shares its batch.
+"""
+
+import importlib.util
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common.errors import BackboneError
+from headstart.encoders.frozen import FrozenModel
+from headstart.params import ExtractParams
+
+# uint8 (n, size, size, 3) → float32 (n, feature_dim)
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+_EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino", "keras": "cpu"}
+_MOST_WORKERS = 8
+_OF_A_WORKER, _ON_CPU, _ON_GPU = 4, 32, 128
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+_OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "failed to allocate", "bad_alloc")
+
+
+def resolve(extract: ExtractParams) -> ExtractParams:
+    """The same parameters with runtime and precision chosen where they are `auto`.
+
+    By rule, not by measurement, so that a machine always chooses the same: Keras where there is an
+    NVIDIA GPU, else bfloat16 in OpenVINO where the processor computes in it and OpenVINO is
+    installed, else float32 in ONNX Runtime.
+
+    Raises:
+        BackboneError: the runtime is not installed, or cannot compute at that precision.
+    """
+    runtime, precision = extract.runtime, extract.precision
+    if precision == "auto":
+        can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
+        precision = "bfloat16" if can and (_has_bf16() or _has_gpu()) else "float32"
+    if runtime == "auto" and _has_gpu():
+        runtime = "keras"
+    elif runtime == "auto" and precision == "bfloat16":
+        runtime = "openvino" if _installed("openvino") else "keras"
+    elif runtime == "auto":
+        runtime = "onnxruntime"
+    if runtime == "onnxruntime" and precision != "float32":
+        raise BackboneError(
+            "extract.precision must be float32 where extract.runtime is onnxruntime, but got "
+            f"{precision}: set extract.runtime to openvino or keras"
+        )
+    if not _installed(runtime):
+        raise BackboneError(
+            f"extract.runtime must be installed, but {runtime} is not: install the extra "
+            f"{_EXTRAS[runtime]}, as in pip install 'headstart[{_EXTRAS[runtime]}]'"
+        )
+    return extract.model_copy(update={"runtime": runtime, "precision": precision})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A forward pass that is ready, and what it runs on, as the runtime names it."""
+
+    run: Run
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass, and how it is best called.
+
+    Runtimes compile a model for up to half a second, and do so in a thread of their own: images
+    can be decoded meanwhile. A call waits for them.
+
+    Attributes:
+        workers: threads that may call it at once, each on cores of its own; 1: one at a time.
+        batch_size: rows a call that suit it, when the user names none.
+    """
+
+    opening: Future[Opened]
+    workers: int
+    batch_size: int
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.opening.result().run(pixels)
+
+    def is_open(self) -> bool:
+        return self.opening.done()
+
+    def devices(self) -> tuple[str, ...]:
+        return self.opening.result().devices
+
+
+def open_forward(frozen: FrozenModel, runtime: str, precision: str, cores: int) -> Forward:
+    """The forward pass of a frozen model in `runtime` at `precision`, for `cores` cores.
+
+    Files of the model that are missing are made before this returns.
+    """
+    if runtime == "onnxruntime":
+        return _onnxruntime(frozen, cores)
+    if runtime == "openvino":
+        return _openvino(frozen, precision, cores)
+    return _keras(frozen, precision)
+
+
+class Fitting:
+    """A forward pass whose batches are halved until they fit into memory, and stay so."""
+
+    def __init__(self, forward: Run) -> None:
+        self.limit: int | None = None
+        self._forward = forward
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        size = min(self.limit or len(pixels), len(pixels))
+        try:
+            parts = [self._forward(pixels[i : i + size]) for i in range(0, len(pixels), size)]
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            self.limit = size // 2
+            return self(pixels)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any runtime says that memory, the device's or the host's, ran out."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    on_gpu = "CUDAExecutionProvider" in available
+    workers = 1 if on_gpu else min(cores, _MOST_WORKERS)
+    path = frozen.require_onnx()
+
+    def opened() -> Opened:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, cores // workers)
+        options.log_severity_level = 3
+        # Threads that spin while they wait would take the cores from the decoders.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        name = session.get_inputs()[0].name
+
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
+            return result
+
+        return Opened(run, tuple(session.get_providers()))
+
+    return Forward(_in_background(opened), workers, _ON_GPU if on_gpu else _OF_A_WORKER)
+
+
+def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
+    path = frozen.require_folded_onnx()
+    workers = min(cores, _MOST_WORKERS)
+
+    def opened() -> Opened:
+        import openvino
+
+        options = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": cores,
+            "NUM_STREAMS": workers,
+        }
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
+        own = threading.local()
+
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if not hasattr(own, "request"):
+                own.request = compiled.create_infer_request()
+            return np.array(own.request.infer([pixels])[0], np.float32)
+
+        # Once alone: threads that make the first calls of a process together can wait for each
+        # other for ever, one with Python's lock and one with that of a static of the bindings.
+        _, *sides = compiled.input(0).partial_shape
+        run(np.zeros((1, *(side.get_length() for side in sides)), np.uint8))
+        return Opened(run, ("CPU",))
+
+    return Forward(_in_background(opened), workers, _OF_A_WORKER)
+
+
+def _in_background(work: Callable[[], Opened]) -> Future[Opened]:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="open")
+    opening = pool.submit(work)
+    pool.shutdown(wait=False)
+    return opening
+
+
+def _keras(frozen: FrozenModel, precision: str) -> Forward:
+    import keras
+
+    size = _pass_size()
+    model = _at_precision(frozen.load(), precision)
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows = []
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            rows.append(np.asarray(model.predict_on_batch(padded), np.float32))
+        return np.concatenate(rows)[: len(pixels)]
+
+    opening: Future[Opened] = Future()
+    opening.set_result(Opened(run, tuple(keras.distribution.list_devices())))
+    return Forward(opening, workers=1, batch_size=max(size, _ON_CPU))
+
+
+def _pass_size() -> int:
+    """Images a forward pass of Keras: always so many, the last ones repeated where there are less.
+
+    JAX compiles for a shape, and GPUs choose kernels by it: rows of other batch sizes have other
+    last bits. TensorFlow's kernels for processors without AVX-512 also differ by the place of a row
+    in the batch, so on a CPU each image has a pass of its own. Batches are split over all of JAX's
+    devices when there are several.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return _ON_GPU if keras.distribution.list_devices("gpu") else 1
+    devices = keras.distribution.list_devices()
+    if len(devices) > 1 and keras.distribution.distribution() is None:
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    on_cpu = all(device.startswith("cpu") for device in devices)
+    return (_ON_CPU if on_cpu else _ON_GPU) * len(devices)
+
+
+def _at_precision(model: Any, precision: str) -> Any:
+    if precision == "float32":
+        return model
+    import keras
+
+    def recast(layer: Any) -> Any:
+        keep = layer.name.startswith("preprocess_") or layer.name in ("image", "features")
+        policy = {} if keep else {"dtype": f"mixed_{precision}"}
+        return type(layer).from_config(layer.get_config() | policy)
+
+    clone = keras.models.clone_model(model, clone_function=recast)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def _installed(runtime: str) -> bool:
+    return importlib.util.find_spec(runtime) is not None
+
+
+def _has_bf16() -> bool:
+    info = Path("/proc/cpuinfo")
+    return info.exists() and any(flag in info.read_text("utf-8") for flag in _BF16_FLAGS)
+
+
+def _has_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()

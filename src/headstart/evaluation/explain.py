@@ -1,0 +1,156 @@
+"""Why the model says what it says of single images: its five best classes, and what spoke for one.
+
+Knows a model file's contents and image files; `headstart explain` is its command.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from headstart.common import files
+from headstart.common.errors import DataError
+from headstart.evaluation.gradcam import GradCam, overlay
+from headstart.images.decode import MAX_PIXELS, decode, resize
+from headstart.models.model_file import LoadedModel
+from headstart.models.pixels import predict_batch
+from headstart.params import ImageParams
+
+# Narrow and in large letters: it is read on a phone too.
+_HEIGHT_PX = 320
+_GAP_PX = 16
+_WIDTH_PX = 2 * _HEIGHT_PX + 3 * _GAP_PX
+_TITLE_PX, _TEXT_PX, _ROW_PX = 30, 24, 62
+_INK, _QUIET, _BAR, _TRACK = (27, 31, 36), (90, 100, 112), (11, 102, 168), (223, 227, 232)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the model says of one file, or why it says nothing.
+
+    Attributes:
+        top: the most probable classes with their probabilities, best first.
+        picture: the image, its heat for the best class, and the classes as bars; a PNG file.
+        reason: why there is no answer; empty where there is one.
+    """
+
+    path: Path
+    top: tuple[tuple[str, float], ...] = ()
+    picture: Path | None = None
+    reason: str = ""
+
+
+def explain_files(
+    loaded: LoadedModel,
+    paths: Iterable[Path],
+    folder: Path,
+    *,
+    top: int = 5,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[Explanation]:
+    """Explain files one after another, writing a picture of each to `folder`.
+
+    Raises:
+        TrainingError: the model's features are not pooled from a map of the image.
+    """
+    cam = GradCam(loaded.model)
+    image = ImageParams.model_validate(loaded.metadata["image"])
+    taken: set[str] = set()
+    for path in paths:
+        try:
+            picture = decode(path.read_bytes(), max_pixels=max_pixels)
+        except (DataError, OSError) as error:
+            yield Explanation(path, reason=str(error))
+            continue
+        square = resize(picture, image)
+        probabilities = predict_batch(loaded.model, square[None])[0]
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        heat = cam.heat(square[None], order[:1].astype(np.int64))[0]
+        best = tuple((loaded.classes[i], float(probabilities[i])) for i in order)
+        target = folder / _free_name(path, taken)
+        with files.replacing(target) as temporary:
+            Image.fromarray(_sheet(square, overlay(square, heat), best)).save(temporary)
+        yield Explanation(path, best, target)
+
+
+def _free_name(path: Path, taken: set[str]) -> str:
+    """`cat/001.jpg` becomes `cat-001.png`; a name that is taken gets a number."""
+    stem = f"{path.parent.name}-{path.stem}".lstrip("-")
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name
+
+
+def _sheet(
+    square: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
+) -> NDArray[np.uint8]:
+    """The image beside its heat, its classes below, on white."""
+    top = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's baseline
+    height = top + _TITLE_PX + _ROW_PX * len(best)
+    sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
+    for index, pixels in enumerate((square, hot)):
+        large = Image.fromarray(pixels).resize((_HEIGHT_PX, _HEIGHT_PX), Image.Resampling.BICUBIC)
+        sheet.paste(large, (_GAP_PX + index * (_HEIGHT_PX + _GAP_PX), _GAP_PX))
+    draw = ImageDraw.Draw(sheet)
+    title = "What speaks for "
+    draw.text((_GAP_PX, top), title, fill=_QUIET, font=_font(_TEXT_PX), anchor="ls")
+    left = _GAP_PX + draw.textlength(title, font=_font(_TEXT_PX))
+    name, font = _fitted(draw, best[0][0], _TITLE_PX, _WIDTH_PX - _GAP_PX - left)
+    draw.text((left, top), name, fill=_INK, font=font, anchor="ls")
+    for row, (name, probability) in enumerate(best):
+        _bar(draw, top + 2 * _TITLE_PX + _ROW_PX * row, name, probability)
+    return np.asarray(sheet)
+
+
+def _bar(draw: ImageDraw.ImageDraw, y: int, name: str, probability: float) -> None:
+    """A class, its probability, and a bar below them; `y` is the baseline of the text."""
+    left, right = _GAP_PX, _WIDTH_PX - _GAP_PX
+    share = f"{100 * probability:.1f} %"
+    draw.text((right, y), share, fill=_INK, font=_font(_TEXT_PX), anchor="rs")
+    room = right - left - draw.textlength(f"  {share}", font=_font(_TEXT_PX))
+    shown, font = _fitted(draw, name, _TEXT_PX, room)
+    draw.text((left, y), shown, fill=_INK, font=font, anchor="ls")
+    draw.rounded_rectangle((left, y + 10, right, y + 20), 5, fill=_TRACK)
+    filled = left + round(probability * (right - left))
+    if filled - left >= 2:
+        draw.rounded_rectangle((left, y + 10, filled, y + 20), 5, fill=_BAR)
+
+
+def _fitted(
+    draw: ImageDraw.ImageDraw, text: str, size: int, room_px: float
+) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text in a font that has its letters, its end left out where there is no room for it."""
+    font = _font(size, text)
+    if draw.textlength(text, font=font) > room_px:
+        while text and draw.textlength(f"{text}…", font=font) > room_px:
+            text = text[:-1]
+        text = f"{text}…"
+    return text, font
+
+
+@cache
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """matplotlib's font, which travels with it, or one of this machine that has the letters."""
+    import matplotlib
+    from matplotlib.font_manager import findSystemFonts
+    from matplotlib.ft2font import FT2Font
+
+    own = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+    letters = {ord(letter) for letter in text}
+    chosen = own
+    if not letters <= FT2Font(own).get_charmap().keys():
+        for path in sorted(findSystemFonts()):
+            try:
+                found = letters <= FT2Font(path).get_charmap().keys()
+            except (OSError, RuntimeError):
+                continue  # fonts of bitmaps, or damaged ones
+            if found:
+                chosen = path
+                break
+    return ImageFont.truetype(chosen, size)

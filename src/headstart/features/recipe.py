@@ -1,0 +1,84 @@
+"""What a feature row depends on, and its fingerprint: exactly what changes the stored numbers.
+
+Not paths, batch size, worker count or the time. What may differ between machines (processor,
+library versions) is recorded in the cache's shards instead and compared by tolerance.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headstart.common.files import sha256_of_json
+from headstart.encoders.catalogue import Backbone, backbone_named, check_size
+from headstart.encoders.weights import weights_identity
+from headstart.features.views import AUGMENTATION_VERSION
+from headstart.images.decode import DECODE_VERSION
+from headstart.params import ExtractParams, ImageParams
+
+# Raised when the network or the preprocessing that this code builds gives other numbers.
+NETWORK_VERSION = 1
+# Fields of the extract section that leave the fingerprint alone.
+WITHOUT_EFFECT = frozenset({"batch_size", "weights_sha256"})
+
+_OF_THE_MODEL = ("backbone", "weights", "layer", "pooling", "preprocessing", "network_version")
+
+
+def contract(
+    extract: ExtractParams, image: ImageParams, *, seed: int, backend: str, root: Path
+) -> dict[str, Any]:
+    """All that the numbers depend on, as JSON values.
+
+    `runtime` and `precision` must be resolved: auto is no contract. The backend counts only where
+    Keras itself runs the network, the seed only where there are augmented views.
+
+    Raises:
+        BackboneError, WeightsError: the backbone, size or weights cannot be had as asked.
+    """
+    backbone = backbone_named(extract.backbone)
+    check_size(backbone, image)
+    runtime = f"keras-{backend}" if extract.runtime == "keras" else extract.runtime
+    result: dict[str, Any] = {
+        "backbone": backbone.name,
+        "weights": weights_identity(extract, backbone.imagenet, root),
+        "layer": extract.layer or backbone.default_layer,
+        "pooling": extract.pooling,
+        "preprocessing": backbone.preprocessing,
+        "network_version": NETWORK_VERSION,
+        "image_size": image.size,
+        "resampling": image.resampling,
+        "fit": image.fit,
+        "decode_version": DECODE_VERSION,
+        "runtime": runtime,
+        "precision": extract.precision,
+    }
+    if extract.views > 1:
+        result["views"] = {
+            "n_views": extract.views,
+            "seed": seed,
+            "augmentation_version": AUGMENTATION_VERSION,
+        }
+    return result
+
+
+def fingerprint(contract: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 that stands for a contract; the order of its keys does not matter."""
+    return sha256_of_json(dict(contract))
+
+
+def rows_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract of single rows: without the views, which are part of a row's key.
+
+    So the plain view is extracted once, however many augmented views are asked beside it.
+    """
+    return {key: value for key, value in contract.items() if key != "views"}
+
+
+def model_key(contract: Mapping[str, Any]) -> str:
+    """Names the frozen model that a contract needs: runtimes and resamplings share it."""
+    chosen = {key: contract[key] for key in (*_OF_THE_MODEL, "image_size")}
+    return sha256_of_json(chosen)
+
+
+def known_backbone(contract: Mapping[str, Any]) -> Backbone:
+    """The backbone that a contract names."""
+    return backbone_named(str(contract["backbone"]))

@@ -1,0 +1,207 @@
+"""The entry points of MLproject: DVC builds what is missing, params count for this run only.
+
+`mlflow run` opens a run and exports its id; the train stage writes into it. So a pipeline that
+DVC would skip because nothing changed has to train once more, or that run would stay empty.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from headstart.common import files
+from headstart.common.errors import ParamsError, TrackingError
+from headstart.common.interrupts import run_command
+from headstart.common.paths import Project, project
+from headstart.params import load_params
+
+# Which stage an entry point ends with; None is the whole pipeline.
+ENTRY_POINTS: dict[str, str | None] = {
+    "main": None,
+    "extract": "extract",
+    "search": "search",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+_TRAINS = ("main", "train", "evaluate")
+# What `mlflow run -P` may say for short; MLproject lists them.
+SHORT_NAMES = {
+    "source": "data.source",
+    "backbone": "extract.backbone",
+    "weights": "extract.weights",
+    "n_trials": "search.n_trials",
+    "metric": "search.metric",
+    "learning_rate": "train.learning_rate",
+    "weight_decay": "train.weight_decay",
+    "epochs": "train.epochs",
+    "n_bootstrap": "evaluate.n_bootstrap",
+}
+
+
+def assignments_of(options: Sequence[str]) -> list[str]:
+    """Options as `mlflow run` appends them for `-P name=value`, as `section.field=value`.
+
+    Raises:
+        ParamsError: something that is no option with a value.
+    """
+    names, values = options[::2], options[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise ParamsError(f"parameters must be given as -P name=value, but got {' '.join(options)}")
+    paths = [name.removeprefix("--") for name in names]
+    return [f"{SHORT_NAMES.get(p, p)}={value}" for p, value in zip(paths, values, strict=True)]
+
+
+def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
+    """Run the pipeline up to the entry point's stage, with `section.field=value` assignments.
+
+    Values equal to params.yaml's change nothing and the workspace is brought up to date; any
+    other makes a temporary DVC experiment, so that params.yaml and the workspace stay as they are.
+
+    Raises:
+        ParamsError: an unknown entry point or a malformed assignment.
+        TrackingError: DVC failed; its own output says why.
+    """
+    if entry_point not in ENTRY_POINTS:
+        raise ParamsError(
+            f"an entry point must be one of {', '.join(ENTRY_POINTS)}, but got {entry_point!r}"
+        )
+    here = project()
+    current = load_params(here.params).model_dump(by_alias=True)
+    changed = _changes(current, _parse(current, assignments))
+    target = ENTRY_POINTS[entry_point]
+    targets = [target] if target else []
+    needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
+    if changed:
+        options = [f"-S{path}={_hydra(value)}" for path, value in changed.items()]
+        _dvc(here, "exp", "run", "--temp", *options, *targets)
+        if needs_run and not _run_is_used(here):
+            _dvc(here, "exp", "run", "--temp", "--force", *options, *targets)
+    else:
+        _dvc(here, "repro", *targets)
+        if needs_run and not _run_is_used(here):
+            _dvc(here, "repro", "--force", "--single-item", "train")
+            _dvc(here, "repro", *targets)
+    if not needs_run and os.environ.get("MLFLOW_RUN_ID"):
+        _say_what_ran(here, entry_point)
+    if needs_run and not _run_is_used(here):
+        raise TrackingError(
+            "the run that MLflow opened must be the trained model's, but no stage wrote to it: "
+            "run `dvc repro --force train` and look at its output"
+        )
+
+
+def _parse(current: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    parsed = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ParamsError(f"an assignment must be section.field=value, but got {assignment!r}")
+        parsed[path] = _value(path, text, _at(current, path))
+    return parsed
+
+
+def _value(path: str, text: str, current: Any) -> Any:
+    """A value from the command line, read as what stands in params.yaml is."""
+    if text.lower() == "none":
+        return None
+    if isinstance(current, str):
+        # Paths and addresses may hold what YAML would take for a comment or a list.
+        return text
+    try:
+        value = files.parse_yaml(text)
+    except yaml.YAMLError:
+        raise ParamsError(f"{path} must be a YAML value, but got {text!r}") from None
+    if isinstance(value, float) and value.is_integer():
+        # As `-P seed=3.0`.
+        value = int(value)
+    return value
+
+
+def _changes(current: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in assigned.items() if _at(current, path) != value}
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        if not isinstance(values, dict) or part not in values:
+            near = difflib.get_close_matches(part, values if isinstance(values, dict) else ())
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            raise ParamsError(
+                f"an assignment must name a field of params.yaml, but it has no {path}{hint}: "
+                f"give it as section.field, or as one of {', '.join(SHORT_NAMES)}"
+            )
+        values = values[part]
+    return values
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of `dvc exp run -S`, where an unquoted comma means several values."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    return "null" if value is None else str(value)
+
+
+def _run_is_used(here: Project) -> bool:
+    """Whether the run that MLflow opened has been written by train."""
+    from headstart.tracking.runs import is_trained_run
+
+    return is_trained_run(here, os.environ["MLFLOW_RUN_ID"])
+
+
+def _say_what_ran(here: Project, entry_point: str) -> None:
+    """Describe the run that MLflow opened for stages that make no model."""
+    from headstart.tracking.runs import describe_run
+
+    text = f"`dvc repro {entry_point}`, started by `mlflow run`."
+    if entry_point == "search":
+        text += " The study has a parent run of its own, its trials nested below."
+    describe_run(here, os.environ["MLFLOW_RUN_ID"], entry_point, text)
+
+
+def _dvc(here: Project, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    if run_command(command, cwd=here.root).returncode != 0:
+        raise TrackingError(
+            f"`dvc {' '.join(arguments)}` must succeed, but it failed: its output above says why"
+        )
+
+
+def seconds_per_stage(here: Project) -> dict[str, float]:
+    """Seconds each stage took when it last ran in this checkout, in the order of dvc.yaml."""
+    import json
+
+    from headstart.common.paths import state_folder
+
+    path = state_folder(here.root) / "seconds.jsonl"
+    latest: dict[str, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            latest[entry["stage"]] = float(entry["seconds"])
+    stages = files.read_yaml(here.dvc_yaml)["stages"]
+    return {name: latest[name] for name in stages if name in latest}
+
+
+def read_report(here: Project, name: str) -> dict[str, Any]:
+    """A JSON report of the pipeline, by its file name under reports/.
+
+    Raises:
+        TrackingError: it is missing, or no JSON object (a merge may leave its marks in it).
+    """
+    path = here.root / "reports" / name
+    if not path.is_file():
+        raise TrackingError(f"{path} must exist, but it does not: run `dvc repro`")
+    try:
+        content = files.read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise TrackingError(
+            f"{path} must hold a JSON object, but it does not: restore it with `git checkout -- "
+            f"reports/{name}`, or run `dvc repro`"
+        )
+    return content

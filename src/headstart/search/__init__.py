@@ -1,0 +1,1 @@
+"""The Optuna study over heads: space, worker, results (the search stage)."""

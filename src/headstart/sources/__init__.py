@@ -1,0 +1,1 @@
+"""Anything a user has becomes class folders (the fetch stage)."""

@@ -1,0 +1,95 @@
+"""What params.yaml asks for that cannot be: told by the first stage that runs.
+
+The stage that needs it would find it only after the expensive work of those before. Nothing here
+changes an output, so dvc.yaml does not name this module and its imports as dependencies.
+"""
+
+from collections.abc import Callable
+
+from headstart.common.errors import HeadstartError, ParamsError
+from headstart.common.paths import Project
+from headstart.encoders.catalogue import BACKBONES, backbone_named, check_size
+from headstart.encoders.runtimes import resolve
+from headstart.encoders.weights import weights_identity
+from headstart.params import Params
+
+STAGES = ("fetch", "ingest", "pack", "extract", "search", "train", "evaluate", "register")
+
+
+def check_possible(project: Project, params: Params, stage: str) -> None:
+    """Check what is knowable of all that `stage` and those after it are to do.
+
+    Raises:
+        ParamsError: naming everything that cannot be.
+    """
+    found: list[str] = []
+
+    def holds(check: Callable[..., object], *given: object) -> bool:
+        try:
+            check(*given)
+        except HeadstartError as error:
+            found.append(str(error).replace("\n", "\n  "))
+            return False
+        return True
+
+    extract, search, fine_tune = params.extract, params.search, params.train.fine_tune
+    ahead = STAGES[STAGES.index(stage) :]
+    is_known = "train" in ahead and holds(backbone_named, extract.backbone)
+    if is_known and "extract" in ahead:
+        backbone = BACKBONES[extract.backbone]
+        is_known = holds(check_size, backbone, params.image)
+        holds(weights_identity, extract, backbone.imagenet, project.root)
+    if "extract" in ahead:
+        holds(resolve, extract)
+    if is_known and ((extract.layer and "extract" in ahead) or fine_tune.enabled):
+        holds(_check_layers, params)
+    if "search" in ahead:
+        if search.sampler in ("grid", "cmaes"):
+            holds(_check_sampler, params)
+        if search.storage is not None:
+            holds(_check_storage, params, project)
+        if stage in ("pack", "extract"):
+            holds(_check_metric, params, project)
+    if "train" in ahead and fine_tune.enabled and {"train", "validation"} - {*params.pack.splits}:
+        found.append(
+            "fine-tuning needs the pixels of the training and validation images, but pack.splits "
+            f"is [{', '.join(params.pack.splits)}]: set pack.splits to [train, validation], or "
+            "train.fine_tune.enabled to false"
+        )
+    if found:
+        count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+        raise ParamsError("\n  ".join([f"{count} in {project.params.name}:", *found]))
+
+
+def _check_layers(params: Params) -> None:
+    """Build the network without its weights: only it knows the names of its layers."""
+    from headstart.encoders.builders import layer_names
+    from headstart.training.unfreeze import first_layer
+
+    names = layer_names(params.extract, params.image)
+    if params.train.fine_tune.enabled:
+        first_layer(names, params.train.fine_tune)
+
+
+def _check_sampler(params: Params) -> None:
+    from headstart.search.sampling import make_sampler
+    from headstart.search.space import check_grid
+
+    make_sampler(params.search, seed=0)
+    if params.search.sampler == "grid":
+        check_grid(params.search.space)
+
+
+def _check_storage(params: Params, project: Project) -> None:
+    from headstart.search.storage import open_storage
+
+    open_storage(params.search.storage, project.root, "")
+
+
+def _check_metric(params: Params, project: Project) -> None:
+    """Hold the metric against the manifest's classes, on which stages after ingest may rely."""
+    from headstart.dataset.manifest import read_manifest
+    from headstart.heads.metrics import check_metric
+
+    if params.search.metric == "top_3_accuracy":
+        check_metric(params.search.metric, len(read_manifest(project.manifest).classes))

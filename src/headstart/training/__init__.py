@@ -1,0 +1,1 @@
+"""The best head becomes a model: final fit, calibration, fine-tuning (the train stage)."""

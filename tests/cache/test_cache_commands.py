@@ -1,0 +1,201 @@
+"""`headstart cache ls | verify | gc`: what is there, whether it is sound, and making room."""
+
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from headstart.cache.claims import Claims, anybody_claims, nobody_claims
+from headstart.cache.row_cache import FeatureCache
+from headstart.features.cache_commands import (
+    collect,
+    entries,
+    gc_text,
+    ls_text,
+    size_text,
+    verify,
+    verify_text,
+)
+from headstart.features.recipe import contract, fingerprint, model_key
+from headstart.params import ExtractParams, ImageParams
+from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
+
+BACKBONES = ("resnet50", "vgg16", "xception")
+
+
+def contract_of(backbone: str) -> dict[str, object]:
+    return contract(
+        ExtractParams(backbone=backbone, runtime="openvino", precision="bfloat16"),
+        ImageParams(size=96),
+        seed=0,
+        backend="tensorflow",
+        root=Path("/nowhere"),
+    )
+
+
+@pytest.fixture
+def root(own_cache: Path) -> Path:
+    """Three fingerprints with their exported models, last used 30, 20 and 10 days ago."""
+    for number, backbone in enumerate(BACKBONES):
+        rows = contract_of(backbone)
+        folder = own_cache / "features" / fingerprint(rows)[:32]
+        cache = FeatureCache(folder, rows)
+        for start in range(0, 20 * (number + 1), 10):
+            cache.add(keys_of(range(start, start + 10)), rows_of(range(start, start + 10)), {})
+        model = own_cache / "backbones" / model_key(rows)[:32]
+        model.mkdir(parents=True)
+        (model / "backbone.h5").write_bytes(bytes(1000))
+        used = time.time() - (30 - 10 * number) * 86_400
+        os.utime(folder / "contract.json", (used, used))
+    return own_cache
+
+
+def names(root: Path) -> list[str]:
+    return [str(entry.contract["backbone"]) for entry in entries(root)]
+
+
+def test_entries_say_what_they_are(root: Path) -> None:
+    found = entries(root)
+    assert names(root) == ["xception", "vgg16", "resnet50"]
+    assert [(entry.n_rows, entry.n_shards) for entry in found] == [(60, 6), (40, 4), (20, 2)]
+    assert found[1].meaning() == ("vgg16 block5_pool avg, 96 px bicubic stretch, openvino bfloat16")
+
+
+def test_ls_is_a_table(root: Path) -> None:
+    lines = ls_text(root).splitlines()
+    assert lines[0].split() == ["fingerprint", "rows", "shards", "size", "last", "used", "what"]
+    assert len(lines) == 5
+    assert lines[3].startswith(fingerprint(contract_of("resnet50"))[:12])
+    assert "xception block14_sepconv2_act avg, 96 px" in lines[1]
+    assert lines[-1].endswith(f" in {root}")
+
+
+def test_an_empty_cache(own_cache: Path) -> None:
+    assert ls_text(own_cache) == f"the feature cache {own_cache} is empty"
+    assert verify_text(own_cache).splitlines() == [
+        "0 of 0 shards are sound, with 0 rows",
+        "0 of 0 exported models are sound",
+    ]
+    assert gc_text(own_cache, older_than_days=1) == f"freed 0 B; 0 B stay in {own_cache}"
+
+
+def test_using_a_fingerprint_makes_it_the_last_used(root: Path) -> None:
+    rows = contract_of("resnet50")
+    FeatureCache(root / "features" / fingerprint(rows)[:32], rows)
+    assert names(root)[0] == "resnet50"
+
+
+def test_verify_sets_damaged_shards_aside(root: Path) -> None:
+    shards = sorted((root / "features").glob("*/shards/*.h5"))
+    flip_a_bit(shards[0])
+    shards[5].write_bytes(shards[5].read_bytes()[:100])
+    found = verify(root)
+    assert (found.n_shards, found.n_rows) == (12, 100)
+    assert sorted(path.name for path in found.damaged) == sorted([shards[0].name, shards[5].name])
+    assert all(path.parent.name == "damaged" for path in found.damaged)
+    assert "10 of 10 shards are sound, with 100 rows" in verify_text(root).splitlines()
+
+
+def test_verify_names_models_that_are_not_what_was_written(root: Path) -> None:
+    sound, changed, unknown = sorted((root / "backbones").glob("*/backbone.h5"))
+    for path in (sound, changed):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name("backbone.h5.sha256").write_text(f"{digest}  backbone.h5\n")
+    changed.write_bytes(bytes(999) + b"1")
+    assert verify(root).damaged_models == (changed, unknown)
+    assert "1 of 3 exported models are sound" in verify_text(root)
+
+
+def test_gc_by_age(root: Path) -> None:
+    done = collect(root, older_than_days=15)
+    assert [entry.contract["backbone"] for entry in done.removed] == ["resnet50", "vgg16"]
+    assert names(root) == ["xception"]
+    assert len(list((root / "backbones").iterdir())) == 1
+    assert done.kept_bytes == sum(p.stat().st_size for p in root.rglob("*") if p.is_file())
+
+
+def test_gc_by_size_takes_the_longest_unused_first(root: Path) -> None:
+    total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    done = collect(root, max_bytes=total - 1)
+    assert [entry.contract["backbone"] for entry in done.removed] == ["resnet50"]
+    assert done.kept_bytes < total
+    assert collect(root, max_bytes=0).kept_bytes == 0
+    assert entries(root) == []
+
+
+def test_gc_can_only_say_what_it_would_do(root: Path) -> None:
+    before = sorted(root.rglob("*"))
+    text = gc_text(root, max_gb=0.0, dry_run=True)
+    assert text.splitlines()[0].startswith("would remove ")
+    assert "would free" in text
+    assert sorted(root.rglob("*")) == before
+    assert "removed" in gc_text(root, max_gb=0.0)
+
+
+def test_gc_leaves_what_a_running_extraction_works_on(root: Path) -> None:
+    rows = contract_of("resnet50")
+    with Claims(root / "features" / fingerprint(rows)[:32] / "claims"):
+        collect(root, older_than_days=0)
+        assert names(root) == ["resnet50"]
+
+
+def test_gc_removes_damaged_shards_of_what_stays(root: Path) -> None:
+    flip_a_bit(sorted((root / "features").glob("*/shards/*.h5"))[0])
+    verify(root)
+    assert collect(root, older_than_days=365).freed_bytes > 0
+    assert list((root / "features").glob("*/damaged")) == []
+
+
+def test_gc_counts_only_what_it_can_free(root: Path) -> None:
+    total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    (root / "weights").mkdir()
+    (root / "weights" / "vgg16.onnx").write_bytes(bytes(3 * total))
+    (root / "ingest").mkdir()
+    (root / "ingest" / "images.sqlite3").write_bytes(bytes(total))
+    assert collect(root, max_bytes=total).removed == ()
+    done = collect(root, max_bytes=total - 1)
+    assert [entry.contract["backbone"] for entry in done.removed] == ["resnet50"]
+    assert done.kept_bytes > 4 * total
+
+
+def test_gc_removes_what_killed_processes_left(root: Path) -> None:
+    shards = next((root / "features").glob("*/shards"))
+    old, young = shards / ".1.h5.a.tmp.h5", shards / ".2.h5.b.tmp.h5"
+    for path in (old, young):
+        path.write_bytes(bytes(5000))
+    hours_ago = time.time() - 2 * 3600
+    os.utime(old, (hours_ago, hours_ago))
+    half_gone = root / "features" / ".removed-0123"
+    half_gone.mkdir()
+    (half_gone / "contract.json").write_bytes(bytes(300))
+    assert len(entries(root)) == 3
+    assert collect(root, older_than_days=365, dry_run=True).freed_bytes == 5300
+    assert old.exists()
+    assert collect(root, older_than_days=365).freed_bytes == 5300
+    assert young.exists()
+    assert not old.exists()
+    assert not half_gone.exists()
+
+
+def test_whoever_waited_while_room_was_made_begins_anew(root: Path) -> None:
+    folder = root / "features" / fingerprint(contract_of("resnet50"))[:32]
+    with nobody_claims(folder / "claims") as is_free, ThreadPoolExecutor(1) as pool:
+        assert is_free
+        waiting = pool.submit(Claims(folder / "claims").__enter__)
+        time.sleep(0.2)
+        # As room is made: renamed in one step, which whoever waits cannot come between.
+        folder.replace(folder.with_name(f".removed-{folder.name}"))
+        pool.shutdown(wait=False)
+    claims = waiting.result(timeout=60)
+    assert anybody_claims(folder / "claims")
+    claims.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB")]
+)
+def test_sizes(n_bytes: float, text: str) -> None:
+    assert size_text(n_bytes) == text

@@ -1,0 +1,100 @@
+"""Whatever takes long says something every ten seconds, on a terminal and elsewhere."""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+# The ten seconds are a tenth of one here.
+LONG = """
+import time
+from headstart.common import progress
+
+progress.EVERY_S = 0.1
+with progress.telling("train"):
+    time.sleep(0.3)
+    progress.begin_step("training the head")
+    time.sleep(0.5)
+    with progress.progress_bar(total=3, unit="images", title="pack") as bar:
+        for _ in range(3):
+            bar.update(1)
+            time.sleep(0.3)
+    for _ in progress.progress(range(2), total=0, unit="files", title="fetch"):
+        time.sleep(0.3)
+"""
+QUICK = """
+from headstart.common import progress
+
+with progress.telling("train"), progress.progress_bar(total=1, unit="images", title="pack") as bar:
+    bar.update(1)
+"""
+
+
+def _errors(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    lines = _errors(LONG)
+    assert all(line.startswith("train: ") for line in lines)
+    text = "\n".join(lines)
+    assert "train: working, 0 s" in text
+    assert "train: training the head, 0 s" in text
+    assert "train: 2 of 3 images," in text
+    assert " files, " in text
+    assert "\r" not in text
+    assert len(lines) >= 8
+
+
+def test_what_is_quick_says_nothing() -> None:
+    assert _errors(QUICK) == []
+
+
+def test_lines_and_a_bar_on_a_terminal() -> None:
+    code = LONG.replace("progress.EVERY_S = 0.1", "progress.EVERY_S = 0.1; progress.DELAY_S = 0")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"train: training the head, 0 s" in seen
+    assert b"pack:  67%" in seen
+    assert seen.count(b"pack: ") > 3, "the bar moves"
+
+
+def test_the_environment_says_what_it_installs(tmp_path: Path, repository: Path) -> None:
+    """The script itself, with installers that only take their time, and a second for ten."""
+    script = tmp_path / "tools" / "environment"
+    script.parent.mkdir()
+    script.write_text((repository / "tools/environment").read_text().replace("sleep 10", "sleep 1"))
+    shutil.copytree(repository / "requirements", tmp_path / "requirements")
+    shutil.copy(repository / "pyproject.toml", tmp_path)
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    for name, seconds in (("python", 0), ("uv", 1.5)):
+        (bin_folder / name).write_text(f"#!/bin/sh\nsleep {seconds}\n")
+        (bin_folder / name).chmod(0o755)
+    (bin_folder / "pip").write_text(f"#!{bin_folder}/python\n")
+    command = ["bash", str(script), "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "environment: installing uv into .venv"
+    assert "environment: installing packages (cpu), about two minutes, 1 s" in lines
+    assert lines[-2].startswith("environment: installing headstart")
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert again.stdout == ""

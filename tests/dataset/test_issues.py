@@ -1,0 +1,77 @@
+"""Quality flags, on pictures that plainly deserve them and on one that does not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from headstart.dataset.image_statistics import FACTS, inspect, measure, sample
+from headstart.dataset.issues import FLAG_MEANINGS, odd_sizes, quality_flags
+from headstart.dataset.manifest import FLAGS
+from tests.images.pictures import encode
+
+RNG = np.random.default_rng(0)
+
+
+def textured(size: tuple[int, int] = (200, 150), low: int = 0, high: int = 256) -> Image.Image:
+    """A picture full of edges, with grey levels from `low` to `high`."""
+    noise = RNG.integers(low, high, (size[1] // 10 + 1, size[0] // 10 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
+
+
+def smooth() -> Image.Image:
+    """All grey levels and no edge: what the worst of focus makes of a scene."""
+    ramp = np.tile(np.linspace(0, 255, 200), (150, 1)).astype(np.uint8)
+    return Image.fromarray(ramp).convert("RGB")
+
+
+def facts_of(image: Image.Image) -> NDArray[Any]:
+    return inspect(encode(image), b"\0" * 32, max_pixels=10**8)
+
+
+def test_facts_do_not_depend_on_what_is_measured_together() -> None:
+    sizes = [(500, 375), (375, 500), (192, 20), (100, 60), (28, 28), (2, 9), (1, 1), (4000, 3)]
+    images = [textured(size) for size in sizes] + [textured((300, 200)).convert("L")]
+    samples = [sample(encode(i), bytes([n]) * 32, max_pixels=10**8) for n, i in enumerate(images)]
+    together = measure(samples)
+    for row, one in enumerate(samples):
+        assert measure([one]).tobytes() == together[row : row + 1].tobytes()
+    assert together["width"].tolist() == [*(width for width, _ in sizes), 300]
+
+
+def flags_of(image: Image.Image) -> set[str]:
+    flags = quality_flags(facts_of(image), np.zeros(1, np.int64))
+    return {name for name, values in flags.items() if values[0]}
+
+
+def test_a_good_picture_has_no_flag() -> None:
+    assert flags_of(textured()) == set()
+
+
+@pytest.mark.parametrize(
+    ("image", "flag"),
+    [
+        (textured(high=60), "too_dark"),
+        (textured(low=246), "too_bright"),
+        (Image.new("RGB", (200, 150), (120, 130, 140)), "low_information"),
+        (smooth(), "blurred"),
+        (textured((400, 100)), "odd_aspect_ratio"),
+        (textured((100, 400)), "odd_aspect_ratio"),
+    ],
+)
+def test_pictures_that_deserve_a_flag(image: Image.Image, flag: str) -> None:
+    assert flag in flags_of(image)
+
+
+def test_sizes_are_odd_within_their_class() -> None:
+    sizes = np.array([100, 101, 99, 100, 1000, 1000, 1010, 990, 1000, 100], float)
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], np.int64)
+    assert np.flatnonzero(odd_sizes(sizes, labels)).tolist() == [4, 9]
+
+
+def test_every_flag_is_explained_and_no_pictures_have_none() -> None:
+    assert set(FLAG_MEANINGS) == set(FLAGS)
+    flags = quality_flags(np.zeros(0, FACTS), np.zeros(0, np.int64))
+    assert all(len(values) == 0 for values in flags.values())

@@ -1,0 +1,124 @@
+"""The fingerprint covers exactly what changes the stored numbers."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headstart.common.errors import BackboneError
+from headstart.encoders.catalogue import BACKBONES, REFUSED
+from headstart.features.recipe import (
+    WITHOUT_EFFECT,
+    contract,
+    fingerprint,
+    model_key,
+    rows_contract,
+)
+from headstart.params import ExtractParams, ImageParams
+
+ROOT = Path("/nowhere")
+
+# Another value of each field that is allowed where the others have their defaults.
+OTHER_EXTRACT: dict[str, Any] = {
+    "backbone": "resnet50",
+    "weights": "random",
+    "weights_sha256": "a" * 64,
+    "layer": "block3_add",
+    "pooling": "max",
+    "views": 3,
+    "runtime": "keras",
+    "precision": "bfloat16",
+    "batch_size": 7,
+}
+OTHER_IMAGE: dict[str, Any] = {"size": 96, "resampling": "nearest", "fit": "crop"}
+
+
+def of(
+    extract: ExtractParams | None = None,
+    image: ImageParams | None = None,
+    *,
+    seed: int = 0,
+    backend: str = "tensorflow",
+) -> dict[str, Any]:
+    return contract(
+        extract or ExtractParams(), image or ImageParams(), seed=seed, backend=backend, root=ROOT
+    )
+
+
+def test_the_default_contract_has_a_pinned_fingerprint() -> None:
+    # If this changes, every cache of every user is extracted again: raise a version knowingly.
+    assert fingerprint(of()) == "323a2d329129a7f0a3a90114bf01dae98a7ec266ec29588f6546b3d127c99ec0"
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    keys = list(of())
+    random.Random(0).shuffle(keys)
+    assert fingerprint({key: of()[key] for key in keys}) == fingerprint(of())
+
+
+@pytest.mark.parametrize("name", ExtractParams.model_fields)
+def test_each_extract_field_changes_it_or_is_listed(name: str) -> None:
+    other = ExtractParams(**{name: OTHER_EXTRACT[name]})
+    changed = fingerprint(of(other)) != fingerprint(of())
+    assert changed == (name not in WITHOUT_EFFECT)
+
+
+@pytest.mark.parametrize("name", ImageParams.model_fields)
+def test_each_image_field_changes_it(name: str) -> None:
+    other = ImageParams(**{name: OTHER_IMAGE[name]})
+    assert fingerprint(of(image=other)) != fingerprint(of())
+
+
+def test_naming_the_default_layer_changes_nothing() -> None:
+    assert of(ExtractParams(layer="head_relu")) == of()
+
+
+def test_the_seed_counts_only_where_views_are_drawn() -> None:
+    assert of(seed=1) == of(seed=2)
+    views = ExtractParams(views=2)
+    assert fingerprint(of(views, seed=1)) != fingerprint(of(views, seed=2))
+
+
+def test_the_backend_counts_only_where_keras_computes() -> None:
+    assert of(backend="jax") == of(backend="tensorflow")
+    keras = ExtractParams(runtime="keras")
+    assert fingerprint(of(keras, backend="jax")) != fingerprint(of(keras))
+
+
+def test_rows_are_shared_between_numbers_of_views() -> None:
+    assert rows_contract(of(ExtractParams(views=5), seed=3)) == rows_contract(of())
+
+
+def test_the_frozen_model_is_shared_between_runtimes_and_resamplings() -> None:
+    other = of(ExtractParams(runtime="openvino"), ImageParams(resampling="nearest"))
+    assert model_key(other) == model_key(of())
+    assert model_key(of(image=ImageParams(size=96))) != model_key(of())
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest() -> None:
+    with pytest.raises(BackboneError, match=r"got resnet5: did you mean resnet50 or resnet50v2"):
+        of(ExtractParams(backbone="resnet5"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ConvNeXtTiny", "cannot be loaded"),
+        ("mobilenet_v3_large", "keras.ops"),
+        ("NASNetLarge", "not held"),
+    ],
+)
+def test_backbones_that_do_not_survive_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(BackboneError, match=f"{name} is refused: .*{reason}.*efficientnet-lite0"):
+        of(ExtractParams(backbone=name))
+
+
+def test_no_backbone_is_both_offered_and_refused() -> None:
+    assert set(REFUSED).isdisjoint(name.replace("-", "") for name in BACKBONES)
+
+
+def test_a_size_that_the_backbone_cannot_take_is_refused() -> None:
+    message = r"image\.size_px must be at least 75 for inceptionv3, but got 64: raise it, 299"
+    with pytest.raises(BackboneError, match=message):
+        of(ExtractParams(backbone="inceptionv3"), ImageParams(size=64))
