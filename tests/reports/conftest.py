@@ -1,0 +1,3 @@
+"""The small workspace of the tests of tracking."""
+
+from tests.tracking.conftest import workspace  # noqa: F401
