@@ -80,6 +80,19 @@ def test_only_new_images_are_decoded(images: Path, cache_root: Path) -> None:
     assert (done.n_extracted, done.n_cached) == (3, 20)
 
 
+def test_a_row_follows_its_image_to_another_name(images: Path, cache_root: Path) -> None:
+    run(images, extractor(cache_root))
+    with FeatureStore(images.parent / "features.h5") as store:
+        before = dict(zip(store.sha256, np.array(store.features), strict=True))
+    for number, path in enumerate(sorted(images.glob("*/*"), reverse=True)):
+        path.rename(path.with_name(f"renamed-{number:03d}{path.suffix}"))
+    assert run(images, extractor(cache_root)).n_extracted == 0
+    with FeatureStore(images.parent / "features.h5") as store:
+        assert list(store.sha256) != list(before)
+        for sha256, row in zip(store.sha256, store.features, strict=True):
+            np.testing.assert_array_equal(row, before[sha256])
+
+
 def test_the_same_bytes_whatever_the_history(images: Path, cache_root: Path) -> None:
     write_images(images, 7, first=200)
     run(images, extractor(cache_root, ExtractParams(batch_size=5)), "one_by_one.h5")

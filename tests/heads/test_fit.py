@@ -12,6 +12,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head, fit_heads
 from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import scores
+from headstart.heads.randomness import row_order
 from headstart.training.out_of_fold import OutOfFold, out_of_fold
 
 CLASSES = 3
@@ -67,6 +68,26 @@ def test_seeds_and_configs_in_one_stack_are_each_its_own() -> None:
         )
         assert together[index].epochs == alone.epochs
     assert not np.allclose(together[0].layers[0].kernel, together[1].layers[0].kernel)
+
+
+def test_each_seed_begins_with_weights_of_its_own() -> None:
+    # One step that is too small to be seen, over all rows at once: the first weights are left.
+    still = HeadConfig(width=8, epochs=1, learning_rate=1e-12, schedule="constant")
+    options = FitOptions(batch_size=len(TRAIN), epochs=1)
+    first, second, again = (
+        fit_head(still, TRAIN, None, n_classes=CLASSES, seed=seed, options=options).layers[0].kernel
+        for seed in (5, 6, 5)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - second).mean() > 0.05
+
+
+def test_each_seed_and_each_epoch_has_an_order_of_rows_of_its_own() -> None:
+    rows = np.arange(10, 60)
+    orders = [row_order(seed, epoch, rows, 1) for seed in (5, 6) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), rows)
 
 
 def test_groups_that_memory_parts_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """Studies: what is tried, when it ends, how it goes on, and what it says."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import optuna
 import pytest
@@ -81,6 +83,21 @@ def test_more_trials_go_on_and_the_same_number_adds_none(features: Path, tmp_pat
     assert more.trials[:3] == first.trials
     assert len(more.trials) == 5
     assert len({str(trial.config) for trial in more.trials}) == 5
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_a_search_knows_nothing_of_the_test_split(
+    features: Path, tmp_path: Path, folds: int
+) -> None:
+    others = tmp_path / "features.h5"
+    shutil.copy(features, others)
+    with h5py.File(others, "r+") as file:
+        rows = np.flatnonzero(file["splits"][...] == b"test")
+        assert len(rows) > 20
+        for row in rows:
+            file["features"][row], file["labels"][row] = np.nan, 0
+    known = run(features, tmp_path / "a", n_trials=3, folds=folds)
+    assert run(others, tmp_path / "b", n_trials=3, folds=folds).trials == known.trials
 
 
 def test_a_study_says_what_it_is_of(features: Path, tmp_path: Path) -> None:

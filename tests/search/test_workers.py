@@ -48,6 +48,21 @@ def test_trials_of_dead_workers_are_failed_and_asked_again(features: Path, tmp_p
     assert run(features, tmp_path, n_trials=5) == result
 
 
+def test_no_trial_of_a_dead_worker_is_left_running(features: Path, tmp_path: Path) -> None:
+    search = params(n_trials=5)
+    with FeatureStore(features) as store:
+        plan = plan_study(store, search, seed=0)
+    dead = Trials(plan, search, tmp_path, seed=0)
+    assert dead.ask() is not None
+    assert dead.ask() is not None
+    dead.close()
+    with pytest.raises(SearchError, match="needs a completed trial"):
+        run(features, tmp_path, n_trials=5, timeout_s=1e-9)
+    states = [trial.state.name for trial in study_of(features, tmp_path).trials]
+    assert states[:2] == ["FAIL", "FAIL"]
+    assert "RUNNING" not in states
+
+
 def test_trials_of_living_workers_are_waited_for_and_those_of_dead_ones_made_again(
     features: Path, tmp_path: Path
 ) -> None:

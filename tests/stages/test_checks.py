@@ -118,7 +118,10 @@ def test_names_are_met_with_the_nearest(tmp_path: Path, text: str, message: str)
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["search: {sampler: grid}\n", "register: {gate: bettr}\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["search: {sampler: grid}\n", "register: {gate: bettr}\n", "train: {eposch: 3}\n"],
+)
 def test_the_first_stage_tells_of_a_later_section(
     tmp_path: Path, repository: Path, text: str
 ) -> None:

@@ -55,11 +55,12 @@ def test_predictions_are_those_of_plain_keras_on_the_files(trained: Project) -> 
         assert np.abs(np.asarray(model(pixels)) - predictions.probabilities).max() < 1e-5
 
 
-def test_predictions_list_every_image_once(trained: Project) -> None:
+def test_predictions_list_every_image_once_under_its_class(trained: Project) -> None:
     with trained.predictions.open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["split"] for row in rows] == ["validation"] * 60 + ["test"] * 60
     assert len({row["sha256"] for row in rows}) == 120
+    assert all(row["path"].startswith(f"{row['label']}/") for row in rows)
     assert list(rows[0])[-4:] == [f"p({name})" for name in CLASSES]
     for row in rows[:5]:
         assert sum(float(row[f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-6)

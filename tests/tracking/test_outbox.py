@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow.models import Model
 
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
-from headstart.tracking.outbox import Operation, Outbox, outboxes
+from headstart.tracking.outbox import Operation, Outbox, apply, outboxes
 from headstart.tracking.runs import pending_folder
 from headstart.tracking.store import is_away, open_store
 from headstart.tracking.sync import sync
@@ -47,6 +48,18 @@ def test_one_refused_run_does_not_block_the_others(workspace: Project) -> None:
     assert store.client.get_run(run_id).data.tags["from"] == "outbox"
     left = {json.loads(path.read_text())["run_id"] for path in pending.glob("*/run.json")}
     assert left == {"0" * 32, "f" * 32}
+
+
+def test_a_model_that_is_sent_twice_is_logged_once(workspace: Project, tmp_path: Path) -> None:
+    store = open_store(workspace.root)
+    run_id = store.client.create_run(store.experiment_id).info.run_id
+    folder = tmp_path / "serving"
+    folder.mkdir()
+    Model().save(str(folder / "MLmodel"))
+    for sha256, count in (("a", 1), ("a", 1), ("b", 2)):
+        values = {"name": "model", "tags": {}, "params": {}, "sha256": sha256 * 64}
+        apply(store.client, run_id, Operation("model", values, str(folder)))
+        assert len(store.client.search_logged_models([store.experiment_id])) == count
 
 
 def test_a_full_disk_is_not_a_store_that_is_away() -> None:

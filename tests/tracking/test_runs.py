@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from headstart.common.errors import TrackingError
@@ -66,6 +67,22 @@ def test_a_trained_run_is_complete(workspace: Project) -> None:
         "md5": dataset.dataset.digest,
     }
     assert [a.path for a in client.list_artifacts(run_id)] == ["params.yaml"]
+
+
+def test_no_tag_holds_the_password_of_the_source(workspace: Project) -> None:
+    path = workspace.root / "dvc.lock"
+    lock = yaml.safe_load(path.read_text())
+    lock["stages"]["fetch"]["deps"] = [{"path": "https://ann:hunter2@host/own.zip", "md5": "aa"}]
+    path.write_text(yaml.safe_dump(lock))
+    tags = _client(workspace).get_run(_train(workspace, {})).data.tags
+    assert tags["dvc.source"] == "https://host/own.zip"
+    assert "hunter2" not in str(tags)
+
+
+def test_a_run_of_uncommitted_code_says_so(workspace: Project) -> None:
+    (workspace.root / "src" / "code.py").write_text("x = 2\n")
+    tags = _client(workspace).get_run(_train(workspace, {})).data.tags
+    assert tags["git.dirty"] == "true"
 
 
 def test_the_database_is_the_main_checkouts(workspace: Project) -> None:

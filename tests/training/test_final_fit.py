@@ -1,8 +1,11 @@
 """Training heads on cached features."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -122,6 +125,26 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels(
     assert len(unseen.curve["log_loss"]) == (30 if config.kind == "network" else 1)
     assert (logits.argmax(axis=1) == by_chance.label_ids).mean() < 0.4
     assert (np.abs(logits).sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("splits", ["train", "train+validation"])
+def test_training_knows_nothing_of_the_test_split(
+    store: FeatureStore, tmp_path: Path, splits: str
+) -> None:
+    shutil.copy(store.path, tmp_path / "features.h5")
+    with h5py.File(tmp_path / "features.h5", "r+") as file:
+        rows = np.flatnonzero(file["splits"][...] == b"test")
+        assert len(rows) == 60
+        for row in rows:
+            file["features"][row], file["labels"][row] = np.nan, 0
+    known = _train(store, splits=splits)
+    with FeatureStore(tmp_path / "features.h5") as others:
+        trained = _train(others, splits=splits)
+    assert trained.temperature == known.temperature
+    assert trained.scores == known.scores
+    for made, wanted in zip(trained.heads[0].layers, known.heads[0].layers, strict=True):
+        np.testing.assert_array_equal(made.kernel, wanted.kernel)
+        np.testing.assert_array_equal(made.bias, wanted.bias)
 
 
 def test_rows_of_both_splits_stay_in_order(store: FeatureStore) -> None:
