@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The CUDA build of TensorFlow where there is an NVIDIA GPU, else the CPU one. Override: make TF=cpu
 TF ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: help setup setup-dev demo test test-slow lint types imports check serve ui lock bench performance clean
+.PHONY: help setup setup-dev demo test test-slow seeded-faults lint types imports check serve ui lock bench performance clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: setup-dev ## the whole test suite, under ten minutes on two cores
 
 test-slow: setup-dev ## what takes longer: kill tests in full, every backbone, fuzzing at full count
 	@pytest -m slow --timeout 3600
+
+seeded-faults: setup-dev ## seed one bug at a time in a scratch copy: the tests must catch each
+	@python tools/seeded_faults.py
 
 lint: setup-dev ## ruff: lint and format
 	@ruff check .
