@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The CUDA build of TensorFlow where there is an NVIDIA GPU, else the CPU one. Override: make TF=cpu
 TF ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: help setup setup-dev demo test test-slow seeded-faults lint types imports check serve ui lock bench performance clean
+.PHONY: help setup setup-dev demo test test-slow seeded-faults lint types imports check serve ui lock bench performance measure-house clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ lock: setup-dev ## renew the lock files from pyproject.toml
 bench: setup-dev ## all measurements (long; on a quiet machine), then docs/performance.md
 	@for bench in accuracy ingest near_duplicates extract search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
 	@python -m bench.performance
+
+measure-house: setup-dev ## size of the rooms, functions used once, files on three ways through the code
+	@python -m tools.measure_house
 
 performance: setup-dev ## docs/performance.md from bench/results
 	@python -m bench.performance
