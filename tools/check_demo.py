@@ -21,6 +21,7 @@ OUTPUTS = (
     "models/model.h5",
     "models/run.json",
     "models/serving/MLmodel",
+    "models/serving/artifacts/model.h5",
     "reports/data/index.html",
     "reports/search/index.html",
     "reports/evaluation/index.html",

@@ -325,8 +325,8 @@ FAULTS = (
     Fault(
         "second-model-on-sync",
         "a sync that is repeated logs the model once more",
-        "if run.data.tags.get(_MODEL_SHA256_TAG) == ",
-        "if run.data.tags.get(MODEL_TAG) == ",
+        "if tags.get(_PACKAGE_SHA256_TAG) == ",
+        "if tags.get(MODEL_TAG) == ",
         ("test_a_model_that_is_sent_twice_is_logged_once",),
     ),
 )

@@ -18,13 +18,14 @@ from headstart.common.interrupts import run_command
 from headstart.common.paths import Project, project
 from headstart.params import load_params
 
-# Which stage an entry point ends with; None is the whole pipeline.
-ENTRY_POINTS: dict[str, str | None] = {
-    "main": None,
-    "extract": "extract",
-    "search": "search",
-    "train": "train",
-    "evaluate": "evaluate",
+# Which stages an entry point ends with; none: the whole pipeline. A run that `mlflow run` opens for
+# a model ends with the model as package logs it.
+ENTRY_POINTS: dict[str, tuple[str, ...]] = {
+    "main": (),
+    "extract": ("extract",),
+    "search": ("search",),
+    "train": ("package",),
+    "evaluate": ("package", "evaluate"),
 }
 _TRAINS = ("main", "train", "evaluate")
 # What `mlflow run -P` may say for short; MLproject lists them.
@@ -55,7 +56,7 @@ def assignments_of(options: Sequence[str]) -> list[str]:
 
 
 def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
-    """Run the pipeline up to the entry point's stage, with `section.field=value` assignments.
+    """Run the pipeline up to the entry point's stages, with `section.field=value` assignments.
 
     Values equal to params.yaml's change nothing and the workspace is brought up to date; any
     other makes a temporary DVC experiment, so that params.yaml and the workspace stay as they are.
@@ -71,8 +72,7 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
     here = project()
     current = load_params(here.params).model_dump(by_alias=True)
     changed = _changes(current, _parse(current, assignments))
-    target = ENTRY_POINTS[entry_point]
-    targets = [target] if target else []
+    targets = ENTRY_POINTS[entry_point]
     needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
     if changed:
         options = [f"-S{path}={_hydra(value)}" for path, value in changed.items()]

@@ -14,7 +14,7 @@ from tests.peak_memory import stage_command
 pytestmark = pytest.mark.slow
 
 MOST_BYTES = 2 * 10**9
-STAGES = ("fetch", "ingest", "pack", "extract", "search", "train", "evaluate")
+STAGES = ("fetch", "ingest", "pack", "extract", "search", "train", "package", "evaluate")
 
 
 @pytest.mark.timeout(1800)

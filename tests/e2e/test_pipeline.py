@@ -53,6 +53,7 @@ def test_every_artifact_is_there(reproduced: Workspace) -> None:
         "models/backbone.h5",
         "models/run.json",
         "models/serving/MLmodel",
+        "models/serving/artifacts/model.h5",
         "reports/rejected.csv",
         "reports/metrics.json",
         "reports/comparison.json",

@@ -31,7 +31,7 @@ def registered(workspace: Project) -> tuple[Project, Registry]:
     for sha256 in ("aa", "bb"):
         lineage = gather(workspace, "train", {})
         with training_run(workspace, "n", lineage) as run:
-            run.log_model(folder, "model", lineage, {})
+            run.log_model(folder, "model")
         registry = Registry(run.store, "headstart")
         registry.add(run.run_id, sha256, "a description", {})
     registry.crown("1", "first")

@@ -34,9 +34,6 @@ def test_a_run_of_each_kind_shows_what_the_reports_say(
     project = make_workspace(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     project.model.write_bytes(b"model")
-    (project.serving / "artifacts").mkdir(parents=True)
-    (project.serving / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
-    (project.serving / "artifacts" / "model.h5").write_bytes(b"model")
     best = read_head(project.best_head)
     with (
         FeatureStore(project.features) as store,

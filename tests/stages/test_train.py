@@ -2,7 +2,6 @@
 
 import csv
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 
@@ -14,9 +13,6 @@ from headstart.models.model_file import load_model, read_metadata
 from headstart.models.pixels import predict_files
 from headstart.models.predictions import read_predictions
 from headstart.params import PackParams
-from headstart.tracking.runs import read_record
-from headstart.tracking.store import open_store
-from tests.conftest import REPOSITORY
 from tests.models.conftest import CLASSES, IMAGE, make_workspace
 from tests.stages.conftest import run_evaluate, run_train
 from tests.stages.tracked import hold_model_to_reports
@@ -29,20 +25,6 @@ def test_the_model_knows_its_classes_and_where_it_comes_from(trained: Project) -
     assert metadata["fingerprint"] == "f" * 64
     assert metadata["trained_on"]["n_images"] == 120
     assert metadata["trained_on"]["splits"] == ["train"]
-
-
-def test_the_packed_and_the_logged_model_name_no_path_of_this_machine(trained: Project) -> None:
-    store = open_store(trained.root)
-    run = store.client.get_run(read_record(trained.run).run_id)
-    logged = store.client.get_logged_model(run.data.tags["headstart.model_id"])
-    folder = Path(unquote(urlparse(logged.artifact_location).path))
-    for packed in (trained.serving, folder):
-        paths = [path for path in packed.rglob("*") if path.is_file()]
-        assert len(paths) > 8
-        for path in paths:
-            content = path.read_bytes()
-            for here in (trained.root, REPOSITORY, Path.home()):
-                assert f"{here}/".encode() not in content, (path, here)
 
 
 def test_the_curve_has_a_row_an_epoch(trained: Project) -> None:

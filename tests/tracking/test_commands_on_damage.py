@@ -106,7 +106,7 @@ def sound(workspace: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project,
     (folder / "artifacts" / "model.h5").write_bytes(b"model")
     lineage = gather(workspace, "train", {"headstart.kind": "model"})
     with training_run(workspace, "n", lineage) as run:
-        run.log_model(folder, "model", lineage, {})
+        run.log_model(folder, "model")
         run.log_artifact(folder / "artifacts" / "model.h5")
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})

@@ -63,7 +63,7 @@ def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Regi
     kept.write_bytes(model.read_bytes())
     lineage = gather(project, "train", {})
     with training_run(project, "n", lineage) as run:
-        run.log_model(serving, "model", lineage, {})
+        run.log_model(serving, "model")
         run.log_artifact(_predictions(folder / "predictions.csv", n_wrong))
         run.log_artifact(kept)
     registry = Registry(run.store, "animals")

@@ -22,7 +22,7 @@ def champion(workspace: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "artifacts" / "model.h5").write_bytes(b"the model")
     lineage = gather(workspace, "train", {})
     with training_run(workspace, "n", lineage) as run:
-        run.log_model(folder, "model", lineage, {})
+        run.log_model(folder, "model")
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})
     registry.crown("1", "first")

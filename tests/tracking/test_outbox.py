@@ -57,7 +57,7 @@ def test_a_model_that_is_sent_twice_is_logged_once(workspace: Project, tmp_path:
     folder.mkdir()
     Model().save(str(folder / "MLmodel"))
     for sha256, count in (("a", 1), ("a", 1), ("b", 2)):
-        values = {"name": "model", "tags": {}, "params": {}, "sha256": sha256 * 64}
+        values = {"name": "model", "sha256": sha256 * 64}
         apply(store.client, run_id, Operation("model", values, str(folder)))
         assert len(store.client.search_logged_models([store.experiment_id])) == count
 

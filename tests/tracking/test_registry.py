@@ -21,7 +21,7 @@ def _registry_with(project: Project, tmp_path: Path, *hashes: str) -> Registry:
     for model_sha256 in hashes:
         lineage = gather(project, "train", {})
         with training_run(project, "n", lineage) as run:
-            run.log_model(folder, "model", lineage, {"head.width": "8"})
+            run.log_model(folder, "model")
         registry = Registry(run.store, "animals")
         registry.add(run.run_id, model_sha256, "a description", {"git.commit": "c0"})
     assert registry is not None

@@ -70,7 +70,7 @@ def _run_with_a_model(project: Project) -> str:
     (folder / "artifacts" / "model.h5").write_bytes(b"the model")
     lineage = gather(project, "train", {})
     with training_run(project, "n", lineage) as run:
-        run.log_model(folder, "model", lineage, {})
+        run.log_model(folder, "model")
         run.log_artifact(folder / "MLmodel")
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})

@@ -75,7 +75,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         run.log_params({"head.width": "8"})
         run.log_inputs([(output, "training") for output in lineage.inputs], lineage)
         run.log_artifact(workspace.features)
-        run.log_model(serving, "model", lineage, {})
+        run.log_model(serving, "model")
         write_record(workspace.run, run.record)
     assert "went away" in capsys.readouterr().err
     assert (pending_folder(workspace.root) / run.run_id / "run.json").is_file()

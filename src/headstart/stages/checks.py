@@ -13,7 +13,9 @@ from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
 from headstart.params import Params
 
-STAGES = ("fetch", "ingest", "pack", "extract", "search", "train", "evaluate", "register")
+STAGES = (
+    "fetch", "ingest", "pack", "extract", "search", "train", "package", "evaluate", "register",
+)  # fmt: skip
 
 
 def check_possible(project: Project, params: Params, stage: str) -> None:

@@ -1,8 +1,8 @@
 """Stage train: the best head and the frozen backbone become models/model.h5.
 
-Reads features.h5, best_head.json, backbone.h5 and, to fine-tune, images.h5; writes model.h5,
-models/serving/ for `mlflow models serve`, the predictions of the validation images, reports/train/
-with the metrics of each epoch, and models/run.json, the MLflow run that all of it belongs to.
+Reads features.h5, best_head.json, backbone.h5 and, to fine-tune, images.h5; writes model.h5, the
+predictions of the validation images, reports/train/ with the metrics of each epoch, and
+models/run.json, the MLflow run that all of it belongs to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,6 @@ from headstart.models.model_file import load_backbone, save_model
 from headstart.models.predictions import write_predictions
 from headstart.params import ImageParams, TrainParams
 from headstart.params.base import Section
-from headstart.serving.package import save_pyfunc
 from headstart.stages.common import run_stage
 from headstart.tracking.training import TrainingLog, open_training
 from headstart.training.final_fit import TrainedHead, model_metadata, train_model
@@ -52,9 +51,6 @@ def run(project: Project, params: Sections) -> str:
         metadata = model_metadata(store, made.trained, params.image, made.fine_tuned)
         save_model(project.model, made.model, metadata)
         write_report(project, made)
-        begin_step("packaging the model for serving")
-        example = (project.fetched / store.split("train").paths[0]).read_bytes()
-        save_pyfunc(project.serving, project.model, store.classes, example)
         begin_step("logging the run")
         scores = made.trained.scores
         log.model(

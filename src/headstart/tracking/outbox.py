@@ -33,7 +33,9 @@ from headstart.common import files
 _METRICS_A_CALL = 1000
 _PARAMS_A_CALL = 100
 MODEL_TAG = "headstart.model_id"
-_MODEL_SHA256_TAG = "headstart.model_sha256"
+_PACKAGE_SHA256_TAG = "headstart.package_sha256"
+# Of MLflow's own tags, the one that a run and its logged model share.
+_COMMIT_TAG = "mlflow.source.git.commit"
 _OPERATIONS, _DESCRIPTOR = "operations.jsonl", "run.json"
 
 
@@ -155,16 +157,22 @@ def _log_artifact(client: MlflowClient, run_id: str, path: Path, folder: str | N
 
 
 def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str, Any]) -> None:
-    """Log a saved pyfunc folder as the run's model; once, unless it is another model by now."""
+    """Log a saved pyfunc folder as the run's model; once, unless it is another package by now.
+
+    The logged model carries the run's lineage: its params and the tags that are not MLflow's.
+    """
     run = client.get_run(run_id)
-    if run.data.tags.get(_MODEL_SHA256_TAG) == values["sha256"] and MODEL_TAG in run.data.tags:
+    tags = run.data.tags
+    if tags.get(_PACKAGE_SHA256_TAG) == values["sha256"] and MODEL_TAG in tags:
         return
+    ours = {k: v for k, v in tags.items() if not k.startswith("mlflow.") or k == _COMMIT_TAG}
+    carried = {k: v for k, v in ours.items() if k not in (MODEL_TAG, _PACKAGE_SHA256_TAG)}
     logged = client.create_logged_model(
         run.info.experiment_id,
         name=values["name"],
         source_run_id=run_id,
-        tags=values["tags"],
-        params=values["params"],
+        tags=carried,
+        params=run.data.params,
         model_type="image-classifier",
     )
     copy = folder.parent / f".{folder.name}.{logged.model_id}"
@@ -182,4 +190,4 @@ def _log_model(client: MlflowClient, run_id: str, folder: Path, values: dict[str
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     client.set_tag(run_id, MODEL_TAG, logged.model_id)
-    client.set_tag(run_id, _MODEL_SHA256_TAG, values["sha256"])
+    client.set_tag(run_id, _PACKAGE_SHA256_TAG, values["sha256"])

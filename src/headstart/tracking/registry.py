@@ -63,7 +63,7 @@ class Registry:
         if not model_id:
             raise TrackingError(
                 f"a version needs the run's logged model, but run {run_id} has none: run "
-                "`headstart sync`, or make the run again with `dvc repro --force train`"
+                "`headstart sync`, or log it with `dvc repro --force --single-item package`"
             )
         self._create_registered_model()
         # For a database MLflow looks the model up in its global store, whatever the client's is.

@@ -28,8 +28,6 @@ from headstart.tracking.outbox import MODEL_TAG, Operation, Outbox
 from headstart.tracking.store import TrackingStore, answering, is_away, open_store
 
 _MAX_TAG = 5000
-# Where a saved pyfunc folder holds its model file.
-MODEL_FILE = "artifacts/model.h5"
 # Behind every final figure in the alphabet, by which MLflow's choices of metrics are sorted.
 HEAD_CURVE = "while_training"
 FINE_TUNING_CURVE = "while_fine_tuning"
@@ -115,10 +113,15 @@ class Run:
         scratch.unlink()
         scratch.parent.rmdir()
 
-    def log_model(self, folder: Path, name: str, lineage: Lineage, params: dict[str, str]) -> None:
-        """A saved pyfunc folder as the run's logged model, carrying the run's lineage."""
-        sha256 = files.sha256_of_file(folder / MODEL_FILE)
-        values = {"name": name, "tags": lineage.tags, "params": params, "sha256": sha256}
+    def log_model(self, folder: Path, name: str) -> None:
+        """Log a saved pyfunc folder as the run's logged model, carrying the run's lineage."""
+        # MLmodel holds the time of saving and an id of its own.
+        contents = {
+            path.relative_to(folder).as_posix(): files.sha256_of_file(path)
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "MLmodel"
+        }
+        values = {"name": name, "sha256": files.sha256_of_json(contents)}
         self._send(Operation("model", values, str(folder)))
 
     def log_inputs(self, inputs: Sequence[tuple[Output, str]], lineage: Lineage) -> None:

@@ -16,7 +16,13 @@ from headstart.heads.config import BestHead, HeadConfig
 from headstart.params import load_params
 from headstart.tracking.lineage import Lineage, flatten, gather
 from headstart.tracking.run_names import data_in_words, head_in_words, run_name
-from headstart.tracking.runs import FINE_TUNING_CURVE, Run, training_run, write_record
+from headstart.tracking.runs import (
+    FINE_TUNING_CURVE,
+    Run,
+    continued_run,
+    training_run,
+    write_record,
+)
 
 # Sections that do not change the model; evaluate and register say theirs by tags.
 _NOT_OF_THE_MODEL = ("evaluate", "register")
@@ -27,8 +33,6 @@ class TrainingLog:
     """The open run of a model in training; `about` begins its description."""
 
     run: Run
-    lineage: Lineage
-    params: dict[str, str]
     about: str
 
     def fine_tuning_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -58,7 +62,6 @@ class TrainingLog:
         for report in reports:
             if report.is_dir():
                 self.run.log_artifact(report, report.name)
-        self.run.log_model(project.serving, "model", self.lineage, self.params)
         write_record(project.run, self.run.record)
 
 
@@ -99,7 +102,13 @@ def open_training(
             contexts.append((lineage.source, "training"))
         run.log_inputs(contexts, lineage)
         log_provenance(run, project, lineage)
-        yield TrainingLog(run, lineage, params, about)
+        yield TrainingLog(run, about)
+
+
+def log_package(project: Project) -> None:
+    """Log models/serving/ as the logged model of the run that models/run.json names."""
+    with continued_run(project, {"dvc.stage.package": "done"}) as run:
+        run.log_model(project.serving, "model")
 
 
 def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:
