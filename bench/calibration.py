@@ -15,7 +15,7 @@ from bench.search_data import cases, features_of, resplit
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import DEFAULT_HEAD, BestHead
 from headstart.heads.metrics import scores, softmax
-from headstart.params import TrainParams
+from headstart.params.train import TrainParams
 from headstart.training.final_fit import mean_logits, train_model
 
 SEEDS = 5

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.dataset.manifest import FLAGS, Manifest, make_manifest
-from headstart.params import DataParams
+from headstart.params.data import DataParams
 from headstart.sources.data_source import fetch
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,7 +26,8 @@ from headstart.common.quiet import quiet_libraries
 from headstart.encoders.runtimes import open_forward
 from headstart.features.extractor import Extractor, extract_features
 from headstart.features.pipeline import Decoder, Task
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 _FORWARD_SECONDS = 4.0
 _PEER_BATCH = 32

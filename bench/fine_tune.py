@@ -33,7 +33,9 @@ from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model
 from headstart.models.pixels import predict_files
-from headstart.params import ExtractParams, FineTuneParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
+from headstart.params.train import FineTuneParams
 from headstart.training.fine_tune import Examples, Trainer
 
 UNUSED = "data/sources/animal-silhouettes-rest.yaml"

@@ -27,7 +27,7 @@ from headstart.dataset.image_statistics import FACTS, NO_COLOUR
 from headstart.dataset.pixel_store import ImageStore, write_store
 from headstart.dataset.reader import usable_cores
 from headstart.images.decode import decode, decode_square
-from headstart.params.images import ImageParams
+from headstart.params.image import ImageParams
 
 Row = tuple[str, float, str]
 REPETITIONS = 3
@@ -150,7 +150,7 @@ _INGEST = """
 import json, sys, time
 from pathlib import Path
 from headstart.dataset import ingest as module
-from headstart.params.images import IngestParams
+from headstart.params.ingest import IngestParams
 seconds = {}
 read = module.read_images
 def timed(*args, **options):

@@ -25,7 +25,7 @@ from bench.search_peers import Predict, keras_loop, logistic_grid
 from bench.search_processes import rss_after, trials_per_second
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.fit import FitOptions, fit_head
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
 from headstart.search.search_heads import StudyResult, run_study
 

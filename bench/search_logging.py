@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureStore
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_report
 from headstart.search.search_heads import StudyResult
 from headstart.tracking.searching import check_store, log_search

@@ -23,7 +23,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON
 from headstart.heads.metrics import DIRECTION, METRICS
 from headstart.heads.table import warmup_steps
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.search.space import asking, suggest
 
 _SCORING = {"accuracy": "accuracy", "log_loss": "neg_log_loss"}

@@ -11,7 +11,7 @@ import optuna
 import psutil
 
 from headstart.features.feature_store import FeatureStore
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
 from headstart.search.storage import open_storage
 
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from headstart.features.feature_store import FeatureStore
 from headstart.search.search_heads import join_study, run_study
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 features, folder, search, how = sys.argv[1:]
 go = run_study if how == "run" else join_study
 with FeatureStore(Path(features)) as store:

@@ -12,7 +12,7 @@ from headstart import mlproject as pipeline
 from headstart.cli import app
 from headstart.common.errors import ParamsError
 from headstart.mlproject import SHORT_NAMES, _at, _changes, _hydra, _parse, assignments_of
-from headstart.params import Params
+from headstart.params.whole_file import Params
 
 CURRENT: dict[str, Any] = Params().model_dump(by_alias=True)
 

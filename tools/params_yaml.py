@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from headstart.params import Params
+from headstart.params.whole_file import Params
 
 PATH = Path(__file__).resolve().parent.parent / "params.yaml"
 _HEAD = "# Every choice there is, with its default; docs/ say more. Unknown names are errors.\n"

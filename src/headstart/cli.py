@@ -186,7 +186,7 @@ def search(
     from headstart.common.errors import SearchError
     from headstart.common.paths import project, state_folder
     from headstart.features.feature_store import FeatureStore
-    from headstart.params import load_params
+    from headstart.params.whole_file import load_params
     from headstart.search.search_heads import join_study
 
     if not join:
@@ -239,7 +239,7 @@ def doctor() -> None:
 def promote(version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
     """Make a registered version the champion."""
     from headstart.common.paths import project
-    from headstart.params import load_params
+    from headstart.params.whole_file import load_params
     from headstart.tracking.registration import open_registry
 
     here = project()
@@ -252,7 +252,7 @@ def promote(version: Annotated[str, typer.Argument(help="a registered version")]
 def rollback() -> None:
     """Give the champion alias back to the previous champion."""
     from headstart.common.paths import project
-    from headstart.params import load_params
+    from headstart.params.whole_file import load_params
     from headstart.tracking.registration import open_registry
 
     here = project()

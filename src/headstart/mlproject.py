@@ -16,7 +16,7 @@ from headstart.common import files
 from headstart.common.errors import ParamsError, TrackingError
 from headstart.common.interrupts import run_command
 from headstart.common.paths import Project, project
-from headstart.params import load_params
+from headstart.params.whole_file import load_params
 
 # Which stages an entry point ends with; none: the whole pipeline. A run that `mlflow run` opens for
 # a model ends with the model as package logs it.

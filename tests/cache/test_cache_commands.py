@@ -20,7 +20,8 @@ from headstart.features.cache_commands import (
     verify_text,
 )
 from headstart.features.recipe import contract, fingerprint, model_key
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
 
 BACKBONES = ("resnet50", "vgg16", "xception")

@@ -91,8 +91,7 @@ def _told_by_a_stage(error: Exception) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["extract"])
         patch.setattr("headstart.stages.common.say", lambda text, **_: said.append(text))
-        patch.setattr("headstart.stages.common.check_possible", lambda *_: None)
-        patch.setattr("headstart.stages.common.load_params", lambda _: None)
+        patch.setattr("headstart.stages.checks.check_possible", lambda *_: None)
         patch.setattr("headstart.stages.common.load_sections", lambda *_: None)
         with pytest.raises(SystemExit):
             run_stage("extract", Section, fail)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headstart.dataset.groups import find_groups, straddling
 from headstart.dataset.image_statistics import FACTS
 from headstart.dataset.splits import Key, Thresholds, assign_splits
-from headstart.params.images import Split, SplitParams
+from headstart.params.split import Split, SplitParams
 
 FRACTIONS = SplitParams()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from headstart.dataset.manifest import Manifest
 from headstart.dataset.moves import find_moves, placements_file, remember_placements, write_moves
-from headstart.params.images import SplitParams
+from headstart.params.split import SplitParams
 from tests.dataset.test_manifest import manifest_of
 
 

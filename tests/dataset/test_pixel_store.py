@@ -18,7 +18,9 @@ from headstart.common.errors import DataError, FormatError
 from headstart.dataset.ingest import ingest
 from headstart.dataset.pixel_store import ImageStore, pack, write_store
 from headstart.images.decode import decode_square
-from headstart.params.images import ImageParams, IngestParams, PackParams
+from headstart.params.image import ImageParams
+from headstart.params.ingest import IngestParams
+from headstart.params.pack import PackParams
 from tests.images.pictures import write_classes
 
 CLASSES = ["a", "ünï"]

@@ -20,7 +20,7 @@ from headstart.dataset.splits import (
     read_thresholds,
     write_thresholds,
 )
-from headstart.params.images import SPLITS, Split, SplitParams
+from headstart.params.split import SPLITS, Split, SplitParams
 
 DEFAULT = SplitParams()
 SHARES = (0.7, 0.15, 0.15)

@@ -21,7 +21,8 @@ from headstart.encoders.pth import read_pth
 from headstart.encoders.runtimes import open_forward
 from headstart.encoders.tensors import random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from tests.features.samples import pixels
 
 

@@ -14,7 +14,7 @@ from headstart.common.errors import BackboneError
 from headstart.encoders import runtimes
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import Fitting, Run, is_out_of_memory, open_forward, resolve
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels
 
 # (runtime, precision, least cosine similarity of a row to the reference)

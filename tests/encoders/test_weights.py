@@ -32,7 +32,7 @@ from headstart.encoders.weights import (
     locate_weights,
     weights_identity,
 )
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 VGG16 = BACKBONES["vgg16"].imagenet

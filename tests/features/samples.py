@@ -12,7 +12,8 @@ from headstart.dataset.manifest import FLAGS, Manifest, make_manifest
 from headstart.encoders.runtimes import resolve
 from headstart.features.extractor import Extractor
 from headstart.features.feature_store import FeatureRows
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 SIZE_PX = 32
 SPLITS = ("train", "train", "validation", "test")

@@ -26,7 +26,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.features.pipeline import Decoder, Task
 from headstart.features.recipe import contract
 from headstart.images.decode import decode_square
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 from tests.common.disks import make_room, read_only, small_disk
 from tests.features.samples import extractor, manifest_of, write_images
 

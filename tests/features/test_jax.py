@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from headstart.encoders.runtimes import open_forward
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels, write_images
 
 pytest.importorskip("jax")
@@ -27,7 +27,7 @@ import jax, keras, numpy as np
 from headstart.features import extractor as extractor_module
 from headstart.features.extractor import extract_features
 from headstart.encoders.runtimes import open_forward
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 from tests.features.samples import extractor, manifest_of, pixels
 folder, cache_root, precision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 chosen = extractor(cache_root, ExtractParams(**json.loads(sys.argv[4]), precision=precision))

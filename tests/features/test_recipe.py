@@ -15,7 +15,8 @@ from headstart.features.recipe import (
     model_key,
     rows_contract,
 )
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 ROOT = Path("/nowhere")
 

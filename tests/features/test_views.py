@@ -8,7 +8,7 @@ from PIL import Image
 
 from headstart.features.views import ViewPlan
 from headstart.images.decode import decode_square
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from tests.features.samples import pixels
 
 IMAGE = ImageParams(size=32)

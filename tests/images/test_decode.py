@@ -20,7 +20,7 @@ from headstart.images.decode import (
     resize,
     webp_size,
 )
-from headstart.params.images import ImageParams
+from headstart.params.image import ImageParams
 from tests.images.pictures import encode, picture, quadrants
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headstart.images.decode import RejectedImage, decode, resize
-from headstart.params.images import ImageParams
+from headstart.params.image import ImageParams
 
 # Accepted: height, width, and the mean colour that the right decoding has.
 HOPPER = (128, 128, (90, 80, 95))

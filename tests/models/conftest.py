@@ -17,7 +17,7 @@ from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.model_file import quiet_keras
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12

@@ -13,7 +13,8 @@ from headstart.heads.fitted import feature_statistics
 from headstart.images.decode import decode_square
 from headstart.models.assemble import assemble
 from headstart.models.model_file import save_model
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from tests.models.conftest import make_head_for
 
 _SIZE = 128

@@ -126,7 +126,8 @@ def test_a_missing_runtime_is_an_error_with_its_extra(
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
 def test_the_default_backbone_on_a_hundred_photos(assets: Path, tmp_path: Path, name: str) -> None:
     from headstart.encoders.builders import build
-    from headstart.params import ExtractParams, ImageParams
+    from headstart.params.extract import ExtractParams
+    from headstart.params.image import ImageParams
     from tests.models.conftest import make_head_for
 
     image = ImageParams()

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from headstart.common.errors import ParamsError
 from headstart.common.files import parse_yaml, read_yaml
 from headstart.mlproject import _hydra, _parse
-from headstart.params import load_params
+from headstart.params.whole_file import load_params
 from headstart.sources.arrays import read_spec
 
 

@@ -25,8 +25,8 @@ from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel, load_backbone
 from headstart.models.predictions import as_predictions
-from headstart.params import SearchParams
-from headstart.params.images import IngestParams
+from headstart.params.ingest import IngestParams
+from headstart.params.search import SearchParams
 from headstart.reports.charts import Axis, Chart, Series, shortened
 from headstart.reports.compare_report import comparison_page
 from headstart.reports.evaluation_report import Subject, write_report

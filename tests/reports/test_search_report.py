@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from headstart.heads.config import HeadConfig
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.reports.search_plots import importances
 from headstart.reports.search_report import write_report
 from headstart.search.search_heads import StudyResult, TrialResult

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 
 from headstart.features.feature_store import FeatureStore
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
 from headstart.search.plan import plan_study
 from headstart.search.search_heads import StudyResult, run_study

@@ -16,7 +16,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head
 from headstart.heads.fitted import FittedHead
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
 from headstart.search.search_heads import TrialResult, run_study
 from headstart.search.storage import study_exists

@@ -5,7 +5,7 @@ import pytest
 
 from headstart.heads.program import MOST_TRAINING_BYTES
 from headstart.heads.stack import RowGroup
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan
 from headstart.search.sampling import first_heads
 from headstart.search.shape import study_shape

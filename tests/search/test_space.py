@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from headstart.common.errors import ParamsError, SearchError
 from headstart.heads.config import HeadConfig
-from headstart.params import SearchParams, load_params
+from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE, SearchSpace
+from headstart.params.whole_file import load_params
 from headstart.search.space import (
     FIELDS,
     asking,

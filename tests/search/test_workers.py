@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from headstart.common.errors import SearchError
 from headstart.features.feature_store import FeatureStore
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.search import search_heads as search_module
 from headstart.search.plan import plan_study
 from headstart.search.search_heads import StudyResult, join_study, run_study
@@ -174,7 +174,7 @@ import sys
 from pathlib import Path
 from headstart.features.feature_store import FeatureStore
 from headstart.search.search_heads import run_study
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 
 features, folder, search = sys.argv[1:]
 with FeatureStore(Path(features)) as store:

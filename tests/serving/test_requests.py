@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from headstart.common.errors import ServingError
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from headstart.serving.requests import MAX_IMAGES, answer, decode_request
 
 IMAGE = ImageParams(size=32)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import DataError
-from headstart.params.images import DataParams
+from headstart.params.data import DataParams
 from headstart.sources.data_source import fetch
 from headstart.sources.labels import splits_among
 from headstart.sources.layout import Layout, looks_like_image, scan

@@ -3,7 +3,8 @@
 import pytest
 
 from headstart.common.paths import Project
-from headstart.params import EvaluateParams, TrainParams
+from headstart.params.evaluate import EvaluateParams
+from headstart.params.train import TrainParams
 from headstart.stages import evaluate, package, train
 from tests.models.conftest import IMAGE, make_workspace
 

@@ -11,7 +11,7 @@ import yaml
 
 from headstart.common.errors import ParamsError
 from headstart.common.paths import Project
-from headstart.params import load_params
+from headstart.params.whole_file import load_params
 from headstart.stages.checks import STAGES, check_possible
 
 
@@ -24,7 +24,7 @@ def _project(folder: Path, text: str) -> Project:
 def _told(folder: Path, text: str, stage: str = "fetch") -> str:
     project = _project(folder, text)
     with pytest.raises(ParamsError) as error:
-        check_possible(project, load_params(project.params), stage)
+        check_possible(project, stage)
     return str(error.value)
 
 
@@ -34,7 +34,7 @@ def test_the_stages_are_those_of_dvc_yaml(repository: Path) -> None:
 
 def test_the_defaults_can_be(repository: Path) -> None:
     for stage in STAGES:
-        check_possible(Project(repository), load_params(repository / "params.yaml"), stage)
+        check_possible(Project(repository), stage)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
     # what only the stages before need no longer counts
     assert _told(tmp_path, text, "search").startswith("3 mistakes in params.yaml:")
     project = Project(tmp_path)
-    check_possible(project, load_params(project.params), "evaluate")
+    check_possible(project, "evaluate")
 
 
 def test_a_metric_that_needs_more_classes_is_told_once_the_classes_are_known(

@@ -10,7 +10,8 @@ import yaml
 from headstart.dataset.manifest import write_manifest
 from headstart.encoders.runtimes import resolve
 from headstart.features.feature_store import FeatureStore
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from headstart.stages.extract import Sections
 from tests.features.conftest import cache_root, exported
 from tests.features.samples import SIZE_PX, manifest_of, write_images

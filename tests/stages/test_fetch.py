@@ -321,7 +321,7 @@ def test_an_unreadable_folder_stops_the_stage(workspace: Project, tmp_path: Path
     (tmp_path / "mine" / "b").chmod(0o000)
     code = (
         # Imported while it may be: the other user cannot look into every checkout.
-        "import os, sys, fcntl, onnxruntime\n"
+        "import os, sys, fcntl, onnxruntime, headstart.stages.checks\n"
         "from headstart.stages import fetch\n"
         "os.setuid(65534) if os.getuid() == 0 else None\n"
         "sys.argv = ['fetch']\n"

@@ -23,8 +23,8 @@ from headstart.dataset.groups import find_groups, straddling
 from headstart.dataset.image_statistics import inspect
 from headstart.dataset.manifest import Manifest, read_manifest
 from headstart.dataset.splits import assign_splits, position
-from headstart.params.images import SplitParams
 from headstart.params.load import load_sections
+from headstart.params.split import SplitParams
 from headstart.sources.arrays import encode_png, read_array, read_spec
 from headstart.stages import ingest
 from tests.images.pictures import picture, write_classes, write_picture

@@ -9,7 +9,7 @@ import pytest
 from headstart.common.errors import SearchError
 from headstart.common.paths import Project
 from headstart.heads.config import read_head
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
 from headstart.stages.search import Sections, run
 from headstart.tracking.store import open_store

@@ -8,7 +8,7 @@ import pytest
 from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
-from headstart.params import TrainParams
+from headstart.params.train import TrainParams
 from headstart.stages.train import Made, write_report
 from headstart.tracking.runs import read_record
 from headstart.tracking.store import open_store

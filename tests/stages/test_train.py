@@ -12,7 +12,7 @@ from headstart.dataset.pixel_store import pack
 from headstart.models.model_file import load_model, read_metadata
 from headstart.models.pixels import predict_files
 from headstart.models.predictions import read_predictions
-from headstart.params import PackParams
+from headstart.params.pack import PackParams
 from tests.models.conftest import CLASSES, IMAGE, make_workspace
 from tests.stages.conftest import run_evaluate, run_train
 from tests.stages.tracked import hold_model_to_reports

@@ -11,7 +11,8 @@ from headstart.common.paths import Project
 from headstart.evaluation.latency import latency_ratio
 from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
-from headstart.params import ImageParams, RegisterParams
+from headstart.params.image import ImageParams
+from headstart.params.register import RegisterParams
 from headstart.tracking.gate import Decision, decide
 from headstart.tracking.lineage import gather
 from headstart.tracking.registry import Registry

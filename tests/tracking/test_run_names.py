@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headstart.params import Params
+from headstart.params.whole_file import Params
 from headstart.tracking.run_names import data_in_words, run_name
 
 

@@ -15,7 +15,7 @@ from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureBatch, FeatureStore
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.metrics import scores, softmax
-from headstart.params import TrainParams
+from headstart.params.train import TrainParams
 from headstart.training.final_fit import TrainedHead, joined, mean_logits, train_model
 from headstart.training.out_of_fold import out_of_fold
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
 from headstart.models.assemble import assemble, logits_model
-from headstart.params import FineTuneParams
+from headstart.params.train import FineTuneParams
 from headstart.training.augment import change, draw_views
 from headstart.training.checkpoint import as_arrays, read_checkpoint
 from headstart.training.fine_tune import Examples, FineTuned, fine_tune

@@ -15,7 +15,8 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_backbone
-from headstart.params import FineTuneParams, PackParams, TrainParams
+from headstart.params.pack import PackParams
+from headstart.params.train import FineTuneParams, TrainParams
 from headstart.training.checkpoint import read_checkpoint
 from headstart.training.final_fit import TrainedHead, train_model
 from headstart.training.fine_tune import FineTuned

@@ -15,7 +15,8 @@ from headstart.dataset.issues import quality_flags
 from headstart.dataset.manifest import Manifest, make_manifest
 from headstart.dataset.reader import Limits, read_images
 from headstart.dataset.splits import Key, Thresholds, assign_splits
-from headstart.params.images import SPLITS, IngestParams
+from headstart.params.ingest import IngestParams
+from headstart.params.split import SPLITS
 from headstart.sources.labels import Entry
 from headstart.sources.layout import scan
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, FormatError
 from headstart.common.files import as_cell, of_cell, replacing
-from headstart.params.images import Split
+from headstart.params.split import Split
 
 FLAGS = (
     "too_dark",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from headstart.common.files import sha256_of_json, write_csv
 from headstart.dataset.manifest import Manifest
-from headstart.params.images import SplitParams
+from headstart.params.split import SplitParams
 
 
 @dataclass(frozen=True, slots=True)

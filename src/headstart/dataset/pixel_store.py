@@ -24,7 +24,8 @@ from headstart.common.progress import progress
 from headstart.dataset.manifest import Manifest
 from headstart.dataset.reader import usable_cores
 from headstart.images.decode import DECODE_VERSION, decode_square
-from headstart.params.images import ImageParams, PackParams
+from headstart.params.image import ImageParams
+from headstart.params.pack import PackParams
 
 _FORMAT = "headstart-images"
 _FORMAT_VERSION = 1

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
 from headstart.common.files import of_cell, write_csv
-from headstart.params.images import SPLITS, Split, SplitParams
+from headstart.params.split import SPLITS, Split, SplitParams
 
 COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
 

@@ -12,7 +12,8 @@ from headstart.encoders.catalogue import BACKBONES, Backbone, backbone_named, ch
 from headstart.encoders.preprocessing import PREPROCESSING
 from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 __all__ = ["BACKBONES", "Backbone", "backbone_named", "bare_network", "build", "check_size"]
 

@@ -26,7 +26,7 @@ from headstart.encoders.weights import (
     KerasFile,
     PackageFile,
 )
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 
 @dataclass(frozen=True)

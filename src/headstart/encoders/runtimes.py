@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import BackboneError
 from headstart.encoders.frozen import FrozenModel
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 
 # uint8 (n, size, size, 3) → float32 (n, feature_dim)
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from headstart.common.errors import WeightsError
 from headstart.common.files import sha256_of_file
 from headstart.encoders.downloads import from_index, from_keras, from_package
-from headstart.params import ExtractParams
+from headstart.params.extract import ExtractParams
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from headstart.models.assemble import logits_model
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_files
 from headstart.models.predictions import Predictions, as_predictions
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 N_CHECKED = 32
 # Features of lower precision are near those of the float32 model that is served, not equal.

@@ -18,7 +18,7 @@ from headstart.evaluation.gradcam import GradCam, overlay
 from headstart.images.decode import MAX_PIXELS, decode, resize
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 # Narrow and in large letters: it is read on a phone too.
 _HEIGHT_PX = 320

@@ -31,7 +31,8 @@ from headstart.features.feature_store import FeatureRows, write_features
 from headstart.features.pipeline import SHARD_ROWS, Decoder, ShardWriter, Task, run_pipeline
 from headstart.features.recipe import contract, fingerprint, model_key, rows_contract
 from headstart.features.views import ViewPlan
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 _UNIT_IMAGES = 64
 _WAIT_S = 0.2

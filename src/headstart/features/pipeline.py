@@ -23,7 +23,7 @@ from headstart.cache.shards import Keys, row_keys
 from headstart.common.errors import DataError
 from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 _SHARD_BYTES = 32 << 20
 SHARD_ROWS = 2048

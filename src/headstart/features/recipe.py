@@ -13,7 +13,8 @@ from headstart.encoders.catalogue import Backbone, backbone_named, check_size
 from headstart.encoders.weights import weights_identity
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.images.decode import DECODE_VERSION
-from headstart.params import ExtractParams, ImageParams
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 
 # Raised when the network or the preprocessing that this code builds gives other numbers.
 NETWORK_VERSION = 1

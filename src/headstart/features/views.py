@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from headstart.cache.shards import PLAIN_VIEW
 from headstart.images.decode import decode, decode_square, resize
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 # Raised when the augmented views that this code draws change.
 AUGMENTATION_VERSION = 1

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from headstart.common.errors import DataError, one_line
 from headstart.images.colour import to_rgb
 from headstart.images.memory import keep_freed_memory
-from headstart.params.images import ImageParams
+from headstart.params.image import ImageParams
 
 DECODE_VERSION = 1
 """Part of every cache key; rises when the same bytes come to mean other pixels."""

@@ -26,7 +26,7 @@ from headstart.common.errors import DataError, TrainingError
 from headstart.images.decode import decode_square
 from headstart.models.model_file import LoadedModel, quiet_keras
 from headstart.models.pixels import BATCH_SIZE, predict_batch
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
     import keras

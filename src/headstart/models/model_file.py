@@ -17,7 +17,7 @@ import h5py
 
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
     import keras

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.images.decode import MAX_PIXELS, decode_square
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
     import keras

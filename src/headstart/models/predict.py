@@ -13,7 +13,7 @@ from headstart.common.errors import DataError
 from headstart.images.decode import MAX_PIXELS, decode_square
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from headstart.sources.walk import children, files_below
 
 

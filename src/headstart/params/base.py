@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -27,3 +27,6 @@ Flag = Annotated[
     bool,
     BeforeValidator(lambda v: _WORDS.get(v.lower(), v) if isinstance(v, str) else v),
 ]
+
+# Draws everything that is drawn: the same seed and inputs give the same bytes.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]

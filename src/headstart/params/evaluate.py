@@ -1,6 +1,4 @@
-"""The evaluate and register sections."""
-
-from typing import Literal
+"""The evaluate section: how the model is judged on the test split."""
 
 from pydantic import Field
 
@@ -11,12 +9,3 @@ class EvaluateParams(Section):
     """How the model is judged on the test split."""
 
     n_bootstrap: int = Field(2000, ge=100, le=100_000)
-
-
-class RegisterParams(Section):
-    """Under what name a model is registered, and what makes it the champion."""
-
-    model_name: str = Field("headstart", min_length=1, pattern=r"^[^/:.%\"']+$")
-    gate: Literal["better", "not_worse_and_smaller", "not_worse_and_faster", "always"] = Field(
-        "better"
-    )

@@ -8,41 +8,40 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from headstart.common.errors import ParamsError
 from headstart.common.files import read_yaml
 from headstart.params.base import Section
-from headstart.params.evaluate import EvaluateParams, RegisterParams
-from headstart.params.extract import ExtractParams
-from headstart.params.images import DataParams, ImageParams, IngestParams, PackParams
-from headstart.params.search import SearchParams
-from headstart.params.train import TrainParams
 
 S = TypeVar("S", bound=Section)
 
 
-class Params(Section):
-    """All of params.yaml. Stages do not see this, only the sections they declare."""
+def load_sections(path: Path, sections: type[S]) -> S:
+    """Read and check what `sections` declares, and nothing else.
 
-    seed: int = Field(0, ge=0, lt=2**32)
-    image: ImageParams = Field(default_factory=ImageParams)
-    data: DataParams = Field(default_factory=DataParams)
-    ingest: IngestParams = Field(default_factory=IngestParams)
-    pack: PackParams = Field(default_factory=PackParams)
-    extract: ExtractParams = Field(default_factory=ExtractParams)
-    search: SearchParams = Field(default_factory=SearchParams)
-    train: TrainParams = Field(default_factory=TrainParams)
-    evaluate: EvaluateParams = Field(default_factory=EvaluateParams)
-    register_: RegisterParams = Field(default_factory=RegisterParams, alias="register")
-
-
-def load_params(path: Path) -> Params:
-    """Read and check the whole file.
+    A stage declares its sections as a `Section` whose fields are named like those of params.yaml;
+    they are exactly the `params` of its entry in dvc.yaml (a test holds this). A section that the
+    file leaves out has its defaults.
 
     Raises:
-        ParamsError: naming every mistake at once, with its path and what is allowed.
+        ParamsError: naming every mistake in these sections, with its path and what is allowed.
+    """
+    raw = read_mapping(path)
+    declared = {field.alias or name: field for name, field in sections.model_fields.items()}
+    chosen = {name: value for name, value in raw.items() if name in declared}
+    for name, field in declared.items():
+        if any(_models(field.annotation)):
+            chosen.setdefault(name, {})
+    return validate(path, sections, chosen)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read the file, unchecked.
+
+    Raises:
+        ParamsError: it does not exist, is no YAML or holds something else than sections.
     """
     try:
         raw = read_yaml(path)
@@ -51,34 +50,28 @@ def load_params(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path.name} must be YAML, but it cannot be read: {error}") from None
     if raw is None:
-        raw = {}
+        return {}
     if not isinstance(raw, dict):
         raise ParamsError(f"{path.name} must hold sections, but got a {type(raw).__name__}")
+    return raw
+
+
+def validate(path: Path, sections: type[S], raw: dict[str, Any]) -> S:
+    """Return the values as `sections`; `path` is named in the error.
+
+    Raises:
+        ParamsError: naming every mistake at once, with its path and what is allowed.
+    """
     try:
         # Only by the names of the file: code and model metadata may say `size`, the file must not.
-        return Params.model_validate(raw, by_alias=True, by_name=False)
+        return sections.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
-        mistakes = [_describe(detail, raw) for detail in error.errors()]
+        mistakes = [_describe(detail, raw, sections) for detail in error.errors()]
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ParamsError("\n  ".join([f"{count} in {path.name}:", *mistakes])) from None
 
 
-def load_sections(path: Path, sections: type[S]) -> S:
-    """Check the whole file, and return only what `sections` declares.
-
-    A stage declares its sections as a `Section` whose fields are named like those of params.yaml;
-    they are exactly the `params` of its entry in dvc.yaml (a test holds this).
-    """
-    params = load_params(path)
-    chosen = {
-        field.alias or name: getattr(params, name)
-        for name, field in Params.model_fields.items()
-        if name in sections.model_fields
-    }
-    return sections.model_validate(chosen)
-
-
-def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
+def _describe(detail: ErrorDetails, raw: dict[str, Any], sections: type[BaseModel]) -> str:
     # tags of unions that choose by form are written <tag>
     path = [str(part) for part in detail["loc"] if not str(part).startswith("<")]
     while len(path) > 1 and not _is_container(raw, path[:-1]):
@@ -86,7 +79,7 @@ def _describe(detail: ErrorDetails, raw: dict[str, Any]) -> str:
         path.pop()
     where = ".".join(path) or "the file"
     if detail["type"] == "extra_forbidden":
-        allowed = _siblings(path)
+        allowed = _siblings(path, sections)
         hint = _did_you_mean(path[-1], allowed)
         return f"{where}: unknown; allowed here: {', '.join(allowed) or 'nothing'}{hint}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -125,8 +118,7 @@ def _looks_like_number(given: object) -> bool:
     return True
 
 
-def _siblings(path: list[str]) -> list[str]:
-    model: type[BaseModel] = Params
+def _siblings(path: list[str], model: type[BaseModel]) -> list[str]:
     for part in path[:-1]:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         inner = next(_models(field.annotation), None) if field else None

@@ -24,7 +24,7 @@ from headstart.dataset.manifest import FLAGS, Manifest
 from headstart.dataset.moves import Move, write_moves
 from headstart.images.decode import decode_preview
 from headstart.images.partial import decode_what_is_there
-from headstart.params.images import SPLITS
+from headstart.params.split import SPLITS
 from headstart.reports.html import render_page, thumbnail_uri
 
 _THUMBNAIL_PX = 96

@@ -24,7 +24,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.images.decode import decode, resize
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from headstart.reports.charts import Axis, Chart, Series
 from headstart.reports.evaluation_plots import MOST_CURVES, charts, write_pictures
 from headstart.reports.html import render_page, thumbnail_uri

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common import files
-from headstart.params import SearchParams
+from headstart.params.search import SearchParams
 from headstart.reports import search_plots
 from headstart.reports.html import render_page
 from headstart.reports.search_fields import Field, varied_fields

@@ -12,7 +12,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from headstart.common.errors import ServingError
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.models.pixels import predict_batch
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 from headstart.serving.requests import IMAGE_COLUMN, answer, decode_request
 
 

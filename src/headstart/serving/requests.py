@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, ServingError
 from headstart.images.decode import decode_square
-from headstart.params import ImageParams
+from headstart.params.image import ImageParams
 
 IMAGE_COLUMN = "image"
 MAX_IMAGE_BYTES = 32 * 2**20

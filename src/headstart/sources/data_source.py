@@ -16,7 +16,7 @@ from pathlib import Path
 
 from headstart.common.errors import DataError, one_line
 from headstart.common.progress import progress_bar
-from headstart.params.images import DataParams
+from headstart.params.data import DataParams
 from headstart.sources.archives import ArchiveLimits, is_archive, unpack
 from headstart.sources.arrays import read_spec, write_pictures
 from headstart.sources.layout import (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.common.errors import DataError
-from headstart.params.images import Split
+from headstart.params.split import Split
 from headstart.sources.walk import files_below, is_file
 
 LABELS_FILE = "labels.csv"

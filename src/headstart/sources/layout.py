@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from headstart.common.errors import DataError
-from headstart.params.images import Split
+from headstart.params.split import Split
 from headstart.sources.labels import (
     LABELS_FILE,
     Entry,

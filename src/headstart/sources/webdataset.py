@@ -16,7 +16,7 @@ from typing import IO
 
 from headstart.common.errors import DataError
 from headstart.common.progress import progress_bar
-from headstart.params.images import Split
+from headstart.params.split import Split
 from headstart.sources.archives import ArchiveLimits, Budget, explained, is_tar, members
 from headstart.sources.labels import splits_among
 from headstart.sources.layout import is_labels_file, looks_like_image

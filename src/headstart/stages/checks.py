@@ -11,19 +11,20 @@ from headstart.common.paths import Project
 from headstart.encoders.catalogue import BACKBONES, backbone_named, check_size
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
-from headstart.params import Params
+from headstart.params.whole_file import Params, load_params
 
 STAGES = (
     "fetch", "ingest", "pack", "extract", "search", "train", "package", "evaluate", "register",
 )  # fmt: skip
 
 
-def check_possible(project: Project, params: Params, stage: str) -> None:
-    """Check what is knowable of all that `stage` and those after it are to do.
+def check_possible(project: Project, stage: str) -> None:
+    """Check params.yaml, and what is knowable of all that `stage` and those after it are to do.
 
     Raises:
         ParamsError: naming everything that cannot be.
     """
+    params = load_params(project.params)
     found: list[str] = []
 
     def holds(check: Callable[..., object], *given: object) -> bool:

@@ -13,8 +13,7 @@ from headstart.common.paths import Project, project, state_folder
 from headstart.common.progress import telling
 from headstart.common.terminal import say
 from headstart.params.base import Section
-from headstart.params.load import load_params, load_sections
-from headstart.stages.checks import check_possible
+from headstart.params.load import load_sections
 
 S = TypeVar("S", bound=Section)
 
@@ -32,7 +31,7 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     started = time.perf_counter()
     workspace = project()
     try:
-        check_possible(workspace, load_params(workspace.params), name)
+        _check_params_file(workspace, name)
         with telling(name):
             line = run(workspace, load_sections(workspace.params, sections))
     except Exception as error:
@@ -45,6 +44,16 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     seconds = time.perf_counter() - started
     note_seconds(workspace, name, seconds)
     say(f"{name:<9} {line} ({seconds:.1f} s)")
+
+
+def _check_params_file(workspace: Project, stage: str) -> None:
+    """Check all of params.yaml for this stage and those after it.
+
+    Imported here alone: it changes no output, so no stage depends on it or on what it imports.
+    """
+    from headstart.stages.checks import check_possible
+
+    check_possible(workspace, stage)
 
 
 def note_seconds(workspace: Project, stage: str, seconds: float) -> None:

@@ -12,8 +12,8 @@ from headstart.evaluation.evaluate_model import Evaluation, evaluate_model
 from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions, write_predictions
-from headstart.params import EvaluateParams
-from headstart.params.base import Section
+from headstart.params.base import Section, Seed
+from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_plots import write_tables
 from headstart.reports.evaluation_report import Subject, write_report
 from headstart.stages.common import run_stage
@@ -23,7 +23,7 @@ from headstart.tracking.evaluating import open_evaluation
 class Sections(Section):
     """What this stage reads of params.yaml; the seed draws the bootstrap."""
 
-    seed: int
+    seed: Seed = 0
     evaluate: EvaluateParams
 
 

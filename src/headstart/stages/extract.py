@@ -5,15 +5,16 @@ from headstart.common.progress import begin_step
 from headstart.dataset.manifest import read_manifest
 from headstart.encoders.runtimes import resolve
 from headstart.features.extractor import Extractor, extract_features
-from headstart.params import ExtractParams, ImageParams
-from headstart.params.base import Section
+from headstart.params.base import Section, Seed
+from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from headstart.stages.common import run_stage
 
 
 class Sections(Section):
     """What of params.yaml this stage depends on; the seed draws augmented views."""
 
-    seed: int
+    seed: Seed = 0
     image: ImageParams
     extract: ExtractParams
 

@@ -3,7 +3,7 @@
 from headstart.common.paths import Project
 from headstart.common.terminal import say
 from headstart.params.base import Section
-from headstart.params.images import DataParams
+from headstart.params.data import DataParams
 from headstart.sources.data_source import fetch
 from headstart.stages.common import run_stage
 

@@ -16,14 +16,14 @@ from headstart.dataset.ingest import (
 from headstart.dataset.manifest import write_manifest
 from headstart.dataset.moves import find_moves, placements_file, remember_placements
 from headstart.dataset.splits import read_thresholds, write_thresholds
-from headstart.params.base import Section
-from headstart.params.images import IngestParams
+from headstart.params.base import Section, Seed
+from headstart.params.ingest import IngestParams
 from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.common import run_stage
 
 
 class Sections(Section):
-    seed: int
+    seed: Seed = 0
     ingest: IngestParams
 
 

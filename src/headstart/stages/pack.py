@@ -4,7 +4,8 @@ from headstart.common.paths import Project
 from headstart.dataset.manifest import read_manifest
 from headstart.dataset.pixel_store import pack
 from headstart.params.base import Section
-from headstart.params.images import ImageParams, PackParams
+from headstart.params.image import ImageParams
+from headstart.params.pack import PackParams
 from headstart.stages.common import run_stage
 
 

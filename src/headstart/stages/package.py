@@ -11,7 +11,7 @@ from headstart.models.model_file import read_metadata
 from headstart.params.base import Section
 from headstart.serving.package import save_pyfunc
 from headstart.stages.common import run_stage
-from headstart.tracking.training import log_package
+from headstart.tracking.runs import log_package
 
 
 class Sections(Section):

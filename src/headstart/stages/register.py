@@ -10,8 +10,8 @@ from headstart.common import files
 from headstart.common.paths import Project
 from headstart.dataset.manifest import read_manifest
 from headstart.models.model_file import read_metadata
-from headstart.params import RegisterParams
-from headstart.params.base import Section
+from headstart.params.base import Section, Seed
+from headstart.params.register import RegisterParams
 from headstart.stages.common import run_stage
 from headstart.tracking.registration import register_model
 
@@ -19,7 +19,7 @@ from headstart.tracking.registration import register_model
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
-    seed: int
+    seed: Seed = 0
     register_: RegisterParams = Field(alias="register")
 
 

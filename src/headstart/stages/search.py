@@ -8,8 +8,8 @@ from headstart.common.paths import Project, state_folder
 from headstart.common.progress import begin_step
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import write_head
-from headstart.params import SearchParams
-from headstart.params.base import Section
+from headstart.params.base import Section, Seed
+from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_report
 from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import StudyResult, run_study
@@ -20,7 +20,7 @@ from headstart.tracking.searching import check_store, failures_logged, log_searc
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
-    seed: int
+    seed: Seed = 0
     search: SearchParams
 
 

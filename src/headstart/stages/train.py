@@ -19,8 +19,9 @@ from headstart.heads.config import BestHead, read_head
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_backbone, save_model
 from headstart.models.predictions import write_predictions
-from headstart.params import ImageParams, TrainParams
-from headstart.params.base import Section
+from headstart.params.base import Section, Seed
+from headstart.params.image import ImageParams
+from headstart.params.train import TrainParams
 from headstart.stages.common import run_stage
 from headstart.tracking.training import TrainingLog, open_training
 from headstart.training.final_fit import TrainedHead, model_metadata, train_model
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Sections(Section):
     """What this stage reads of params.yaml."""
 
-    seed: int
+    seed: Seed = 0
     image: ImageParams
     train: TrainParams
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from headstart.evaluation.comparison import Comparison, compare_models
 from headstart.evaluation.latency import latency_ratio
 from headstart.models.predictions import read_predictions_table
-from headstart.params import RegisterParams
+from headstart.params.register import RegisterParams
 from headstart.tracking.registry import CHAMPION, Registry
 
 PREDICTIONS = "predictions.csv"

@@ -9,7 +9,7 @@ from typing import Any
 from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
-from headstart.params import RegisterParams
+from headstart.params.register import RegisterParams
 from headstart.tracking.dvc_state import DvcState
 from headstart.tracking.gate import as_json, decide
 from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry, Reign

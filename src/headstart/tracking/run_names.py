@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 from headstart.heads.config import HeadConfig
-from headstart.params import Params
+from headstart.params.whole_file import Params
 from headstart.tracking.lineage import flatten
 
 # They say how something was computed, or come later in the name.

@@ -209,6 +209,12 @@ def continued_run(project: Project, lineage_tags: Mapping[str, str]) -> Iterator
             store.client.delete_tag(run.run_id, tag)
 
 
+def log_package(project: Project) -> None:
+    """Log models/serving/ as the logged model of the run that models/run.json names."""
+    with continued_run(project, {"dvc.stage.package": "done"}) as run:
+        run.log_model(project.serving, "model")
+
+
 def pending_folder(root: Path) -> Path:
     """Where the outboxes of runs lie whose store went away."""
     return state_folder(root) / "pending"

@@ -7,7 +7,8 @@ from pathlib import Path
 from headstart.common.errors import one_line
 from headstart.common.paths import Project
 from headstart.common.secrets import without_secrets
-from headstart.params import SearchParams, load_params
+from headstart.params.search import SearchParams
+from headstart.params.whole_file import load_params
 from headstart.search.search_heads import StudyResult, TrialResult
 from headstart.tracking.lineage import flatten, gather
 from headstart.tracking.run_names import head_in_words, run_name

@@ -13,13 +13,12 @@ import yaml
 
 from headstart.common.paths import Project
 from headstart.heads.config import BestHead, HeadConfig
-from headstart.params import load_params
+from headstart.params.whole_file import load_params
 from headstart.tracking.lineage import Lineage, flatten, gather
 from headstart.tracking.run_names import data_in_words, head_in_words, run_name
 from headstart.tracking.runs import (
     FINE_TUNING_CURVE,
     Run,
-    continued_run,
     training_run,
     write_record,
 )
@@ -103,12 +102,6 @@ def open_training(
         run.log_inputs(contexts, lineage)
         log_provenance(run, project, lineage)
         yield TrainingLog(run, about)
-
-
-def log_package(project: Project) -> None:
-    """Log models/serving/ as the logged model of the run that models/run.json names."""
-    with continued_run(project, {"dvc.stage.package": "done"}) as run:
-        run.log_model(project.serving, "model")
 
 
 def log_provenance(run: Run, project: Project, lineage: Lineage) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.params import FineTuneParams
+from headstart.params.train import FineTuneParams
 
 
 @dataclass(frozen=True)

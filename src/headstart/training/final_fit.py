@@ -20,7 +20,8 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import badness, scores, softmax
 from headstart.models.assemble import average_linear
 from headstart.models.predictions import Predictions, as_predictions
-from headstart.params import ImageParams, TrainParams
+from headstart.params.image import ImageParams
+from headstart.params.train import TrainParams
 from headstart.training.calibration import fit_temperature
 from headstart.training.out_of_fold import out_of_fold
 

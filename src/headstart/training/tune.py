@@ -19,7 +19,7 @@ from headstart.heads.metrics import accuracy, log_loss, scores, softmax
 from headstart.heads.stack import balanced_weights
 from headstart.models.assemble import with_temperature
 from headstart.models.predictions import as_predictions
-from headstart.params import FineTuneParams
+from headstart.params.train import FineTuneParams
 from headstart.training.calibration import fit_temperature
 from headstart.training.checkpoint import remove_checkpoint
 from headstart.training.final_fit import TrainedHead

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from headstart.common.errors import TrainingError
 from headstart.models.assemble import FEATURES
-from headstart.params import FineTuneParams
+from headstart.params.train import FineTuneParams
 
 if TYPE_CHECKING:
     import keras
