@@ -62,7 +62,7 @@ BY_VALUE = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy of this checkout whose dvc.lock says that all stages have run; outputs are stand-ins."""
+    """A copy of this checkout whose dvc.lock says that all stages have run, with stand-ins."""
     base = tmp_path_factory.mktemp("finished")
     workspace = make_workspace(base / "headstart", base / "cache", small=False)
     for stage in yaml.safe_load((workspace.root / "dvc.yaml").read_text())["stages"].values():
