@@ -75,7 +75,8 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
     targets = ENTRY_POINTS[entry_point]
     needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
     if changed:
-        options = [f"-S{path}={_hydra(value)}" for path, value in changed.items()]
+        # `++`: params.yaml need not have the parameter.
+        options = [f"-S++{path}={_hydra(value)}" for path, value in changed.items()]
         _dvc(here, "exp", "run", "--temp", *options, *targets)
         if needs_run and not _run_is_used(here):
             _dvc(here, "exp", "run", "--temp", "--force", *options, *targets)

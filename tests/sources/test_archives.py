@@ -190,7 +190,7 @@ def test_links_to_folders_and_to_later_links_are_brought(tmp_path: Path, kind: s
 def test_links_that_double_are_counted(tmp_path: Path) -> None:
     links = [(f"{i + 1}/{side}", f"../{i}") for i in range(20) for side in "ab"]
     archive = make_linked(tmp_path / "a", [("0/1.jpg", b"1")], links, "tar")
-    assert "data.max_archive_members" in refusal(archive)
+    assert "give the folder as data.source" in refusal(archive)
 
 
 def test_a_link_below_a_file_is_refused(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_too_many_members_are_refused(tmp_path: Path, kind: str) -> None:
     archive = MAKERS[kind](tmp_path / "many", [(f"cat/{i}", b"") for i in range(101)])
     words = refusal(archive)
     assert "'cat/100' is one more than the 100 that it may have" in words
-    assert "data.max_archive_members" in words
+    assert "give the folder as data.source" in words
 
 
 def test_a_header_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:

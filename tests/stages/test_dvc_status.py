@@ -53,7 +53,7 @@ BY_FILE = {
 BY_VALUE = {
     "seed: 0": ("ingest", "extract", "search", "train", "evaluate", "register"),
     "size_px: 224": ("pack", "extract", "train"),
-    "min_images_per_split: 2": ("ingest",),
+    "near_duplicate_bits: 4": ("ingest",),
     "n_trials: 32": ("search",),
     "n_bootstrap: 2000": ("evaluate",),
     "gate: better": ("register",),

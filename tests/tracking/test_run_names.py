@@ -32,8 +32,8 @@ def _named(**given: Any) -> str:
         ({"seed": 3}, "seed=3 · animal-silhouettes · linear"),
         ({"data": {"source": "data/own"}}, "own · linear"),
         ({"train": {"learning_rate": 0.003}}, "learning_rate=0.003 · animal-silhouettes · linear"),
-        # search has a batch size too
-        ({"train": {"batch_size": 16}}, "train.batch_size=16 · animal-silhouettes · linear"),
+        # search has a patience too
+        ({"train": {"patience": 16}}, "train.patience=16 · animal-silhouettes · linear"),
         (
             {"train": {"fine_tune": {"enabled": True}}},
             "fine_tune.enabled=True · animal-silhouettes · linear",

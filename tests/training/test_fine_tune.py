@@ -110,11 +110,12 @@ def test_a_model_that_does_not_get_better_stays_as_it_was(tmp_path: Path) -> Non
         assert np.array_equal(old, new)
 
 
-def test_the_step_is_that_of_keras_fit(tmp_path: Path) -> None:
+def test_the_step_is_that_of_keras_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch without augmentation equals `model.fit` on the same batches."""
     import keras
 
-    params = PLAIN.model_copy(update={"epochs": 1, "warmup_fraction": 0.0, "batch_size": 35})
+    params = PLAIN.model_copy(update={"epochs": 1, "batch_size": 35})
+    monkeypatch.setattr("headstart.training.fine_tune.WARMUP_FRACTION", 0.0)
     ours = _model()
     _tune(ours, tmp_path, params)
     theirs = _model()

@@ -20,6 +20,8 @@ from headstart.params.split import SPLITS
 from headstart.sources.labels import Entry
 from headstart.sources.layout import scan
 
+# A file is read whole into memory.
+MAX_FILE_MB = 1000.0
 _NO_CLASS = "It lies beside the class folders, so it has no label."
 
 
@@ -67,7 +69,7 @@ def ingest(
     """
     layout = scan(folder)
     entries = layout.entries
-    limits = Limits(params.max_pixels, params.max_file_mb)
+    limits = Limits(params.max_pixels, MAX_FILE_MB)
     reading = read_images(folder, [entry.path for entry in entries], limits, cache=cache)
     rejected = [
         Rejection(entries[index].path, entries[index].label, *why)

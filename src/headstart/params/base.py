@@ -1,14 +1,34 @@
 """What every section of params.yaml has in common."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
     """A frozen section: unknown keys are mistakes, and so are strings where numbers belong."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    # Fields that params.yaml need not show: few people change them. They may be added to it.
+    rarely_changed: ClassVar[frozenset[str]] = frozenset()
+    # Former fields, and what holds in their place: read without effect, for this version.
+    no_longer: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_fields(cls, values: Any) -> Any:
+        if isinstance(values, dict) and cls.no_longer:
+            return {name: value for name, value in values.items() if name not in cls.no_longer}
+        return values
 
     @field_validator("*", mode="before")
     @classmethod
@@ -28,5 +48,6 @@ Flag = Annotated[
     BeforeValidator(lambda v: _WORDS.get(v.lower(), v) if isinstance(v, str) else v),
 ]
 
-# Draws everything that is drawn: the same seed and inputs give the same bytes.
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[
+    int, Field(ge=0, lt=2**32, description="of all randomness: same seed and inputs, same bytes")
+]

@@ -1,6 +1,6 @@
-"""The extract section: which backbone, which of its layers, run how."""
+"""The extract section: which encoder, which of its layers, run how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,16 +10,28 @@ from headstart.params.base import Section
 class ExtractParams(Section):
     """What turns an image into a feature row."""
 
-    backbone: str = Field("efficientnet-lite0", min_length=1)
+    rarely_changed: ClassVar = frozenset({"batch_size"})
+
+    backbone: str = Field(
+        "efficientnet-lite0", min_length=1, description="the encoder: `headstart backbones` lists"
+    )
     weights: str = Field(
         "imagenet", min_length=1, description="imagenet, random, or the path of a weights file"
     )
-    weights_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    layer: str | None = Field(None, description="a named layer; none: the backbone's last")
-    pooling: Literal["avg", "max", "flatten"] = Field("avg")
+    weights_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="what a weights file must hash to"
+    )
+    layer: str | None = Field(None, description="a named layer; null: the encoder's last")
+    pooling: Literal["avg", "max", "flatten"] = Field(
+        "avg", description="how a feature map becomes a row"
+    )
     views: int = Field(1, ge=1, le=64, description="view 0 is plain, the others are augmented")
-    runtime: Literal["keras", "onnxruntime", "openvino", "auto"] = Field("onnxruntime")
-    precision: Literal["float32", "bfloat16", "auto"] = Field("float32")
+    runtime: Literal["keras", "onnxruntime", "openvino", "auto"] = Field(
+        "onnxruntime", description="what computes the forward pass"
+    )
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32", description="precision of the forward pass"
+    )
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
-        "auto", description="images a forward pass; changes no number"
+        "auto", description="images per forward pass; changes no number"
     )

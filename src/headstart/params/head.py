@@ -1,6 +1,6 @@
 """What a head is, as data: every choice that makes one, with what is allowed for it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,20 +31,25 @@ class HeadConfig(Section):
     `l2`.
     """
 
-    kind: Kind = "network"
-    hidden_layers: HiddenLayers = 1
+    rarely_changed: ClassVar = frozenset(
+        {"activation", "input_dropout", "optimizer", "weight_decay", "momentum", "schedule"}
+        | {"warmup", "label_smoothing", "l2"}
+    )
+
+    kind: Kind = Field("network", description="trained by gradient steps, or solved to convergence")
+    hidden_layers: HiddenLayers = Field(1, description="0: a linear head")
     width: Width = Field(256, description="units of each hidden layer")
-    activation: Activation = "relu"
-    normalisation: Normalisation = "layer_norm"
-    input_dropout: Rate = 0.3
+    activation: Activation = Field("relu", description="of hidden layers")
+    normalisation: Normalisation = Field("layer_norm", description="of the features")
+    input_dropout: Rate = Field(0.3, description="of the features")
     dropout: Rate = Field(0.3, description="after each hidden layer")
-    optimizer: Optimizer = "adamw"
-    learning_rate: LearningRate = 1e-3
+    optimizer: Optimizer = Field("adamw", description="of networks")
+    learning_rate: LearningRate = Field(1e-3, description="its highest")
     weight_decay: Decay = Field(1e-3, description="decoupled; of kernels only")
     momentum: Fraction = Field(0.9, description="of sgd")
-    schedule: Schedule = "cosine"
+    schedule: Schedule = Field("cosine", description="of the learning rate")
     warmup: Fraction = Field(0.1, description="fraction of the steps, of cosine")
-    label_smoothing: Fraction = 0.1
-    class_weights: ClassWeights = "none"
+    label_smoothing: Fraction = Field(0.1, description="of networks, in training")
+    class_weights: ClassWeights = Field("none", description="balanced: every class weighs the same")
     epochs: Epochs = Field(40, description="length of the schedule, and the limit")
     l2: Penalty = Field(1e-3, description="of linear_probe, beside the mean loss")

@@ -10,7 +10,12 @@ from headstart.params.base import Section
 class RegisterParams(Section):
     """Under what name a model is registered, and what makes it the champion."""
 
-    model_name: str = Field("headstart", min_length=1, pattern=r"^[^/:.%\"']+$")
+    model_name: str = Field(
+        "headstart",
+        min_length=1,
+        pattern=r"^[^/:.%\"']+$",
+        description="name in MLflow's registry; without / : . % and quotes",
+    )
     gate: Literal["better", "not_worse_and_smaller", "not_worse_and_faster", "always"] = Field(
-        "better"
+        "better", description="when a model becomes the champion"
     )

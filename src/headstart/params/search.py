@@ -1,6 +1,6 @@
 """The search section: how many heads are tried, how, and in what space."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -16,25 +16,27 @@ Metric = Literal[
 class SearchParams(Section):
     """The study over heads."""
 
-    n_trials: int = Field(32, ge=1, description="finished ones: completed or pruned")
-    timeout_s: float | None = Field(None, gt=0, description="begin no trial after so long")
-    metric: Metric = Field("accuracy", description="of the validation split or the folds")
+    rarely_changed: ClassVar = frozenset({"judged_on", "pruner", "population", "reuse_trials"})
+
+    n_trials: int = Field(32, ge=1, description="trials that end: completed or pruned")
+    timeout_s: float | None = Field(None, gt=0, description="seconds after which no trial begins")
+    metric: Metric = Field("accuracy", description="what the search optimises, on unseen images")
     judged_on: JudgedOn = Field(
-        "plain", description="what view of a validation image; mean_of_views: all of extract.views"
+        "plain", description="views of a validation image; mean_of_views: all of extract.views"
     )
-    sampler: Literal["tpe", "random", "grid", "cmaes"] = Field("tpe")
-    pruner: Literal["hyperband", "median", "none"] = Field("none")
+    sampler: Literal["tpe", "random", "grid", "cmaes"] = Field(
+        "tpe", description="Optuna's sampler"
+    )
+    pruner: Literal["hyperband", "median", "none"] = Field("none", description="Optuna's pruner")
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
-    batch_size: int = Field(64, ge=1, le=65536)
+    batch_size: int = Field(64, ge=1, le=65536, description="images per gradient step")
     population: int = Field(16, ge=1, le=1024, description="heads trained together")
-    folds: int = Field(1, ge=1, le=20, description="of the train split; 1: use validation")
+    folds: int = Field(1, ge=1, le=20, description="folds of cross-validation on train; 1: none")
     repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")
-    storage: str | None = Field(None, description="an Optuna URL; none: a journal file")
-    reuse_trials: Flag = Field(False, description="begin a new study with fitting old trials")
-    default_head: HeadConfig = Field(
-        default_factory=HeadConfig, description="trial 0: what every other head must beat"
-    )
+    storage: str | None = Field(None, description="an Optuna URL; null: a journal file")
+    reuse_trials: Flag = Field(False, description="start a study with old trials that fit")
+    default_head: HeadConfig = Field(default_factory=HeadConfig, description="the first trial")
     space: SearchSpace = Field(DEFAULT_SPACE)
 
     @field_validator("space")

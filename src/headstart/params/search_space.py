@@ -119,7 +119,7 @@ SomePenalty = Annotated[
 
 
 class SearchSpace(Section):
-    """The space of heads. A field that is left out keeps default_head's value.
+    """What trials vary; a field that is left out keeps default_head's value.
 
     A field counts only for heads that use it: `width`, `activation` and `dropout` for those with
     hidden layers, `momentum` for sgd, `warmup` for cosine, `l2` for the linear probe, which in

@@ -13,9 +13,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class SplitParams(Section):
     """Fractions of the images in each split; they sum to 1."""
 
-    train: float = Field(0.7, gt=0, lt=1)
-    validation: float = Field(0.15, gt=0, lt=1)
-    test: float = Field(0.15, gt=0, lt=1)
+    train: float = Field(0.7, gt=0, lt=1, description="heads and the encoder are trained on it")
+    validation: float = Field(0.15, gt=0, lt=1, description="chooses the head and stops training")
+    test: float = Field(0.15, gt=0, lt=1, description="read by evaluate alone")
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:

@@ -1,6 +1,6 @@
 """The train section: how the winner is made into a model."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,46 +8,52 @@ from headstart.params.base import Flag, Section
 
 
 class FineTuneParams(Section):
-    """Training the backbone's last layers from pixels, with the frozen model as the start."""
+    """Training the encoder's last layers from pixels, with the frozen model as the start."""
 
-    enabled: Flag = Field(False)
-    from_layer: str | None = Field(
-        None, description="train this layer and all after it; none: the last `blocks` blocks"
+    rarely_changed: ClassVar = frozenset(
+        {"patience", "weight_decay", "zoom", "shift", "contrast", "devices"}
     )
-    blocks: int = Field(4, ge=1, description="blocks of the backbone that are trained")
-    epochs: int = Field(12, ge=1)
+    no_longer: ClassVar = {"warmup_fraction": "always 0.1", "label_smoothing": "always 0"}
+
+    enabled: Flag = Field(False, description="kept only if it makes the model better")
+    from_layer: str | None = Field(
+        None, description="train this layer and all after it; null: the last `blocks` blocks"
+    )
+    blocks: int = Field(4, ge=1, description="blocks of the encoder that are trained")
+    epochs: int = Field(12, ge=1, description="most epochs")
     patience: int = Field(6, ge=1, description="epochs without a better log loss before stopping")
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1.0e-4, gt=0, le=1, description="its peak, after the warm-up")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="of all steps; cosine follows")
-    weight_decay: float = Field(1.0e-4, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    batch_size: int = Field(32, ge=2, description="images per gradient step")
+    learning_rate: float = Field(1.0e-4, gt=0, le=1, description="its highest, after the warm-up")
+    weight_decay: float = Field(1.0e-4, ge=0, lt=1, description="decoupled; not of biases")
     flip: Flag = Field(True, description="mirror training images at random")
-    rotation_degrees: float = Field(10.0, ge=0, le=180)
+    rotation_degrees: float = Field(10.0, ge=0, le=180, description="largest random rotation")
     zoom: float = Field(0.1, ge=0, lt=1, description="largest fraction in or out")
     shift: float = Field(0.05, ge=0, lt=1, description="largest fraction of the side")
-    contrast: float = Field(0.1, ge=0, lt=1)
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field("float32")
+    contrast: float = Field(0.1, ge=0, lt=1, description="largest fraction more or less")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Keras's dtype policy in training"
+    )
     devices: Literal["one", "all"] = Field("one", description="all: every GPU of the machine")
 
 
 class TrainParams(Section):
     """How the best head becomes models/model.h5. What is null is as the search found it."""
 
+    rarely_changed: ClassVar = frozenset({"combine", "folds"})
+    no_longer: ClassVar = {"batch_size": "the head's", "class_weights": "the head's"}
+
     splits: Literal["train", "train+validation"] = Field(
         "train", description="train+validation: for the epochs found, without early stopping"
     )
-    seeds: int = Field(3, ge=1, le=32, description="heads trained from so many seeds")
+    seeds: int = Field(3, ge=1, le=32, description="heads that are trained, one per seed")
     combine: Literal["ensemble", "best"] = Field(
         "ensemble", description="of several seeds; linear heads are always averaged into one"
     )
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     folds: int = Field(5, ge=2, le=20, description="for the temperature on train+validation")
-    learning_rate: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    epochs: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    class_weights: Literal["none", "balanced"] | None = Field(None)
+    learning_rate: float | None = Field(None, gt=0, description="instead of the head's")
+    weight_decay: float | None = Field(None, ge=0, description="instead of the head's")
+    epochs: int | None = Field(None, ge=1, description="instead of the head's")
     fine_tune: FineTuneParams = Field(default_factory=FineTuneParams)
 
     @model_validator(mode="after")

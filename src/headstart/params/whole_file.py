@@ -1,6 +1,8 @@
 """The whole of params.yaml, for what reads every section: the check before a stage, and logging."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -39,3 +41,19 @@ def load_params(path: Path) -> Params:
         ParamsError: naming every mistake at once, with its path and what is allowed.
     """
     return validate(path, Params, read_mapping(path))
+
+
+def former_names(path: Path) -> list[str]:
+    """Return which former parameters the file has, each as `section.field (what holds now)`."""
+    return list(_former(Params, read_mapping(path), ""))
+
+
+def _former(section: type[Section], raw: Any, prefix: str) -> Iterator[str]:
+    if not isinstance(raw, dict):
+        return
+    yield from (f"{prefix}{name} ({now})" for name, now in section.no_longer.items() if name in raw)
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            key = field.alias or name
+            yield from _former(inner, raw.get(key), f"{prefix}{key}.")

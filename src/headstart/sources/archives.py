@@ -129,8 +129,8 @@ class Budget:
         if self._members_left < 0:
             raise self.refuse(
                 name,
-                f"is one more than the {self._limits.max_members:,} that it may have "
-                "(data.max_archive_members)",
+                f"is one more than the {self._limits.max_members:,} that it may have: "
+                "unpack it yourself, and give the folder as data.source",
             )
 
     def count_bytes(self, name: str, n: int) -> None:

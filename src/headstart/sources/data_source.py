@@ -30,6 +30,9 @@ from headstart.sources.linking import bring_file, readable_name
 from headstart.sources.walk import everything_below, files_below
 from headstart.sources.webdataset import is_shard, is_shard_folder, unpack_shards
 
+# More files than anyone keeps in an archive: against one that unpacks without end.
+MAX_ARCHIVE_MEMBERS = 5_000_000
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -119,7 +122,7 @@ def _local(root: Path, target: Path, named: str) -> Path:
 
 def _bring(source: Path, folder: Path, data: DataParams) -> str:
     """Copy, link or unpack the files of a source; returns the outer folder that was left away."""
-    limits = ArchiveLimits(int(data.max_archive_gb * 1e9), data.max_archive_members)
+    limits = ArchiveLimits(int(data.max_archive_gb * 1e9), MAX_ARCHIVE_MEMBERS)
     outer = ""
     try:
         if source.is_dir() and is_shard_folder(source):

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from headstart.common.errors import HeadstartError, ParamsError
 from headstart.common.paths import Project
+from headstart.common.terminal import say
 from headstart.encoders.catalogue import BACKBONES, backbone_named, check_size
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
-from headstart.params.whole_file import Params, load_params
+from headstart.params.whole_file import Params, former_names, load_params
 
 STAGES = (
     "fetch", "ingest", "pack", "extract", "search", "train", "package", "evaluate", "register",
@@ -25,6 +26,12 @@ def check_possible(project: Project, stage: str) -> None:
         ParamsError: naming everything that cannot be.
     """
     params = load_params(project.params)
+    if former := former_names(project.params):
+        say(
+            f"warning: {project.params.name} has former parameters, which are ignored: "
+            f"{', '.join(former)}; the next version will refuse them",
+            error=True,
+        )
     found: list[str] = []
 
     def holds(check: Callable[..., object], *given: object) -> bool:

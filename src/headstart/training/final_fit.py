@@ -162,7 +162,7 @@ class Settings:
         seed: int,
     ) -> "Settings":
         """Fields of `params` that are not null win."""
-        names = ("learning_rate", "weight_decay", "epochs", "class_weights")
+        names = ("learning_rate", "weight_decay", "epochs")
         chosen = {name: getattr(params, name) for name in names}
         changes = {name: value for name, value in chosen.items() if value is not None}
         return cls(
@@ -170,7 +170,7 @@ class Settings:
             n_classes=n_classes,
             seeds=tuple(range(seed, seed + params.seeds)),
             options=FitOptions(
-                batch_size=params.batch_size or best.batch_size,
+                batch_size=best.batch_size,
                 patience=params.patience,
                 metric=best.metric,
                 first_epoch=best.first_epoch,

@@ -34,6 +34,9 @@ from headstart.training.unfreeze import unfreeze
 if TYPE_CHECKING:
     import keras
 
+# The fraction of all steps in which the learning rate rises; then it falls along a cosine.
+WARMUP_FRACTION = 0.1
+
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
@@ -275,8 +278,7 @@ class Trainer:
 
         params = self._params
         n_classes = self._exact.output.shape[-1]
-        smooth = params.label_smoothing
-        targets = ops.one_hot(label_ids, n_classes) * (1 - smooth) + smooth / n_classes
+        targets = ops.one_hot(label_ids, n_classes)
         views = change(pixels, transforms, contrast)
         with tf.GradientTape() as tape:
             logits = ops.cast(self._model(views, training=False), "float32")
@@ -317,7 +319,7 @@ def _optimizer(params: FineTuneParams, n_steps: int) -> Any:
     import keras
 
     total = params.epochs * n_steps
-    warm = round(params.warmup_fraction * total)
+    warm = round(WARMUP_FRACTION * total)
     rate = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warm else params.learning_rate,
         decay_steps=max(1, total - warm),
