@@ -32,6 +32,14 @@ ONLY_IN = {
     "optuna": ("search/", "reports/search"),
     "typer": ("cli",),
 }
+# The names that every stage has; see stages/__init__.py.
+OF_EVERY_STAGE = {"Sections", "run", "summary"}
+# Names that still mean two things.
+SHARED_NAMES = {
+    "Curve", "Finding", "PackageFile", "assign", "data_in_words", "gather", "inspect",
+    "predict_files", "read_json", "reproduce", "serve", "summary", "sync", "write_pictures",
+    "write_report",
+}  # fmt: skip
 # What must never be loaded by `headstart --help`.
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "h5py", "matplotlib", "sklearn")
 
@@ -85,7 +93,7 @@ def test_everything_that_is_printed_goes_through_terminal() -> None:
 def test_no_stage_is_imported_by_another() -> None:
     for name, tree in _modules():
         stages = {i for i in _imports(tree) if i.startswith("headstart.stages.")}
-        shared = ("headstart.stages.common", "headstart.stages.checks")
+        shared = ("headstart.stages.run_stage", "headstart.stages.checks")
         others = {i for i in stages if not i.startswith(shared)}
         assert others == set(), name
 
@@ -189,6 +197,22 @@ def test_mlproject_leaves_defaults_to_params_yaml() -> None:
     listed = re.search(r"by short names:\n# (.*)\.", text)
     assert listed is not None
     assert listed.group(1).split(", ") == list(SHORT_NAMES)
+
+
+def test_no_class_or_public_function_shares_its_name() -> None:
+    defined: dict[str, list[str]] = {}
+    for module, tree in _modules():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                of_a_stage = node.name in OF_EVERY_STAGE and module.startswith("stages/")
+                if not of_a_stage and node.name not in SHARED_NAMES:
+                    defined.setdefault(node.name, []).append(module)
+    assert {name: where for name, where in defined.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("stage", _stages())
+def test_every_stage_has_the_same_three_names(stage: str) -> None:
+    assert set(dir(importlib.import_module(f"headstart.stages.{stage}"))) >= OF_EVERY_STAGE
 
 
 def test_files_and_functions_stay_readable() -> None:

@@ -16,7 +16,7 @@ from headstart.dataset.known import FileState, KnownImages
 from headstart.features.feature_store import write_features
 from headstart.params.base import Section
 from headstart.search.storage import JournalFile
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 from tests.cache.test_row_cache import keys_of, rows_of
 from tests.common.disks import make_room, read_only, small_disk
 from tests.features.samples import feature_rows
@@ -90,9 +90,9 @@ def _told_by_a_stage(error: Exception) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["extract"])
-        patch.setattr("headstart.stages.common.say", lambda text, **_: said.append(text))
+        patch.setattr("headstart.stages.run_stage.say", lambda text, **_: said.append(text))
         patch.setattr("headstart.stages.checks.check_possible", lambda *_: None)
-        patch.setattr("headstart.stages.common.load_sections", lambda *_: None)
+        patch.setattr("headstart.stages.run_stage.load_sections", lambda *_: None)
         with pytest.raises(SystemExit):
             run_stage("extract", Section, fail)
     return said[0]

@@ -27,6 +27,7 @@ from headstart.features.pipeline import Decoder, Task
 from headstart.features.recipe import contract
 from headstart.images.decode import decode_square
 from headstart.params.extract import ExtractParams
+from headstart.stages.extract import summary
 from tests.common.disks import make_room, read_only, small_disk
 from tests.features.samples import extractor, manifest_of, write_images
 
@@ -368,12 +369,11 @@ def test_shards_say_what_computed_them(
     assert found["processor"]
 
 
-def test_the_line_says_what_was_done(images: Path, cache_root: Path) -> None:
-    line = run(images, extractor(cache_root)).line()
-    assert line.startswith("20 images by efficientnet-lite0 in onnxruntime float32: 20 rows extr")
-    assert (
-        run(images, extractor(cache_root)).line().endswith(": 0 rows extracted, 20 from the cache")
-    )
+def test_the_summary_says_what_was_done(images: Path, cache_root: Path) -> None:
+    first = summary(run(images, extractor(cache_root)))
+    assert first.startswith("20 images by efficientnet-lite0 in onnxruntime float32: 20 rows extr")
+    second = summary(run(images, extractor(cache_root)))
+    assert second.endswith(": 0 rows extracted, 20 from the cache")
 
 
 def with_other_weights(path: Path) -> None:

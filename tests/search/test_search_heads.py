@@ -20,7 +20,7 @@ from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
 from headstart.search.search_heads import TrialResult, run_study
 from headstart.search.storage import study_exists
-from headstart.stages.search import describe
+from headstart.stages.search import summary
 from tests.heads.made_features import write_made_features
 from tests.search.made_studies import BASE, params, run, study_of
 
@@ -286,7 +286,7 @@ def test_a_space_that_is_exhausted_ends_the_search(
     search = params(sampler=sampler, n_trials=9, space=SMALL_GRID)
     result = run(features, tmp_path, sampler=sampler, n_trials=9, space=SMALL_GRID)
     assert len(result.trials) == len({str(trial.config) for trial in result.trials}) == 1 + 6
-    assert "search.space has no more heads" in describe(result, search)
+    assert "search.space has no more heads" in summary(result, search)
     few = run(features, tmp_path, sampler=sampler, n_trials=3, space=SMALL_GRID)
     assert few.study_name == result.study_name
 
@@ -298,8 +298,8 @@ def test_a_space_of_one_point_is_tried_once(features: Path, tmp_path: Path) -> N
     with FeatureStore(features) as store:
         result = run_study(store, search, seed=0, storage_folder=tmp_path)
     assert [trial.config for trial in result.trials] == [search.default_head]
-    assert describe(result, search).startswith("1 trials, best log_loss")
-    assert "no more heads" in describe(result, search)
+    assert summary(result, search).startswith("1 trials, best log_loss")
+    assert "no more heads" in summary(result, search)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random"])

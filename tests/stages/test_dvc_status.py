@@ -45,7 +45,7 @@ BY_FILE = {
     "params/register.py": ("register",),
     "params/whole_file.py": (),
     "stages/checks.py": (),
-    "stages/common.py": ALL,
+    "stages/run_stage.py": ALL,
     "stages/package.py": ("package",),
     "cli.py": (),
     "mlproject.py": (),

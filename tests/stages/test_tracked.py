@@ -9,7 +9,7 @@ from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.params.train import TrainParams
-from headstart.stages.train import Made, write_report
+from headstart.stages.train import write_training_report
 from headstart.tracking.runs import read_record
 from headstart.tracking.store import open_store
 from headstart.tracking.training import open_training
@@ -39,12 +39,12 @@ def test_a_run_of_each_kind_shows_what_the_reports_say(
         FeatureStore(project.features) as store,
         open_training(project, best, store.contract, store.fingerprint, 0) as log,
     ):
-        made = train_model(store, best, TrainParams.model_validate(fields), seed=0)
-        write_report(project, Made(None, made))
-        log.model(project, curve=made.curve, metrics=made.scores, reports=[])
+        trained = train_model(store, best, TrainParams.model_validate(fields), seed=0)
+        write_training_report(project, trained, None)
+        log.model(project, curve=trained.curve, metrics=trained.scores, reports=[])
     hold_model_to_reports(project)
     run = open_store(project.root).client.get_run(read_record(project.run).run_id)
     note = run.data.tags["mlflow.note.content"]
     assert "A 1×16 relu head on features of small" in note
-    assert f"**Validation accuracy {100 * made.scores['accuracy']:.1f} %**" in note
+    assert f"**Validation accuracy {100 * trained.scores['accuracy']:.1f} %**" in note
     assert run.info.run_name == "animal-silhouettes · 1×16 relu"

@@ -50,14 +50,6 @@ class Extraction:
     how: str
     seconds: float
 
-    def line(self) -> str:
-        """One line for a person."""
-        rate = f" at {self.n_extracted / self.seconds:.0f} rows/s" if self.n_extracted else ""
-        return (
-            f"{self.n_images:,} images by {self.how}: {self.n_extracted:,} rows extracted{rate}, "
-            f"{self.n_cached:,} from the cache"
-        )
-
 
 @dataclass(frozen=True)
 class Extractor:

@@ -1,14 +1,15 @@
 """The short summary after `make demo`: what came out, where it is, and what to try next."""
 
 import importlib.util
+import json
 import os
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project, state_folder
-from headstart.mlproject import read_report, seconds_per_stage
 from headstart.tracking.registration import Standing, standing
 
 
@@ -17,8 +18,8 @@ def summarise(project: Project) -> str:
 
     It names only what is in this checkout.
     """
-    metrics = read_report(project, "metrics.json")
-    registration = read_report(project, "registration.json")
+    metrics = _report(project, "metrics.json")
+    registration = _report(project, "registration.json")
     try:
         accuracy, low, high = (
             f"{100 * metrics[name]:.1f}"
@@ -46,7 +47,7 @@ def summarise(project: Project) -> str:
     reports = [page for page in pages if (project.root / page).is_file()]
     is_here = project.model.is_file()
     model = "models/model.h5 (loads in plain Keras)" if is_here else "not here: `dvc pull`"
-    seconds = ", ".join(f"{stage} {t:.0f}" for stage, t in seconds_per_stage(project).items())
+    seconds = ", ".join(f"{stage} {t:.0f}" for stage, t in _seconds(project).items())
     lines = [
         ("Test accuracy", [figure]),
         ("Registered as", registered),
@@ -62,6 +63,39 @@ def summarise(project: Project) -> str:
     invitation = "With the environment active (`. .venv/bin/activate`), try:"
     commands = [f"  {command}" for command in _commands(project, name, found)]
     return "\n".join(["", *said, "", invitation, *commands])
+
+
+def _report(project: Project, name: str) -> dict[str, Any]:
+    """Read a JSON report of the pipeline, by its file name under reports/.
+
+    Raises:
+        TrackingError: it is missing, or no JSON object (a merge may leave its marks in it).
+    """
+    path = project.root / "reports" / name
+    if not path.is_file():
+        raise TrackingError(f"{path} must exist, but it does not: run `dvc repro`")
+    try:
+        content = files.read_json(path)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise TrackingError(
+            f"{path} must hold a JSON object, but it does not: restore it with `git checkout -- "
+            f"reports/{name}`, or run `dvc repro`"
+        )
+    return content
+
+
+def _seconds(project: Project) -> dict[str, float]:
+    """Seconds each stage took when it last ran in this checkout, in the order of dvc.yaml."""
+    path = state_folder(project.root) / "seconds.jsonl"
+    latest: dict[str, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            latest[entry["stage"]] = float(entry["seconds"])
+    stages = files.read_yaml(project.dvc_yaml)["stages"]
+    return {name: latest[name] for name in stages if name in latest}
 
 
 def _alias(found: Standing) -> str:

@@ -1,4 +1,11 @@
-"""One thin module a DVC stage: load params, read, one call, write. Nothing imports these."""
+"""One thin module per DVC stage: read params and files, make one call into a room, write.
+
+Nothing imports these. Each has the same three names, and `python -m` runs it by `run_stage`:
+
+- `Sections`, the sections of params.yaml that it reads, which dvc.yaml names as its params;
+- `run`, the stage;
+- `summary`, the line that it prints.
+"""
 
 from headstart.common.interrupts import end_plainly_when_interrupted
 from headstart.common.quiet import quiet_libraries

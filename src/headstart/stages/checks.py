@@ -1,6 +1,6 @@
-"""What params.yaml asks for that cannot be: told by the first stage that runs.
+"""Checks of all of params.yaml before a stage: what it asks for must be possible.
 
-The stage that needs it would find it only after the expensive work of those before. Nothing here
+The stage that needs it would find out only after the expensive work of those before. Nothing here
 changes an output, so dvc.yaml does not name this module and its imports as dependencies.
 """
 
@@ -20,10 +20,10 @@ STAGES = (
 
 
 def check_possible(project: Project, stage: str) -> None:
-    """Check params.yaml, and what is knowable of all that `stage` and those after it are to do.
+    """Check params.yaml for `stage` and those after it, as far as can be known now.
 
     Raises:
-        ParamsError: naming everything that cannot be.
+        ParamsError: naming every mistake.
     """
     params = load_params(project.params)
     if former := former_names(project.params):

@@ -1,7 +1,7 @@
 """Stage evaluate: the test split, read here alone.
 
 Reads features.h5, model.h5, run.json and the images themselves; writes metrics.json,
-predictions.csv (validation and test), the plots' tables and the page reports/evaluation/.
+predictions.csv (validation and test), the tables of the plots and the page reports/evaluation/.
 """
 
 from headstart.common import files
@@ -16,24 +16,24 @@ from headstart.params.base import Section, Seed
 from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_plots import write_tables
 from headstart.reports.evaluation_report import Subject, write_report
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 from headstart.tracking.evaluating import open_evaluation
 
 
 class Sections(Section):
-    """What this stage reads of params.yaml; the seed draws the bootstrap."""
+    """The seed draws the bootstrap."""
 
     seed: Seed = 0
     evaluate: EvaluateParams
 
 
 def run(project: Project, params: Sections) -> str:
-    """Evaluate the model, write what it says of each image, and show it."""
+    """Evaluate the model, and write its predictions, figures and page."""
     begin_step("loading the model")
     loaded = load_model(project.model)
     manifest = read_manifest(project.manifest)
     with FeatureStore(project.features) as store, open_evaluation(project) as log:
-        begin_step("judging the test images")
+        begin_step("evaluating the test images")
         evaluation = evaluate_model(
             store,
             loaded,
@@ -62,11 +62,11 @@ def run(project: Project, params: Sections) -> str:
         files.write_json(project.metrics, {**metrics, "run_id": log.run.run_id})
         reports = [project.predictions, project.metrics, project.evaluation_report]
         log.evaluation(metrics, store.classes, reports)
-    return line(evaluation)
+    return summary(evaluation)
 
 
-def line(evaluation: Evaluation) -> str:
-    """What the user is told."""
+def summary(evaluation: Evaluation) -> str:
+    """Say the test accuracy and its interval."""
     metrics = evaluation.flat_metrics()
     return (
         f"test accuracy {metrics['accuracy']:.3f} (95 % interval "

@@ -1,6 +1,6 @@
 """Stage ingest: data/fetched, data/splits.csv → data/manifest.csv, reports/rejected.csv and data/.
 
-splits.csv is extended by the thresholds of classes that are seen for the first time.
+splits.csv is extended by the thresholds of the classes that are new.
 """
 
 from headstart.common.paths import Project, cache_folder, state_folder
@@ -19,7 +19,7 @@ from headstart.dataset.splits import read_thresholds, write_thresholds
 from headstart.params.base import Section, Seed
 from headstart.params.ingest import IngestParams
 from headstart.reports.data_card import DataCard, metrics, write_data_card
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 
 
 class Sections(Section):
@@ -27,30 +27,33 @@ class Sections(Section):
     ingest: IngestParams
 
 
-def run(files: Project, params: Sections) -> str:
+def run(project: Project, params: Sections) -> str:
+    """Read every image once, split the images, and write what was found."""
     cache = cache_folder() / "ingest" / "images.sqlite3"
-    known = read_thresholds(files.splits)
-    ingested = ingest(files.fetched, params.ingest, seed=params.seed, thresholds=known, cache=cache)
+    known = read_thresholds(project.splits)
+    ingested = ingest(
+        project.fetched, params.ingest, seed=params.seed, thresholds=known, cache=cache
+    )
     begin_step("writing the data card")
-    write_rejected(files.rejected, ingested.rejected)
-    check_rejected(ingested, params.ingest, files.rejected.relative_to(files.root).as_posix())
+    write_rejected(project.rejected, ingested.rejected)
+    check_rejected(ingested, params.ingest, project.rejected.relative_to(project.root).as_posix())
     check_classes(ingested)
     if warning := small_classes(ingested, params.ingest):
         say(f"ingest    {warning}", error=True)
     former = placements_file(
-        state_folder(files.root), seed=params.seed, fractions=params.ingest.split
+        state_folder(project.root), seed=params.seed, fractions=params.ingest.split
     )
-    card = DataCard(ingested, find_moves(ingested.manifest, former), files.fetched)
-    write_data_card(files.data_report, card)
+    card = DataCard(ingested, find_moves(ingested.manifest, former), project.fetched)
+    write_data_card(project.data_report, card)
     if ingested.thresholds != known:
-        write_thresholds(files.splits, ingested.thresholds)
-    write_manifest(files.manifest, ingested.manifest)
+        write_thresholds(project.splits, ingested.thresholds)
+    write_manifest(project.manifest, ingested.manifest)
     remember_placements(ingested.manifest, former)
     return summary(card)
 
 
 def summary(card: DataCard) -> str:
-    """One line: what there is, and what a user should look at."""
+    """Say how many images there are, and what a user should look at."""
     found = metrics(card)
     parts = [
         f"{found['images']:,} images of {found['classes']} classes",

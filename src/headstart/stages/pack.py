@@ -1,4 +1,4 @@
-"""Stage pack: data/fetched, data/manifest.csv → data/images.h5."""
+"""Stage pack: data/fetched, data/manifest.csv → data/images.h5, decoded pixels."""
 
 from headstart.common.paths import Project
 from headstart.dataset.manifest import read_manifest
@@ -6,7 +6,7 @@ from headstart.dataset.pixel_store import pack
 from headstart.params.base import Section
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 
 
 class Sections(Section):
@@ -14,10 +14,16 @@ class Sections(Section):
     pack: PackParams
 
 
-def run(files: Project, params: Sections) -> str:
-    manifest = read_manifest(files.manifest)
-    count = pack(files.images, manifest, files.fetched, params.image, params.pack)
-    return f"{count:,} images of {params.image.size} px"
+def run(project: Project, params: Sections) -> str:
+    """Decode the images of the splits that are kept."""
+    manifest = read_manifest(project.manifest)
+    n_images = pack(project.images, manifest, project.fetched, params.image, params.pack)
+    return summary(n_images, params.image.size)
+
+
+def summary(n_images: int, size_px: int) -> str:
+    """Say how many images there are, of which size."""
+    return f"{n_images:,} images of {size_px} px"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from headstart.dataset.manifest import read_manifest
 from headstart.models.model_file import read_metadata
 from headstart.params.base import Section
 from headstart.serving.package import save_pyfunc
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 from headstart.tracking.runs import log_package
 
 
@@ -26,8 +26,13 @@ def run(project: Project, params: Sections) -> str:  # noqa: ARG001 (as every st
     save_pyfunc(project.serving, project.model, classes, (project.fetched / example).read_bytes())
     begin_step("logging the package")
     log_package(project)
-    size = sum(path.stat().st_size for path in project.serving.rglob("*") if path.is_file())
-    return f"{size / 1e6:.1f} MB in models/serving, for {len(classes)} classes"
+    sizes = [path.stat().st_size for path in project.serving.rglob("*") if path.is_file()]
+    return summary(sum(sizes), len(classes))
+
+
+def summary(n_bytes: int, n_classes: int) -> str:
+    """Say how large the package is, and how many classes its model knows."""
+    return f"{n_bytes / 1e6:.1f} MB in models/serving, for {n_classes} classes"
 
 
 if __name__ == "__main__":

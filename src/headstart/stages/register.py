@@ -1,7 +1,7 @@
 """Stage register: the trained model becomes a version, and champion or challenger.
 
-Reads the manifest, the validation and test predictions, models/run.json and models/model.h5; writes
-reports/registration.json and reports/comparison.json. Knows nothing of how the model was made.
+Reads the manifest, the validation and test predictions, models/run.json, models/model.h5 and that
+models/serving/ is logged; writes reports/registration.json and reports/comparison.json.
 """
 
 from pydantic import Field
@@ -12,19 +12,17 @@ from headstart.dataset.manifest import read_manifest
 from headstart.models.model_file import read_metadata
 from headstart.params.base import Section, Seed
 from headstart.params.register import RegisterParams
-from headstart.stages.common import run_stage
-from headstart.tracking.registration import register_model
+from headstart.stages.run_stage import run_stage
+from headstart.tracking.registration import Registration, register_model
 
 
 class Sections(Section):
-    """What this stage reads of params.yaml."""
-
     seed: Seed = 0
     register_: RegisterParams = Field(alias="register")
 
 
 def run(project: Project, params: Sections) -> str:
-    """Register the model of the workspace."""
+    """Register the model, unless a version holds the same file, and decide its alias."""
     manifest = read_manifest(project.manifest)
     registration = register_model(
         project,
@@ -36,7 +34,15 @@ def run(project: Project, params: Sections) -> str:
     )
     files.write_json(project.comparison, registration.comparison)
     files.write_json(project.registration, registration.as_json())
-    return registration.line
+    return summary(registration)
+
+
+def summary(registration: Registration) -> str:
+    """Say which version the model is, under which alias and why."""
+    return (
+        f"version {registration.version} of {registration.model_name} is {registration.alias}: "
+        f"{registration.why}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage search: the best head over the cached features, data/best_head.json.
 
-Also writes reports/search/: trials.csv, one row a trial, and what the search found as plots and one
-page. The study itself lives outside of DVC's outputs, so that a search that was killed goes on.
+Also writes reports/search/: trials.csv, one row per trial, and a page with plots of what was found.
+The study itself lives outside of DVC's outputs, so that a search that was killed is resumed.
 """
 
 from headstart.common.paths import Project, state_folder
@@ -13,52 +13,50 @@ from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_report
 from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import StudyResult, run_study
-from headstart.stages.common import run_stage
+from headstart.stages.run_stage import run_stage
 from headstart.tracking.searching import check_store, failures_logged, log_search
 
 
 class Sections(Section):
-    """What this stage reads of params.yaml."""
-
     seed: Seed = 0
     search: SearchParams
 
 
-def run(files: Project, params: Sections) -> str:
+def run(project: Project, params: Sections) -> str:
     """Search for the best head and write what was found."""
     begin_step("opening the study")
-    check_store(files)
-    with FeatureStore(files.features) as store:
+    check_store(project)
+    with FeatureStore(project.features) as store:
         fingerprint = store.fingerprint
-        with failures_logged(files, fingerprint):
+        with failures_logged(project, fingerprint):
             result = run_study(
                 store,
                 params.search,
                 seed=params.seed,
-                storage_folder=state_folder(files.root) / "studies",
+                storage_folder=state_folder(project.root) / "studies",
             )
     begin_step("writing the report")
-    write_head(files.best_head, result.best_head())
-    write_report(files.search_report, result, params.search)
+    write_head(project.best_head, result.best_head())
+    write_report(project.search_report, result, params.search)
     begin_step("logging the trials")
     log_search(
-        files, result, params.search, fingerprint=fingerprint, artifacts=[files.search_report]
+        project, result, params.search, fingerprint=fingerprint, artifacts=[project.search_report]
     )
-    return describe(result, params.search)
+    return summary(result, params.search)
 
 
-def describe(result: StudyResult, search: SearchParams) -> str:
-    """The stage's line."""
+def summary(result: StudyResult, search: SearchParams) -> str:
+    """Say which head is best, and whether the space has no more heads."""
     best = result.best
     kind = "linear probe" if best.config and best.config.kind == "linear_probe" else "network"
-    line = (
+    text = (
         f"{len(result.trials)} trials, best {result.metric} {best.value:.4f} "
         f"(trial {best.number}, a {kind})"
     )
     tried = [trial.config for trial in result.trials if trial.config is not None]
     if len(tried) < search.n_trials and is_exhausted(search, tried):
-        return f"{line}; search.space has no more heads, so search.n_trials was not reached"
-    return line
+        text += "; search.space has no more heads, so search.n_trials was not reached"
+    return text
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from headstart.tracking.store import answering, open_store, store_exists, tracki
 
 @dataclass(frozen=True)
 class Registration:
-    """reports/registration.json, and the line that the stage prints."""
+    """What reports/registration.json holds, and the comparison behind it."""
 
     model_name: str
     version: str
@@ -29,10 +29,6 @@ class Registration:
     model_sha256: str
     history: list[Reign]
     comparison: dict[str, Any]
-
-    @property
-    def line(self) -> str:
-        return f"version {self.version} of {self.model_name} is {self.alias}: {self.why}"
 
     def as_json(self) -> dict[str, Any]:
         values = asdict(self)
