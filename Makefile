@@ -26,7 +26,7 @@ demo: setup ## the whole pipeline on the default data, then a summary
 test: setup-dev ## the whole test suite, under ten minutes on two cores
 	@pytest -n 2 --dist loadfile
 
-test-slow: setup-dev ## what takes longer: kill tests in full, every backbone, fuzzing at full count
+test-slow: setup-dev ## what takes longer: kill tests in full, every encoder, fuzzing at full count
 	@pytest -m slow --timeout 3600
 
 seeded-faults: setup-dev ## seed one bug at a time in a scratch copy: the tests must catch each

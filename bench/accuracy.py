@@ -33,10 +33,10 @@ SEEDS = range(5)
 
 @dataclass(frozen=True)
 class Case:
-    """One data set with one backbone; `overrides` are assignments to params.yaml."""
+    """One data set with one encoder; `overrides` are assignments to params.yaml."""
 
     name: str
-    backbone: str
+    encoder: str
     target: float
     overrides: dict[str, str]
 
@@ -50,7 +50,7 @@ def cases() -> list[Case]:
         found.append(Case("600 photos", "efficientnet-lite0", 0.985, source))
         path = (ASSETS / VGG16).resolve()
         weights = {
-            "extract.backbone": "vgg16",
+            "extract.encoders": "vgg16",
             "extract.weights": str(path),
             "extract.weights_sha256": sha256_of_file(path),
         }
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, nothing written")
     quick = parser.parse_args().quick
     headers = [
-        "data", "backbone", "test accuracy", "± sd", "logistic regression", "± sd", "repro s",
+        "data", "encoder", "test accuracy", "± sd", "logistic regression", "± sd", "repro s",
     ]  # fmt: skip
     rows: list[list[object]] = []
     targets = []
@@ -78,8 +78,8 @@ def main() -> None:
             mean = statistics.fmean(ours)
             theirs_mean = round(statistics.fmean(theirs), 4)
             scored: list[object] = [round(mean, 4), _sd(ours), theirs_mean, _sd(theirs)]
-            rows.append([case.name, case.backbone, *scored, round(seconds, 1)])
-            name = f"mean test accuracy, {case.name}, {case.backbone}"
+            rows.append([case.name, case.encoder, *scored, round(seconds, 1)])
+            name = f"mean test accuracy, {case.name}, {case.encoder}"
             targets.append(Target(name, mean, "fraction", case.target, ">="))
     print_table(headers, rows)
     if not quick:
@@ -97,7 +97,7 @@ class Measured:
 
 def measure(case: Case, seed: int, folder: Path) -> Measured:
     """One `dvc repro` in a copy of the project."""
-    workspace = folder / f"{case.name}-{case.backbone}-{seed}".replace(" ", "-")
+    workspace = folder / f"{case.name}-{case.encoder}-{seed}".replace(" ", "-")
     subprocess.run(["git", "clone", "-q", str(ROOT), str(workspace)], check=True)
     _override(workspace / "params.yaml", {"seed": str(seed), **case.overrides})
     environment = {**os.environ, "HEADSTART_CACHE": str(folder / "cache")}
@@ -108,7 +108,7 @@ def measure(case: Case, seed: int, folder: Path) -> Measured:
     metrics = json.loads((workspace / "reports" / "metrics.json").read_text(encoding="utf-8"))
     logistic = logistic_accuracy(workspace / "data" / "features.h5")
     shutil.rmtree(workspace)
-    print(f"{case.name}, {case.backbone}, seed {seed}: {metrics['accuracy']:.4f}", flush=True)
+    print(f"{case.name}, {case.encoder}, seed {seed}: {metrics['accuracy']:.4f}", flush=True)
     return Measured(metrics["accuracy"], logistic, seconds)
 
 

@@ -28,7 +28,7 @@ from bench.extract_data import ROOT, manifest_of, photos, silhouettes, variants
 from headstart.features.feature_store import FeatureRows, FeatureStore, write_features
 
 Row = list[object]
-HEADERS = ["measured", "backbone", "runtime", "value", "unit"]
+HEADERS = ["measured", "encoder", "runtime", "value", "unit"]
 LITE0, VGG16 = "efficientnet-lite0", "vgg16"
 # The export of ONNX files needs TensorFlow: other backends of Keras run in Keras alone.
 ONLY_KERAS = os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow"
@@ -53,7 +53,7 @@ class Size:
     """How much is measured.
 
     Attributes:
-        rounds: of what targets rest on, by backbone; other runtimes run in the first three.
+        rounds: of what targets rest on, by encoder; other runtimes run in the first three.
     """
 
     rounds: dict[str, int]
@@ -77,16 +77,16 @@ class Bench:
         self.targets: list[Target] = []
 
     def run(
-        self, kind: str, backbone: str, how: tuple[str, str], images: Path, limit: int
+        self, kind: str, encoder: str, how: tuple[str, str], images: Path, limit: int
     ) -> dict[str, float]:
         """One process of bench.extract_runs; returns what it printed."""
-        return self.answer(self.start(kind, backbone, how, images, limit))
+        return self.answer(self.start(kind, encoder, how, images, limit))
 
     def start(
-        self, kind: str, backbone: str, how: tuple[str, str], images: Path, limit: int
+        self, kind: str, encoder: str, how: tuple[str, str], images: Path, limit: int
     ) -> subprocess.Popen[str]:
         out = Path(tempfile.mkdtemp(dir=self.folder))
-        arguments = [kind, str(images), str(limit), backbone, *how, str(out)]
+        arguments = [kind, str(images), str(limit), encoder, *how, str(out)]
         return subprocess.Popen(
             [sys.executable, "-m", "bench.extract_runs", *arguments],
             cwd=ROOT,
@@ -103,11 +103,11 @@ class Bench:
         return found
 
     def forget(self) -> None:
-        """Empty the feature cache, but keep exported backbones and fetched weights."""
+        """Empty the feature cache, but keep exported encoders and fetched weights."""
         shutil.rmtree(self.cache / "features", ignore_errors=True)
 
-    def note(self, what: str, backbone: str, how: str, value: float, unit: str) -> None:
-        self.rows.append([what, backbone, how, round(value, 4), unit])
+    def note(self, what: str, encoder: str, how: str, value: float, unit: str) -> None:
+        self.rows.append([what, encoder, how, round(value, 4), unit])
         print_table(HEADERS, self.rows[-1:])
 
     def target(self, name: str, value: float, unit: str, target: float, sense: Any) -> None:
@@ -133,51 +133,51 @@ def main() -> None:
 
 
 def speeds(bench: Bench) -> None:
-    """Both backbones."""
-    for backbone in (LITE0, VGG16):
-        speed(bench, backbone)
+    """Both encoders."""
+    for encoder in (LITE0, VGG16):
+        speed(bench, encoder)
 
 
-def speed(bench: Bench, backbone: str) -> None:
+def speed(bench: Bench, encoder: str) -> None:
     """Every runtime beside its bound, and the default beside the peers."""
-    limit = bench.size.images[backbone]
+    limit = bench.size.images[encoder]
     rates: dict[str, list[float]] = {}
-    for number in range(bench.size.rounds[backbone]):
+    for number in range(bench.size.rounds[encoder]):
         for how in COMBINATIONS if number < _OTHER_ROUNDS else (OWN, FAST):
             # The first process builds and exports what is missing, before any clock starts.
-            bound = bench.run("bound", backbone, how, bench.photos, limit)
+            bound = bench.run("bound", encoder, how, bench.photos, limit)
             bench.forget()
-            stage = bench.run("stage", backbone, how, bench.photos, limit)
+            stage = bench.run("stage", encoder, how, bench.photos, limit)
             name = " ".join(how)
             rates.setdefault(f"forward {name}", []).append(bound["forward"])
             rates.setdefault(f"bound {name}", []).append(bound["bound"])
             rates.setdefault(f"stage {name}", []).append(stage["rate"])
             rates.setdefault(f"share {name}", []).append(stage["rate"] / bound["bound"])
         for peer in ("dataset", "loop"):
-            found = bench.run(peer, backbone, ("keras", "float32"), bench.photos, limit)
+            found = bench.run(peer, encoder, ("keras", "float32"), bench.photos, limit)
             rates.setdefault(peer, []).append(found["rate"])
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, value in medians.items():
         what, _, runtime = name.partition(" ")
         unit = "of the bound" if what == "share" else "images/s"
-        bench.note(what, backbone, runtime, value, unit)
+        bench.note(what, encoder, runtime, value, unit)
     for peer in ("dataset", "loop"):
         # tf.data tunes itself, and comes to one of two speeds from process to process.
-        bench.note(f"{peer}, slowest", backbone, "", min(rates[peer]), "images/s")
-        bench.note(f"{peer}, fastest", backbone, "", max(rates[peer]), "images/s")
-    _speed_targets(bench, backbone, medians)
+        bench.note(f"{peer}, slowest", encoder, "", min(rates[peer]), "images/s")
+        bench.note(f"{peer}, fastest", encoder, "", max(rates[peer]), "images/s")
+    _speed_targets(bench, encoder, medians)
 
 
-def _speed_targets(bench: Bench, backbone: str, medians: dict[str, float]) -> None:
+def _speed_targets(bench: Bench, encoder: str, medians: dict[str, float]) -> None:
     peer = max(medians["dataset"], medians["loop"])
     own, fast = " ".join(OWN), " ".join(FAST)
-    bench.target(f"{backbone}: share of the bound", medians[f"share {own}"], "", 0.9, ">=")
-    wanted = {LITE0: 2.6, VGG16: 1.7}[backbone]
+    bench.target(f"{encoder}: share of the bound", medians[f"share {own}"], "", 0.9, ">=")
+    wanted = {LITE0: 2.6, VGG16: 1.7}[encoder]
     times = medians[f"stage {fast}"] / peer
-    bench.target(f"{backbone}: bfloat16 beside the better peer", times, "times", wanted, ">=")
-    if backbone == LITE0:
+    bench.target(f"{encoder}: bfloat16 beside the better peer", times, "times", wanted, ">=")
+    if encoder == LITE0:
         times = medians[f"stage {own}"] / peer
-        bench.target(f"{backbone}: float32 beside the better peer", times, "times", 1.8, ">=")
+        bench.target(f"{encoder}: float32 beside the better peer", times, "times", 1.8, ">=")
 
 
 def accuracy(bench: Bench) -> None:
@@ -186,29 +186,29 @@ def accuracy(bench: Bench) -> None:
     if photos() is not None:
         data["photos"] = bench.photos
     for name, folder in data.items():
-        for backbone in (LITE0, VGG16):
+        for encoder in (LITE0, VGG16):
             limit = 10**9 if bench.size is FULL else 40
-            if backbone == VGG16 and name == "default data" and bench.size is FULL:
+            if encoder == VGG16 and name == "default data" and bench.size is FULL:
                 limit = 500
-            reference = _features(bench, backbone, OWN, folder, limit)
-            fast = _features(bench, backbone, FAST, folder, limit)
+            reference = _features(bench, encoder, OWN, folder, limit)
+            fast = _features(bench, encoder, FAST, folder, limit)
             labels = manifest_of(folder, limit).label_ids
             before, after = _cross_validated(reference, labels), _cross_validated(fast, labels)
             cosine = float(_cosines(reference, fast).min())
-            bench.note(f"accuracy on {name}", backbone, " ".join(OWN), before, "")
-            bench.note(f"accuracy on {name}", backbone, " ".join(FAST), after, "")
-            bench.note(f"least cosine on {name}", backbone, " ".join(FAST), cosine, "")
+            bench.note(f"accuracy on {name}", encoder, " ".join(OWN), before, "")
+            bench.note(f"accuracy on {name}", encoder, " ".join(FAST), after, "")
+            bench.note(f"least cosine on {name}", encoder, " ".join(FAST), cosine, "")
             lost = 100 * (before - after)
-            where = f"{backbone} on {name}"
+            where = f"{encoder} on {name}"
             bench.target(f"{where}: accuracy lost to bfloat16", lost, "points", 0.3, "<=")
             bench.target(f"{where}: least cosine similarity", cosine, "", 0.99, ">=")
 
 
 def _features(
-    bench: Bench, backbone: str, how: tuple[str, str], folder: Path, limit: int
+    bench: Bench, encoder: str, how: tuple[str, str], folder: Path, limit: int
 ) -> NDArray[np.float32]:
     before = set(bench.folder.iterdir())
-    bench.run("stage", backbone, how, folder, limit)
+    bench.run("stage", encoder, how, folder, limit)
     (out,) = [path for path in set(bench.folder.iterdir()) - before if path.name != "cache"]
     with FeatureStore(out / "features.h5") as store:
         return np.array(store.features[:, 0])
@@ -236,7 +236,7 @@ def growth(bench: Bench) -> None:
     n_new = max(1, many // 100)
     folder = variants(bench.photos, bench.folder / "variants", many + n_new)
     how, name = OWN, " ".join(OWN)
-    # Building and exporting the backbone takes more memory than any number of images.
+    # Building and exporting the encoder takes more memory than any number of images.
     bench.run("bound", LITE0, how, folder, few)
     bench.forget()
     small = bench.run("stage", LITE0, how, folder, few)

@@ -1,6 +1,6 @@
 """What bench/extract.py measures, each in a process of its own.
 
-    python -m bench.extract_runs KIND FOLDER LIMIT BACKBONE RUNTIME PRECISION OUT
+    python -m bench.extract_runs KIND FOLDER LIMIT ENCODER RUNTIME PRECISION OUT
 
 Prints one line of JSON. Kinds: `bound` (forward and decode alone), `stage` (this project),
 `dataset` and `loop` (the peers). Everything is built, exported and warm before the clock starts,
@@ -35,10 +35,10 @@ _PEER_BATCH = 32
 
 def main() -> None:
     """Run one kind and print what was measured."""
-    kind, folder, limit, backbone, runtime, precision, out = sys.argv[1:]
+    kind, folder, limit, encoder, runtime, precision, out = sys.argv[1:]
     quiet_libraries()
     params = ExtractParams.model_validate(
-        {"backbone": backbone, "runtime": runtime, "precision": precision}
+        {"encoders": encoder, "runtime": runtime, "precision": precision}
     )
     extractor = Extractor(params, ImageParams(), 0, Path.cwd(), cache_folder())
     run = {"bound": bound, "stage": stage, "dataset": dataset, "loop": loop}[kind]

@@ -4,7 +4,7 @@
 
 Speed: images a second of an epoch from data/images.h5 (read, augmented on the device, trained),
 beside the same compiled step on one batch that is already in memory. Gain: the default data with
-the frozen backbone and fine-tuned, on 3,000 pictures of the package that neither has seen, with the
+the frozen encoder and fine-tuned, on 3,000 pictures of the package that neither has seen, with the
 paired 95 % interval; and the photos, where there is little to gain, with what the report says.
 """
 
@@ -83,8 +83,8 @@ class Speed:
 def measure_speed(n_images: int = 512, size: int = 224, weights: str = "imagenet") -> Speed:
     """The loop and the bare step in turn, so that both see the same machine."""
     image = ImageParams(size=size)
-    backbone = build(ExtractParams(weights=weights), image)
-    model = assemble(backbone, [_head(int(backbone.output.shape[-1]))], 1.0)
+    encoder = build(ExtractParams(weights=weights), image)
+    model = assemble(encoder, [_head(int(encoder.output.shape[-1]))], 1.0)
     params = FineTuneParams()
     n_steps = -(-n_images // params.batch_size)
     trainer = Trainer(model, params, n_steps=n_steps, seed=0)

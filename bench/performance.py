@@ -17,7 +17,7 @@ _DATA = {
     "animal silhouettes": "1,500 animal silhouettes, 10 classes (the default)",
     "600 photos": "600 photos, 3 classes",
 }
-_BACKBONES = {"efficientnet-lite0": "EfficientNet-Lite0", "vgg16": "VGG16"}
+_ENCODERS = {"efficientnet-lite0": "EfficientNet-Lite0", "vgg16": "VGG16"}
 _HEAD = """# Performance
 
 Made from `bench/results/*.json` by `python -m bench.performance`; the figures are those files'.
@@ -43,15 +43,15 @@ def accuracy_text() -> str:
     rows = [
         [
             _DATA[data],
-            _BACKBONES[backbone],
+            _ENCODERS[encoder],
             f"{100 * ours:.1f} ± {100 * ours_sd:.1f} %",
             f"{100 * theirs:.1f} ± {100 * theirs_sd:.1f} %",
             f"{seconds:.0f} s",
         ]
-        for data, backbone, ours, ours_sd, theirs, theirs_sd, seconds in result["rows"]
+        for data, encoder, ours, ours_sd, theirs, theirs_sd, seconds in result["rows"]
     ]
     headers = [
-        "data", "backbone", "test accuracy, 5 split seeds", "logistic regression on the same",
+        "data", "encoder", "test accuracy, 5 split seeds", "logistic regression on the same",
         "`dvc repro`",
     ]  # fmt: skip
     return "\n".join(

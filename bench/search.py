@@ -61,11 +61,11 @@ def main() -> None:
     targets: list[Target] = []
     with tempfile.TemporaryDirectory(prefix="headstart-bench-") as name:
         folder = Path(name)
-        chosen = [case for case in cases() if not quick or case.backbone == "efficientnet-lite0"]
+        chosen = [case for case in cases() if not quick or case.encoder == "efficientnet-lite0"]
         paths = [(case, features_of(case, folder)) for case in chosen]
         for case, path in paths:
             _add(rows, targets, bench_speed(case, path, folder, size))
-        lite0 = [(case, path) for case, path in paths if case.backbone != "vgg16"]
+        lite0 = [(case, path) for case, path in paths if case.encoder != "vgg16"]
         first = lite0[0][1]
         _add(rows, targets, bench_folds(first, folder, size))
         _add(rows, targets, bench_logging(first, folder, size))

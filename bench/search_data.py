@@ -22,16 +22,16 @@ N_UNUSED = 3_000
 
 @dataclass(frozen=True)
 class Case:
-    """A data set with a backbone."""
+    """A data set with an encoder."""
 
     data: str
-    backbone: str
+    encoder: str
     source: str
     overrides: dict[str, Any]
 
     @property
     def name(self) -> str:
-        return f"{self.data}, {self.backbone}"
+        return f"{self.data}, {self.encoder}"
 
 
 def cases() -> list[Case]:
@@ -43,7 +43,7 @@ def cases() -> list[Case]:
     found = [Case(data, "efficientnet-lite0", source, {}) for data, source in sources]
     if VGG16.is_file():
         vgg16 = {
-            "backbone": "vgg16",
+            "encoders": "vgg16",
             "weights": str(VGG16.resolve()),
             "weights_sha256": sha256_of_file(VGG16),
         }

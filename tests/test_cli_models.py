@@ -17,7 +17,7 @@ from headstart.cli import app
 from headstart.models.assemble import assemble
 from headstart.models.model_file import save_model
 from headstart.tracking import model_uri
-from tests.models.conftest import IMAGE, SIZE, make_backbone, make_head
+from tests.models.conftest import IMAGE, SIZE, make_encoder, make_head
 
 ESCAPE = "\x1b[2Jgone\u202egnp"
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "champion.h5"
     image = IMAGE.model_dump(mode="json")
     metadata = {"classes": ["a", "b", ESCAPE], "image": image, "fine_tuned": None}
-    save_model(path, assemble(make_backbone(), [make_head()], 1.0), metadata)
+    save_model(path, assemble(make_encoder(), [make_head()], 1.0), metadata)
     return path
 
 

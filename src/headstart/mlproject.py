@@ -31,7 +31,7 @@ _TRAINS = ("main", "train", "evaluate")
 # What `mlflow run -P` may say for short; MLproject lists them.
 SHORT_NAMES = {
     "source": "data.source",
-    "backbone": "extract.backbone",
+    "encoders": "extract.encoders",
     "weights": "extract.weights",
     "n_trials": "search.n_trials",
     "metric": "search.metric",
@@ -40,6 +40,8 @@ SHORT_NAMES = {
     "epochs": "train.epochs",
     "n_bootstrap": "evaluate.n_bootstrap",
 }
+# For this version.
+_FORMER_NAMES = {"backbone": "extract.encoders", "extract.backbone": "extract.encoders"}
 
 
 def assignments_of(options: Sequence[str]) -> list[str]:
@@ -52,7 +54,8 @@ def assignments_of(options: Sequence[str]) -> list[str]:
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise ParamsError(f"parameters must be given as -P name=value, but got {' '.join(options)}")
     paths = [name.removeprefix("--") for name in names]
-    return [f"{SHORT_NAMES.get(p, p)}={value}" for p, value in zip(paths, values, strict=True)]
+    names_of = SHORT_NAMES | _FORMER_NAMES
+    return [f"{names_of.get(p, p)}={value}" for p, value in zip(paths, values, strict=True)]
 
 
 def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:

@@ -24,12 +24,12 @@ from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
 
-BACKBONES = ("resnet50", "vgg16", "xception")
+ENCODERS = ("resnet50", "vgg16", "xception")
 
 
-def contract_of(backbone: str) -> dict[str, object]:
+def contract_of(encoder: str) -> dict[str, object]:
     return contract(
-        ExtractParams(backbone=backbone, runtime="openvino", precision="bfloat16"),
+        ExtractParams(encoders=encoder, runtime="openvino", precision="bfloat16"),
         ImageParams(size=96),
         seed=0,
         backend="tensorflow",
@@ -40,8 +40,8 @@ def contract_of(backbone: str) -> dict[str, object]:
 @pytest.fixture
 def root(own_cache: Path) -> Path:
     """Three fingerprints with their exported models, last used 30, 20 and 10 days ago."""
-    for number, backbone in enumerate(BACKBONES):
-        rows = contract_of(backbone)
+    for number, encoder in enumerate(ENCODERS):
+        rows = contract_of(encoder)
         folder = own_cache / "features" / fingerprint(rows)[:32]
         cache = FeatureCache(folder, rows)
         for start in range(0, 20 * (number + 1), 10):

@@ -100,25 +100,25 @@ def test_temporary_and_queued_experiments_share_database_and_cache(
     assert len(shown) >= 2
 
 
-def test_several_backbones_queued_share_one_cache(workspace: Workspace) -> None:
+def test_several_encoders_queued_share_one_cache(workspace: Workspace) -> None:
     before = _models(workspace)
     (own,) = entries(workspace.cache)
-    backbones = ("mobilenetv2", "vgg16")
-    for backbone in backbones:
-        sets = [f"extract.backbone={backbone}", "extract.weights=random", "image.size_px=64"]
+    encoders = ("mobilenetv2", "vgg16")
+    for encoder in encoders:
+        sets = [f"extract.encoders={encoder}", "extract.weights=random", "image.size_px=64"]
         assignments = [word for text in sets for word in ("-S", text)]
         workspace.run("dvc", "exp", "run", "--queue", *assignments)
     workspace.run("dvc", "exp", "run", "--queue", "-S", "seed=8")
     workspace.run("dvc", "exp", "run", "--run-all", "-j", "2")
     known = {run.info.run_id for run in before}
     runs = [run for run in _models(workspace) if run.info.run_id not in known]
-    by_backbone = {run.data.params["extract.backbone"]: run for run in runs}
-    assert sorted(by_backbone) == sorted(["efficientnet-lite0", *backbones])
+    by_backbone = {run.data.params["extract.encoders"]: run for run in runs}
+    assert sorted(by_backbone) == sorted(["efficientnet-lite0", *encoders])
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all("test_accuracy" in run.data.metrics for run in runs)
     features = {run.data.tags["dvc.data/features.h5.md5"] for run in runs}
     assert len(features) == len(runs)
-    # Each backbone has looked at every image once; the third experiment found its rows there.
+    # Each encoder has looked at every image once; the third experiment found its rows there.
     found = {fingerprint(entry.contract): entry.n_rows for entry in entries(workspace.cache)}
     assert found == {run.data.tags["fingerprint"]: own.n_rows for run in runs}
 
@@ -126,11 +126,11 @@ def test_several_backbones_queued_share_one_cache(workspace: Workspace) -> None:
 def test_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
     before = _models(workspace)
     weights = assets / "weights/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    assignments = ["-S", "extract.backbone=vgg16", "-S", f"extract.weights={weights.resolve()}"]
+    assignments = ["-S", "extract.encoders=vgg16", "-S", f"extract.weights={weights.resolve()}"]
     assignments += ["-S", f"extract.weights_sha256={sha256_of_file(weights)}"]
     workspace.run("dvc", "exp", "run", "--temp", "-S", "image.size_px=96", *assignments)
     run = _new(workspace, before)
-    assert run.data.params["extract.backbone"] == "vgg16"
+    assert run.data.params["extract.encoders"] == "vgg16"
     assert run.data.metrics["test_accuracy"] > 0.5
 
 

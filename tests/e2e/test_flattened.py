@@ -25,7 +25,7 @@ def test_flattened_features_of_the_photos_end_to_end(tmp_path: Path, assets: Pat
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     params["data"]["source"] = str((assets / "animals").resolve())
     params["extract"] |= {
-        "backbone": "vgg16",
+        "encoders": "vgg16",
         "pooling": "flatten",
         "weights": str(weights),
         "weights_sha256": sha256_of_file(weights),

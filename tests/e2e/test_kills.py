@@ -50,7 +50,7 @@ def test_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Path) 
         assert (workspace.root / name).read_bytes() == (reproduced.root / name).read_bytes()
 
 
-def test_a_changed_backbone_size_extracts_again_and_back_is_free(tmp_path: Path) -> None:
+def test_a_changed_encoder_size_extracts_again_and_back_is_free(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "headstart", tmp_path / "cache")
     workspace.run("dvc", "repro", "extract")
     first = (workspace.root / "data/features.h5").read_bytes()

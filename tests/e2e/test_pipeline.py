@@ -97,7 +97,7 @@ def test_the_tracking_database_tells_it_all(reproduced: Workspace) -> None:
     commit = reproduced.run("git", "rev-parse", "HEAD").strip()
     assert model.data.tags["git.commit"] == commit
     assert model.data.tags["git.dirty"] == "false"
-    assert model.data.params["extract.backbone"] == "efficientnet-lite0"
+    assert model.data.params["extract.encoders"] == "efficientnet-lite0"
     accuracy = _json(reproduced, "reports/metrics.json")["accuracy"]
     assert model.data.metrics["test_accuracy"] == accuracy
     names = {artifact.path for artifact in client.list_artifacts(model.info.run_id)}
@@ -106,7 +106,7 @@ def test_the_tracking_database_tells_it_all(reproduced: Workspace) -> None:
     assert carried.tags["git.commit"] == commit
     hashed = "dvc.data/features.h5.md5"
     assert carried.tags[hashed] == model.data.tags[hashed]
-    assert carried.params["extract.backbone"] == "efficientnet-lite0"
+    assert carried.params["extract.encoders"] == "efficientnet-lite0"
     logged = Path(client.download_artifacts(model.info.run_id, "model.h5"))
     assert logged.read_bytes() == (reproduced.root / "models/model.h5").read_bytes()
 

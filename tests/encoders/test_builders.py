@@ -1,4 +1,4 @@
-"""Backbones equal the networks they claim to be, and survive `.h5` in a fresh process."""
+"""Encoders equal the networks they claim to be, and survive `.h5` in a fresh process."""
 
 import hashlib
 import importlib
@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.common.errors import BackboneError, WeightsError
-from headstart.encoders.builders import BACKBONES, bare_network, build
+from headstart.common.errors import EncoderError, WeightsError
+from headstart.encoders.builders import ENCODERS, bare_network, build
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.pth import read_pth
 from headstart.encoders.runtimes import open_forward
@@ -27,9 +27,9 @@ from tests.features.samples import pixels
 
 
 def _quick(*names: str) -> list[Any]:
-    """All backbones as test parameters; those not named only in the slow suite."""
+    """All encoders as test parameters; those not named only in the slow suite."""
     slow = pytest.mark.slow
-    return [pytest.param(name, marks=[] if name in names else slow) for name in BACKBONES]
+    return [pytest.param(name, marks=[] if name in names else slow) for name in ENCODERS]
 
 
 OF_KERAS = {
@@ -50,8 +50,8 @@ def squares(size: int, n_images: int = 2) -> NDArray[np.uint8]:
 
 
 def of_random_weights(name: str) -> tuple[Any, int]:
-    size = BACKBONES[name].least_size_px
-    extract = ExtractParams(backbone=name, weights="random")
+    size = ENCODERS[name].least_size_px
+    extract = ExtractParams(encoders=name, weights="random")
     return build(extract, ImageParams(size=size)), size
 
 
@@ -84,7 +84,7 @@ def test_it_equals_the_application_of_keras(name: str) -> None:
     images = squares(size)
     wanted = np.asarray(theirs(preprocess(images.astype(np.float32))))
     found = np.asarray(ours(images))
-    assert found.shape == (2, BACKBONES[name].feature_dim)
+    assert found.shape == (2, ENCODERS[name].feature_dim)
     assert np.ptp(found) > 0
     assert relative_difference(found, wanted) < 1e-5
 
@@ -92,7 +92,7 @@ def test_it_equals_the_application_of_keras(name: str) -> None:
 def test_vgg16_with_its_imagenet_weights_equals_the_application(assets: Path) -> None:
     path = assets / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    extract = ExtractParams(backbone="vgg16", weights=str(path), weights_sha256=digest)
+    extract = ExtractParams(encoders="vgg16", weights=str(path), weights_sha256=digest)
     ours = build(extract, ImageParams(size=64))
     theirs, preprocess = application("vgg16", 64, weights=str(path))
     images = squares(64)
@@ -121,7 +121,7 @@ def test_efficientnetb0_is_mended_as_keras_mends_it(
     monkeypatch.setattr(efficientnet.file_utils, "get_file", lambda *_, **__: str(path))
     theirs, _ = application("efficientnetb0", 64, weights="imagenet")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    extract = ExtractParams(backbone="efficientnetb0", weights=str(path), weights_sha256=digest)
+    extract = ExtractParams(encoders="efficientnetb0", weights=str(path), weights_sha256=digest)
     images = squares(64)
     ours = build(extract, ImageParams(size=64))
     found = np.asarray(ours(images))
@@ -135,7 +135,7 @@ CLASSES = {"cats": range(281, 288), "dogs": range(151, 269), "panda": (387, 388)
 
 
 def test_lite0_knows_what_is_in_photos(assets: Path) -> None:
-    path = locate_weights(ExtractParams(), BACKBONES["efficientnet-lite0"].imagenet, Path.cwd())
+    path = locate_weights(ExtractParams(), ENCODERS["efficientnet-lite0"].imagenet, Path.cwd())
     state = read_pth(path)
     model = build(ExtractParams(), ImageParams())
     n_right = 0
@@ -187,15 +187,15 @@ def test_two_builds_are_saved_with_the_same_bytes(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["legacy.h5", "some.weights.h5", "whole.keras"])
 def test_weights_are_read_from_every_format_of_keras(form: str, tmp_path: Path) -> None:
-    backbone = BACKBONES["efficientnet-lite0"]
-    network = bare_network(backbone, 32)
+    encoder = ENCODERS["efficientnet-lite0"]
+    network = bare_network(encoder, 32)
     wanted = random_tensors(network)
     for layer in with_weights(network):
         layer.set_weights(wanted[layer.name])
     path = tmp_path / form
     save = network.save_weights if ".weights." in form else network.save
     save(path)
-    found = read_tensors(path, bare=lambda: bare_network(backbone, 32))
+    found = read_tensors(path, bare=lambda: bare_network(encoder, 32))
     assert found.keys() == wanted.keys()
     for name, tensors in wanted.items():
         for mine, other in zip(found[name], tensors, strict=True):
@@ -224,7 +224,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_any_named_layer_and_pooling(layer: str | None, pooling: Any, dim: int) -> None:
-    extract = ExtractParams(backbone="vgg16", weights="random", layer=layer, pooling=pooling)
+    extract = ExtractParams(encoders="vgg16", weights="random", layer=layer, pooling=pooling)
     model = build(extract, ImageParams(size=64))
     found = np.asarray(model(squares(64)))
     assert found.shape == (2, dim)
@@ -237,13 +237,13 @@ def test_any_named_layer_and_pooling(layer: str | None, pooling: Any, dim: int) 
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest() -> None:
-    extract = ExtractParams(backbone="vgg16", weights="random", layer="block5_conv9")
+    extract = ExtractParams(encoders="vgg16", weights="random", layer="block5_conv9")
     message = r"must be a layer of vgg16, .* none named block5_conv9: nearest are block5_conv"
-    with pytest.raises(BackboneError, match=message):
+    with pytest.raises(EncoderError, match=message):
         build(extract, ImageParams(size=32))
 
 
-def test_a_frozen_backbone_has_nothing_to_train() -> None:
+def test_a_frozen_encoder_has_nothing_to_train() -> None:
     model, _ = of_random_weights("mobilenetv2")
     assert model.trainable_weights == []
 

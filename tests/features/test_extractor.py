@@ -397,7 +397,7 @@ def test_a_model_in_the_cache_that_was_changed_computes_no_row(
 ) -> None:
     run(images, extractor(cache_root), "whole.h5")
     whole = loaded(images, "whole.h5")
-    backbone = (images.parent / "backbone.h5").read_bytes()
+    encoder = (images.parent / "backbone.h5").read_bytes()
     shutil.rmtree(cache_root / "features")
     for name in ("model.onnx", "backbone.h5"):
         (path,) = (cache_root / "backbones").glob(f"*/{name}")
@@ -407,20 +407,20 @@ def test_a_model_in_the_cache_that_was_changed_computes_no_row(
     assert damaged == {"backbone.h5", "model.onnx"}
     assert run(images, extractor(cache_root)).n_extracted == 20
     np.testing.assert_allclose(loaded(images), whole, rtol=1e-4, atol=2e-5)
-    assert (images.parent / "backbone.h5").read_bytes() == backbone
+    assert (images.parent / "backbone.h5").read_bytes() == encoder
     assert verify(cache_root).damaged_models == ()
     told = capsys.readouterr().err
     assert "model.onnx is not what was written there; it is made again" in told
 
 
-def test_a_changed_backbone_is_not_handed_on_when_every_row_is_cached(
+def test_a_changed_encoder_is_not_handed_on_when_every_row_is_cached(
     images: Path, cache_root: Path
 ) -> None:
     run(images, extractor(cache_root))
-    backbone = (images.parent / "backbone.h5").read_bytes()
+    encoder = (images.parent / "backbone.h5").read_bytes()
     with_other_weights(next((cache_root / "backbones").glob("*/backbone.h5")))
     assert run(images, extractor(cache_root)).n_extracted == 0
-    assert (images.parent / "backbone.h5").read_bytes() == backbone
+    assert (images.parent / "backbone.h5").read_bytes() == encoder
 
 
 def test_a_read_only_cache_is_read(images: Path, cache_root: Path) -> None:

@@ -48,7 +48,7 @@ def test_images(tmp_path: Path) -> None:
     assert "images by split: train 2, validation 1" in text
 
 
-def test_a_backbone(cache_root: Path) -> None:
+def test_a_encoder(cache_root: Path) -> None:
     text = inspect_text(extractor(cache_root).frozen().h5)
     assert "a Keras model (.h5)" in text
     assert "input: uint8 [None, 32, 32, 3]" in text

@@ -18,7 +18,7 @@ pytest.importorskip("jax")
 
 DEFAULT: dict[str, Any] = {"runtime": "keras"}
 # Few layers, because XLA takes long to compile many.
-BEGINNING_OF_VGG16 = DEFAULT | {"backbone": "vgg16", "weights": "random", "layer": "block2_pool"}
+BEGINNING_OF_VGG16 = DEFAULT | {"encoders": "vgg16", "weights": "random", "layer": "block2_pool"}
 
 CODE = f"""
 import json, sys
@@ -51,7 +51,7 @@ print(json.dumps({{
 
 
 @pytest.mark.parametrize(
-    ("devices", "precision", "backbone"),
+    ("devices", "precision", "encoder"),
     [
         (2, "float32", BEGINNING_OF_VGG16),
         pytest.param(1, "float32", DEFAULT, marks=pytest.mark.slow),
@@ -65,13 +65,13 @@ def test_extraction_under_jax(
     repository: Path,
     devices: int,
     precision: str,
-    backbone: dict[str, Any],
+    encoder: dict[str, Any],
 ) -> None:
     folder = tmp_path / "images"
     write_images(folder, 11)
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    arguments = [str(folder), str(cache_root), precision, json.dumps(backbone)]
+    arguments = [str(folder), str(cache_root), precision, json.dumps(encoder)]
     command = [sys.executable, "-c", CODE, *arguments]
     answer = subprocess.run(
         command, cwd=repository, env=environment, check=True, capture_output=True, text=True
@@ -84,7 +84,7 @@ def test_extraction_under_jax(
         "runtime": "keras-jax",
         "bytes": True,
     }
-    reference = extractor(cache_root, ExtractParams(**backbone)).frozen()
+    reference = extractor(cache_root, ExtractParams(**encoder)).frozen()
     forward = open_forward(reference, "keras", "float32", cores=1)
     wanted = forward(np.stack([pixels(number, SIZE_PX, SIZE_PX) for number in range(9)]))
     found = np.load(tmp_path / "rows.npy")

@@ -23,7 +23,7 @@ def test_flattened_vgg16_from_an_empty_cache(tmp_path: Path, own_cache: Path) ->
     write_images(tmp_path / "data" / "fetched", N_IMAGES)
     manifest = manifest_of(tmp_path / "data" / "fetched")
     write_manifest(tmp_path / "data" / "manifest.csv", manifest)
-    extract = {"backbone": "vgg16", "weights": "random", "pooling": "flatten"}
+    extract = {"encoders": "vgg16", "weights": "random", "pooling": "flatten"}
     params = {"image": {"size_px": SIZE_PX}, "extract": extract}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")

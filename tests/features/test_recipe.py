@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from headstart.common.errors import BackboneError
-from headstart.encoders.catalogue import BACKBONES, REFUSED
+from headstart.common.errors import EncoderError
+from headstart.encoders.catalogue import ENCODERS, REFUSED
 from headstart.features.recipe import (
     WITHOUT_EFFECT,
     contract,
@@ -22,7 +22,7 @@ ROOT = Path("/nowhere")
 
 # Another value of each field that is allowed where the others have their defaults.
 OTHER_EXTRACT: dict[str, Any] = {
-    "backbone": "resnet50",
+    "encoders": "resnet50",
     "weights": "random",
     "weights_sha256": "a" * 64,
     "layer": "block3_add",
@@ -97,9 +97,9 @@ def test_the_frozen_model_is_shared_between_runtimes_and_resamplings() -> None:
     assert model_key(of(image=ImageParams(size=96))) != model_key(of())
 
 
-def test_an_unknown_backbone_is_refused_with_the_nearest() -> None:
-    with pytest.raises(BackboneError, match=r"got resnet5: did you mean resnet50 or resnet50v2"):
-        of(ExtractParams(backbone="resnet5"))
+def test_an_unknown_encoder_is_refused_with_the_nearest() -> None:
+    with pytest.raises(EncoderError, match=r"got resnet5: did you mean resnet50 or resnet50v2"):
+        of(ExtractParams(encoders="resnet5"))
 
 
 @pytest.mark.parametrize(
@@ -110,16 +110,16 @@ def test_an_unknown_backbone_is_refused_with_the_nearest() -> None:
         ("NASNetLarge", "not held"),
     ],
 )
-def test_backbones_that_do_not_survive_are_refused_with_the_reason(name: str, reason: str) -> None:
-    with pytest.raises(BackboneError, match=f"{name} is refused: .*{reason}.*efficientnet-lite0"):
-        of(ExtractParams(backbone=name))
+def test_encoders_that_do_not_survive_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(EncoderError, match=f"{name} is refused: .*{reason}.*efficientnet-lite0"):
+        of(ExtractParams(encoders=name))
 
 
-def test_no_backbone_is_both_offered_and_refused() -> None:
-    assert set(REFUSED).isdisjoint(name.replace("-", "") for name in BACKBONES)
+def test_no_encoder_is_both_offered_and_refused() -> None:
+    assert set(REFUSED).isdisjoint(name.replace("-", "") for name in ENCODERS)
 
 
-def test_a_size_that_the_backbone_cannot_take_is_refused() -> None:
+def test_a_size_that_the_encoder_cannot_take_is_refused() -> None:
     message = r"image\.size_px must be at least 75 for inceptionv3, but got 64: raise it, 299"
-    with pytest.raises(BackboneError, match=message):
-        of(ExtractParams(backbone="inceptionv3"), ImageParams(size=64))
+    with pytest.raises(EncoderError, match=message):
+        of(ExtractParams(encoders="inceptionv3"), ImageParams(size=64))

@@ -1,4 +1,4 @@
-"""A features.h5 of made-up features, for tests that need one without a backbone."""
+"""A features.h5 of made-up features, for tests that need one without an encoder."""
 
 from pathlib import Path
 

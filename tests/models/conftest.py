@@ -1,4 +1,4 @@
-"""A small real backbone, heads of every kind upon it, and a workspace up to the train stage."""
+"""A small real encoder, heads of every kind upon it, and a workspace up to the train stage."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ FEATURE_DIM = 12
 SIZE = 16
 
 
-def make_backbone(seed: int = 0) -> Any:
+def make_encoder(seed: int = 0) -> Any:
     """Two convolutions with batch normalisation: uint8 (n, 16, 16, 3) to float32 (n, 12)."""
     import keras
 
@@ -86,7 +86,7 @@ N_PER_CLASS = 60
 def make_workspace(
     root: Path, classes: Sequence[str] = CLASSES, n_per_class: int = N_PER_CLASS
 ) -> Project:
-    """A workspace as it is before train: images, manifest, features, backbone and best head.
+    """A workspace as it is before train: images, manifest, features, encoder and best head.
 
     240 noisy coloured squares; yellow and red overlap, so that there are mistakes to look at.
     Classes of other names have a colour each, somewhere between the four.
@@ -118,11 +118,11 @@ def make_workspace(
         }
     )
     write_manifest(project.manifest, manifest)
-    backbone = make_backbone()
-    project.backbone.parent.mkdir(parents=True)
+    encoder = make_encoder()
+    project.encoder.parent.mkdir(parents=True)
     with quiet_keras():
-        backbone.save(project.backbone, include_optimizer=False)
-    features = backbone.predict(pixels, verbose=0)
+        encoder.save(project.encoder, include_optimizer=False)
+    features = encoder.predict(pixels, verbose=0)
     write_features(
         project.features,
         rows=FeatureRows(
@@ -162,9 +162,9 @@ def _picture(name: str, generator: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def backbone() -> Any:
-    """The small backbone."""
-    return make_backbone()
+def encoder() -> Any:
+    """The small encoder."""
+    return make_encoder()
 
 
 @pytest.fixture(scope="session")

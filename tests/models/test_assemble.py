@@ -16,7 +16,7 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import softmax
 from headstart.models.assemble import assemble, average_linear, logits_model
 from headstart.models.model_file import load_model, read_metadata, save_model
-from tests.models.conftest import IMAGE, make_backbone, make_head
+from tests.models.conftest import IMAGE, make_encoder, make_head
 
 METADATA = {
     "classes": ["cat", "dog", "Ⓟanda"],
@@ -39,13 +39,13 @@ Pixels = NDArray[np.uint8]
 
 @pytest.mark.parametrize("fields", KINDS, ids=lambda fields: "-".join(map(str, fields.values())))
 def test_every_kind_of_head_survives_its_file(
-    backbone: Any, head: Heads, pixels: Pixels, tmp_path: Path, fields: dict[str, Any]
+    encoder: Any, head: Heads, pixels: Pixels, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     fitted = head(**fields)
     path = tmp_path / "model.h5"
-    save_model(path, assemble(backbone, [fitted], 2.0), METADATA)
+    save_model(path, assemble(encoder, [fitted], 2.0), METADATA)
     loaded = load_model(path)
-    expected = softmax(fitted.logits(np.asarray(backbone(pixels))) / 2.0)
+    expected = softmax(fitted.logits(np.asarray(encoder(pixels))) / 2.0)
     assert np.abs(np.asarray(loaded.model(pixels)) - expected).max() < 1e-6
     assert loaded.metadata == METADATA
     assert loaded.classes == ("cat", "dog", "Ⓟanda")
@@ -53,7 +53,7 @@ def test_every_kind_of_head_survives_its_file(
 
 def test_same_bytes_when_made_and_saved_again(head: Heads, tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5"):
-        save_model(tmp_path / name, assemble(make_backbone(), [head(), head(1)], 1.5), METADATA)
+        save_model(tmp_path / name, assemble(make_encoder(), [head(), head(1)], 1.5), METADATA)
     data = (tmp_path / "a.h5").read_bytes()
     assert data == (tmp_path / "b.h5").read_bytes()
     import keras
@@ -63,9 +63,9 @@ def test_same_bytes_when_made_and_saved_again(head: Heads, tmp_path: Path) -> No
 
 
 def test_loads_with_keras_alone_in_a_fresh_process(
-    backbone: Any, head: Heads, pixels: Pixels, tmp_path: Path
+    encoder: Any, head: Heads, pixels: Pixels, tmp_path: Path
 ) -> None:
-    model = assemble(backbone, [head()], 0.7)
+    model = assemble(encoder, [head()], 0.7)
     save_model(tmp_path / "model.h5", model, METADATA)
     np.save(tmp_path / "pixels.npy", pixels)
     script = (
@@ -82,12 +82,10 @@ def test_loads_with_keras_alone_in_a_fresh_process(
     assert np.abs(probabilities - np.asarray(model(pixels))).max() < 1e-5
 
 
-def test_the_graph_is_flat_and_every_layer_is_named_and_built_in(
-    backbone: Any, head: Heads
-) -> None:
+def test_the_graph_is_flat_and_every_layer_is_named_and_built_in(encoder: Any, head: Heads) -> None:
     import keras
 
-    model = assemble(backbone, [head(), head(1)], 1.0)
+    model = assemble(encoder, [head(), head(1)], 1.0)
     assert not [layer for layer in model.layers if isinstance(layer, keras.Model)]
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     names = [layer.name for layer in model.layers]
@@ -98,23 +96,23 @@ def test_the_graph_is_flat_and_every_layer_is_named_and_built_in(
 
 
 def test_several_heads_are_averaged_in_their_logits(
-    backbone: Any, head: Heads, pixels: Pixels
+    encoder: Any, head: Heads, pixels: Pixels
 ) -> None:
     heads = [head(seed) for seed in range(3)]
-    features = np.asarray(backbone(pixels))
+    features = np.asarray(encoder(pixels))
     expected = softmax(np.mean([one.logits(features) for one in heads], axis=0) / 3.0)
-    model = assemble(backbone, heads, 3.0)
+    model = assemble(encoder, heads, 3.0)
     assert np.abs(np.asarray(model(pixels)) - expected).max() < 1e-6
 
 
 def test_linear_heads_become_one_with_the_same_answer(
-    backbone: Any, head: Heads, pixels: Pixels
+    encoder: Any, head: Heads, pixels: Pixels
 ) -> None:
     heads = [head(seed, hidden_layers=0) for seed in range(3)]
     one = average_linear(heads)
     assert one is not None
-    several = np.asarray(assemble(backbone, heads, 1.0)(pixels))
-    assert np.abs(np.asarray(assemble(backbone, [one], 1.0)(pixels)) - several).max() < 1e-6
+    several = np.asarray(assemble(encoder, heads, 1.0)(pixels))
+    assert np.abs(np.asarray(assemble(encoder, [one], 1.0)(pixels)) - several).max() < 1e-6
 
 
 def test_heads_that_have_no_exact_mean_are_left_apart(head: Heads) -> None:
@@ -124,10 +122,10 @@ def test_heads_that_have_no_exact_mean_are_left_apart(head: Heads) -> None:
 
 
 def test_logits_from_pixels_and_from_features_are_those_before_the_temperature(
-    backbone: Any, head: Heads, pixels: Pixels
+    encoder: Any, head: Heads, pixels: Pixels
 ) -> None:
-    model = assemble(backbone, [head()], 4.0)
-    features = np.asarray(backbone(pixels))
+    model = assemble(encoder, [head()], 4.0)
+    features = np.asarray(encoder(pixels))
     expected = head().logits(features)
     assert np.asarray(logits_model(model, from_features=False)(pixels)) == pytest.approx(
         expected, abs=1e-5
@@ -137,20 +135,20 @@ def test_logits_from_pixels_and_from_features_are_those_before_the_temperature(
     )
 
 
-def test_metadata_longer_than_an_hdf5_header(backbone: Any, head: Heads, tmp_path: Path) -> None:
+def test_metadata_longer_than_an_hdf5_header(encoder: Any, head: Heads, tmp_path: Path) -> None:
     metadata = {"classes": [f"class {i} {'x' * 80}" for i in range(3000)]}
-    save_model(tmp_path / "model.h5", assemble(backbone, [head()], 1.0), metadata)
+    save_model(tmp_path / "model.h5", assemble(encoder, [head()], 1.0), metadata)
     assert read_metadata(tmp_path / "model.h5") == metadata
 
 
-def test_another_feature_dimension_is_refused(backbone: Any) -> None:
+def test_another_feature_dimension_is_refused(encoder: Any) -> None:
     import keras
 
     image = keras.Input((8,), name="image")
     narrow = keras.Model(image, keras.layers.Activation("linear", name="features")(image))
     with pytest.raises(TrainingError, match=r"8 features, but was trained on 12"):
         assemble(narrow, [make_head()], 1.0)
-    unnamed = keras.Model(backbone.input, backbone.layers[-2].output)
+    unnamed = keras.Model(encoder.input, encoder.layers[-2].output)
     with pytest.raises(TrainingError, match=r"must end in a layer named features"):
         assemble(unnamed, [make_head()], 1.0)
 
@@ -168,11 +166,11 @@ def test_other_files_are_refused_with_the_remedy(tmp_path: Path) -> None:
         read_metadata(tmp_path / "other.h5")
 
 
-def test_a_failed_save_leaves_the_old_file(backbone: Any, head: Heads, tmp_path: Path) -> None:
+def test_a_failed_save_leaves_the_old_file(encoder: Any, head: Heads, tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
-    save_model(path, assemble(backbone, [head()], 1.0), METADATA)
+    save_model(path, assemble(encoder, [head()], 1.0), METADATA)
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        save_model(path, assemble(backbone, [head(1)], 1.0), {"classes": object()})
+        save_model(path, assemble(encoder, [head(1)], 1.0), {"classes": object()})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.h5"]

@@ -14,7 +14,7 @@ from headstart.models import export
 from headstart.models.assemble import assemble
 from headstart.models.export import FORMATS, Export, export_model
 from headstart.models.model_file import LoadedModel, load_model, save_model
-from tests.models.conftest import IMAGE, SIZE, make_backbone, make_head
+from tests.models.conftest import IMAGE, SIZE, make_encoder, make_head
 
 CLASSES = ["cat", "dog", "Ⓟanda"]
 
@@ -24,7 +24,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model file."""
     path = tmp_path_factory.mktemp("model") / "model.h5"
     metadata = {"classes": CLASSES, "image": IMAGE.model_dump(mode="json"), "fine_tuned": None}
-    save_model(path, assemble(make_backbone(), [make_head(), make_head(1)], 1.5), metadata)
+    save_model(path, assemble(make_encoder(), [make_head(), make_head(1)], 1.5), metadata)
     return path
 
 
@@ -124,15 +124,15 @@ def test_a_missing_runtime_is_an_error_with_its_extra(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
-def test_the_default_backbone_on_a_hundred_photos(assets: Path, tmp_path: Path, name: str) -> None:
+def test_the_default_encoder_on_a_hundred_photos(assets: Path, tmp_path: Path, name: str) -> None:
     from headstart.encoders.builders import build
     from headstart.params.extract import ExtractParams
     from headstart.params.image import ImageParams
     from tests.models.conftest import make_head_for
 
     image = ImageParams()
-    backbone = build(ExtractParams(), image)
-    model = assemble(backbone, [make_head_for(backbone.output.shape[-1])], 1.0)
+    encoder = build(ExtractParams(), image)
+    model = assemble(encoder, [make_head_for(encoder.output.shape[-1])], 1.0)
     metadata = {"classes": CLASSES, "image": image.model_dump(mode="json"), "fine_tuned": None}
     loaded = LoadedModel(model, metadata)
     (tmp_path / "model.h5").write_bytes(b"")

@@ -13,7 +13,7 @@ import pytest
 from headstart.common.errors import FormatError
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model, save_model
-from tests.models.conftest import IMAGE, make_backbone, make_head
+from tests.models.conftest import IMAGE, make_encoder, make_head
 
 METADATA: dict[str, Any] = {"classes": ["a", "b", "c"], "image": IMAGE.model_dump(mode="json")}
 
@@ -22,7 +22,7 @@ METADATA: dict[str, Any] = {"classes": ["a", "b", "c"], "image": IMAGE.model_dum
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file that loads."""
     path = tmp_path_factory.mktemp("sound") / "model.h5"
-    save_model(path, assemble(make_backbone(), [make_head()], 1.0), METADATA)
+    save_model(path, assemble(make_encoder(), [make_head()], 1.0), METADATA)
     return path
 
 

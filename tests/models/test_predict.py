@@ -9,13 +9,13 @@ from PIL import Image
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
 from headstart.models.predict import predict_files
-from tests.models.conftest import IMAGE, SIZE, make_backbone, make_head
+from tests.models.conftest import IMAGE, SIZE, make_encoder, make_head
 
 
 @pytest.fixture
 def loaded() -> LoadedModel:
     """A small model with what its file would say."""
-    model = assemble(make_backbone(), [make_head()], 1.0)
+    model = assemble(make_encoder(), [make_head()], 1.0)
     metadata = {"classes": ["a", "b", "c"], "image": IMAGE.model_dump(mode="json")}
     return LoadedModel(model, metadata)
 

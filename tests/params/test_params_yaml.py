@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from tools import params_yaml
 
+from headstart.common.errors import ParamsError
 from headstart.common.files import parse_yaml, read_yaml
 from headstart.common.paths import Project
 from headstart.params.base import Section
@@ -119,11 +120,36 @@ def test_former_names_are_read_without_effect_and_with_a_warning(
     assert load_params(project.params) == Params.model_validate({"train": {"epochs": 3}})
     check_possible(project, "evaluate")
     assert capsys.readouterr().err == (
-        "warning: params.yaml has former parameters, which are ignored: "
-        "data.max_archive_members (always 5000000), ingest.max_file_mb (always 1000), "
-        "train.batch_size (the head's), train.fine_tune.label_smoothing (always 0); the next "
-        "version will refuse them\n"
+        "warning: params.yaml has former parameters: "
+        "data.max_archive_members (ignored: always 5000000), "
+        "ingest.max_file_mb (ignored: always 1000), train.batch_size (ignored: the head's), "
+        "train.fine_tune.label_smoothing (ignored: always 0); the next version will refuse them\n"
     )
+
+
+def test_a_renamed_parameter_is_read_under_its_new_name_and_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(tmp_path)
+    project.params.write_text("extract: {backbone: vgg16}\n", encoding="utf-8")
+    assert load_params(project.params).extract.encoders == "vgg16"
+    check_possible(project, "evaluate")
+    assert capsys.readouterr().err == (
+        "warning: params.yaml has former parameters: extract.backbone (now encoders); "
+        "the next version will refuse them\n"
+    )
+    project.params.write_text("extract: {backbone: vgg16, encoders: vgg16}\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"extract\.backbone: unknown"):
+        load_params(project.params)
+
+
+def test_one_encoder_may_be_named_alone_or_in_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("extract: {encoders: [vgg16]}\n", encoding="utf-8")
+    assert load_params(path).extract.encoder == "vgg16"
+    path.write_text("extract: {encoders: [vgg16, resnet50]}\n", encoding="utf-8")
+    with pytest.raises(ParamsError, match="one encoder must be named, but got 2: queue an exper"):
+        load_params(path)
 
 
 def test_nothing_in_the_file_is_a_former_name() -> None:

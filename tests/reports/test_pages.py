@@ -23,7 +23,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
-from headstart.models.model_file import LoadedModel, load_backbone
+from headstart.models.model_file import LoadedModel, load_encoder
 from headstart.models.predictions import as_predictions
 from headstart.params.ingest import IngestParams
 from headstart.params.search import SearchParams
@@ -50,7 +50,7 @@ def class_names(n: int) -> tuple[str, ...]:
 
 
 def write_evaluation(project: Project) -> Path:
-    """The evaluation page of a ridge head on the features of the small backbone."""
+    """The evaluation page of a ridge head on the features of the small encoder."""
     manifest = read_manifest(project.manifest)
     with FeatureStore(project.features) as store:
         train = store.split("train")
@@ -73,7 +73,7 @@ def write_evaluation(project: Project) -> Path:
             "fine_tuned": None,
             "trained_on": {"n_images": len(train), "splits": ["train"]},
         }
-        loaded = LoadedModel(assemble(load_backbone(project.backbone), [head], 1.0), metadata)
+        loaded = LoadedModel(assemble(load_encoder(project.encoder), [head], 1.0), metadata)
         evaluation = evaluate_model(store, loaded, project.fetched, n_bootstrap=50, seed=0)
         held_out = store.split("validation")
         n_classes = len(store.classes)

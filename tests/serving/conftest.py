@@ -14,7 +14,7 @@ from PIL import Image
 from headstart.models.assemble import assemble
 from headstart.models.model_file import save_model
 from headstart.serving.package import save_pyfunc
-from tests.models.conftest import IMAGE, make_backbone, make_head
+from tests.models.conftest import IMAGE, make_encoder, make_head
 
 CLASSES = ["a", "b", "c"]
 
@@ -37,7 +37,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, as train makes it."""
     folder = tmp_path_factory.mktemp("serving")
     metadata = {"classes": CLASSES, "image": IMAGE.model_dump(mode="json"), "fine_tuned": None}
-    save_model(folder / "model.h5", assemble(make_backbone(), [make_head()], 1.0), metadata)
+    save_model(folder / "model.h5", assemble(make_encoder(), [make_head()], 1.0), metadata)
     save_pyfunc(folder / "serving", folder / "model.h5", CLASSES, png(0))
     return folder / "serving"
 

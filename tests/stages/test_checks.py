@@ -40,20 +40,20 @@ def test_the_defaults_can_be(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extract: {backbone: efficientnet_lite}", "did you mean efficientnet-lite0"),
+        ("extract: {encoders: efficientnet_lite}", "did you mean efficientnet-lite0"),
         (
-            "extract: {backbone: inceptionv3}\nimage: {size_px: 32}",
+            "extract: {encoders: inceptionv3}\nimage: {size_px: 32}",
             "image.size_px must be at least",
         ),
         ("extract: {weights: wieghts.h5}", "there is no file .*: did you mean weights.h5?"),
         ("extract: {weights: imagnet}", "did you mean imagenet?"),
-        ("extract: {backbone: mobilenetv2}", "ImageNet weights of mobilenetv2 must be found"),
+        ("extract: {encoders: mobilenetv2}", "ImageNet weights of mobilenetv2 must be found"),
         ("extract: {precision: bfloat16}", "extract.precision must be float32 where"),
         ("extract: {layer: hed_relu}", "none named hed_relu: nearest are head_relu"),
         ("train: {fine_tune: {enabled: true, from_layer: hed_relu}}", "nearest are head_relu"),
         pytest.param(
-            "train: {fine_tune: {enabled: true}}\nextract: {backbone: inceptionv3}",
-            "blocks needs a backbone whose layers are named by blocks",
+            "train: {fine_tune: {enabled: true}}\nextract: {encoders: inceptionv3}",
+            "blocks needs an encoder whose layers are named by blocks",
             marks=pytest.mark.slow,
         ),
         ("train: {fine_tune: {enabled: true}}\npack: {splits: [train]}", "pack.splits is .train.:"),

@@ -40,7 +40,7 @@ def run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=workspace, check=False, capture_output=True, text=True)
 
 
-def test_it_writes_features_and_backbone(workspace: Path) -> None:
+def test_it_writes_features_and_encoder(workspace: Path) -> None:
     done = run(workspace)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
@@ -62,7 +62,7 @@ def outputs(workspace: Path) -> list[bytes]:
 @pytest.mark.parametrize(
     ("extract", "message"),
     [
-        ({"backbone": "vgg"}, "extract.backbone must be a known backbone, but got vgg: did you m"),
+        ({"encoders": "vgg"}, "extract.encoders must be a known encoder, but got vgg: did you m"),
         ({"weights": "lost.h5"}, "there is no file"),
         ({"layer": "head_rellu"}, "has none named head_rellu: nearest are head_relu"),
         ({"runtime": "onnxruntime", "precision": "bfloat16"}, "set extract.runtime to openvino"),

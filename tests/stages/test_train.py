@@ -57,7 +57,7 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(tmp_path: Path) -> None
     assert read_metadata(project.model)["fine_tuned"] == summary["fine_tuning"]
     assert len((project.training_report / "fine_tune.csv").read_text().splitlines()) > 2
     page = (project.evaluation_report / "index.html").read_text()
-    assert "The backbone was fine-tuned from" in page
+    assert "The encoder was fine-tuned from" in page
     assert list((tmp_path / ".headstart" / "fine_tune").iterdir()) == []
     test = read_predictions(project.predictions, "test")
     direct = predict_files(

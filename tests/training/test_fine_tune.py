@@ -20,7 +20,7 @@ from headstart.training.checkpoint import as_arrays, read_checkpoint
 from headstart.training.fine_tune import Examples, FineTuned, fine_tune
 from headstart.training.unfreeze import blocks, unfreeze
 from tests.conftest import REPOSITORY
-from tests.models.conftest import SIZE, make_backbone, make_head
+from tests.models.conftest import SIZE, make_encoder, make_head
 
 PLAIN = FineTuneParams(
     blocks=1,
@@ -53,7 +53,7 @@ def _examples(first: int, last: int) -> Examples:
 
 
 def _model() -> Any:
-    return assemble(make_backbone(), [make_head(n_classes=2, normalisation="none")], 1.0)
+    return assemble(make_encoder(), [make_head(n_classes=2, normalisation="none")], 1.0)
 
 
 def _tune(model: Any, folder: Path, params: FineTuneParams = AUGMENTED) -> FineTuned:
@@ -282,7 +282,7 @@ def test_a_named_layer_and_wrong_names() -> None:
         unfreeze(model, FineTuneParams(from_layer="logits"))
 
 
-def test_a_backbone_without_named_blocks_asks_for_a_layer() -> None:
+def test_a_encoder_without_named_blocks_asks_for_a_layer() -> None:
     import keras
 
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="image")

@@ -14,7 +14,7 @@ from headstart.dataset.pixel_store import ImageStore, pack
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
-from headstart.models.model_file import load_backbone
+from headstart.models.model_file import load_encoder
 from headstart.params.pack import PackParams
 from headstart.params.train import FineTuneParams, TrainParams
 from headstart.training.checkpoint import read_checkpoint
@@ -63,7 +63,7 @@ def _tune(
     params: FineTuneParams,
     folder: Path,
 ) -> Tuned:
-    model = assemble(load_backbone(workspace.backbone), trained.heads, trained.temperature)
+    model = assemble(load_encoder(workspace.encoder), trained.heads, trained.temperature)
     return tune_model(model, trained, store, images, params, seed=0, checkpoints=folder)
 
 
@@ -98,7 +98,7 @@ def test_what_does_not_help_leaves_the_frozen_model(
     assert not tuned.outcome.kept
     assert tuned.trained is trained
     assert "too little to tell from chance" in tuned.outcome.sentence
-    frozen = assemble(load_backbone(workspace.backbone), trained.heads, trained.temperature)
+    frozen = assemble(load_encoder(workspace.encoder), trained.heads, trained.temperature)
     for one, other in zip(tuned.model.get_weights(), frozen.get_weights(), strict=True):
         assert np.array_equal(one, other)
 
@@ -146,7 +146,7 @@ def test_the_checkpoint_folder_names_all_that_decides(
     workspace: Project, trained: TrainedHead, tmp_path: Path
 ) -> None:
     def folder(params: FineTuneParams = HELPFUL, seed: int = 0) -> Path:
-        return checkpoint_folder(tmp_path, trained, workspace.backbone, params, seed)
+        return checkpoint_folder(tmp_path, trained, workspace.encoder, params, seed)
 
     assert folder() == folder()
     assert folder(HOPELESS) != folder()

@@ -25,11 +25,11 @@ class FormatError(HeadstartError):
 
 
 class WeightsError(HeadstartError):
-    """Backbone weights are missing, or not the ones they claim to be."""
+    """Encoder weights are missing, or not the ones they claim to be."""
 
 
-class BackboneError(HeadstartError):
-    """An unknown backbone, layer or runtime, or one that cannot take the image size."""
+class EncoderError(HeadstartError):
+    """An unknown encoder, layer or runtime, or one that cannot take the image size."""
 
 
 class SearchError(HeadstartError):

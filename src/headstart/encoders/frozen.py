@@ -22,7 +22,7 @@ from headstart.encoders.onnx_export import export_onnx, fold_onnx
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """The files of one frozen backbone, in `folder`; `build` makes it as a Keras model."""
+    """The files of one frozen encoder, in `folder`; `build` makes it as a Keras model."""
 
     folder: Path
     build: Callable[[], Any]

@@ -8,7 +8,7 @@ the graph that is converted holds none, and they join the ONNX file as its initi
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import BackboneError
+from headstart.common.errors import EncoderError
 from headstart.common.files import replacing
 
 
@@ -16,15 +16,15 @@ def export_onnx(model: Any, path: Path) -> None:
     """Write `model` (a `keras.Model`) as ONNX, whole or not at all; its input is named "image".
 
     Raises:
-        BackboneError: Keras does not compute in TensorFlow, which the conversion goes through.
+        EncoderError: Keras does not compute in TensorFlow, which the conversion goes through.
     """
     import keras
     import numpy as np
     import onnx
 
     if keras.backend.backend() != "tensorflow":
-        raise BackboneError(
-            "a backbone is exported for this extract.runtime through TensorFlow, but KERAS_BACKEND "
+        raise EncoderError(
+            "an encoder is exported for this extract.runtime through TensorFlow, but KERAS_BACKEND "
             f"is {keras.backend.backend()}: unset it, or set extract.runtime to keras"
         )
     variables = [*model.trainable_variables, *model.non_trainable_variables]

@@ -2,7 +2,7 @@
 
 Each entry of PREPROCESSING takes a uint8 tensor (n, size, size, 3) and returns float32 of the same
 shape. Built-in layers alone, because others do not survive a round trip through `.h5`. They
-compute in float32 whatever the precision of the backbone: pixels must not be rounded twice.
+compute in float32 whatever the precision of the encoder: pixels must not be rounded twice.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ PREPROCESSING: MappingProxyType[str, Preprocess] = MappingProxyType(
             [1 / (255 * std) for std in IMAGENET_STD],
             [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],
         ),
-        # the backbone's own first layers do it
+        # the encoder's own first layers do it
         "inside": _rescaled(1.0, 0.0),
     }
 )

@@ -1,4 +1,4 @@
-"""A backbone's weights as numpy arrays by layer name: read from files, made up, put into a model.
+"""An encoder's weights as numpy arrays by layer name: read from files, made up, put into a model.
 
 Knows which file formats there are, not where files come from.
 """

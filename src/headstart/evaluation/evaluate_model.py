@@ -196,7 +196,7 @@ def _largest_difference(
         raise TrainingError(
             f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "
             f"{files[worst].name} they differ by {differences[worst]:.2g}: data/features.h5 is of "
-            "other images or of another backbone; make both again with "
+            "other images or of another encoder; make both again with "
             "`dvc repro --force extract train`"
         )
     return float(differences[worst])

@@ -1,1 +1,1 @@
-"""Rows become numbers: backbones, weights, the extractor, the feature cache and its stores."""
+"""Rows become numbers: encoders, weights, the extractor, the feature cache and its stores."""

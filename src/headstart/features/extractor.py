@@ -1,6 +1,6 @@
 """Extraction from a manifest to features.h5: only what the cache lacks is decoded and run forward.
 
-TensorFlow is not imported unless a backbone must be built or Keras itself is the runtime.
+TensorFlow is not imported unless an encoder must be built or Keras itself is the runtime.
 """
 
 import contextlib
@@ -88,20 +88,20 @@ class Extractor:
         return FrozenModel(folder, partial(build, self.extract, self.image, self.root))
 
     def how(self) -> str:
-        """Backbone, runtime and precision, for a person."""
-        return f"{self.extract.backbone} in {self.extract.runtime} {self.extract.precision}"
+        """Encoder, runtime and precision, for a person."""
+        return f"{self.extract.encoder} in {self.extract.runtime} {self.extract.precision}"
 
 
 def extract_features(
-    extractor: Extractor, manifest: Manifest, images: Path, features: Path, backbone: Path
+    extractor: Extractor, manifest: Manifest, images: Path, features: Path, encoder: Path
 ) -> Extraction:
-    """Write `features` (features.h5) and `backbone` (backbone.h5) for the manifest's images.
+    """Write `features` (features.h5) and `encoder` (backbone.h5) for the manifest's images.
 
     `images` is the folder that the manifest's paths are relative to. Only rows that the cache
     lacks are extracted; processes that do the same at once share the work.
 
     Raises:
-        BackboneError, WeightsError: the backbone cannot be had as asked.
+        EncoderError, WeightsError: the encoder cannot be had as asked.
         DataError: an image is gone or is no longer what the manifest says.
         DiskError: a row is missing from the cache, which cannot be written.
     """
@@ -137,7 +137,7 @@ def extract_features(
             contract=extractor.contract(),
             fingerprint=fingerprint(extractor.contract()),
         )
-        extractor.frozen().copy_h5(backbone)
+        extractor.frozen().copy_h5(encoder)
         cache.merge()
     return Extraction(
         n_images=len(manifest),

@@ -26,7 +26,7 @@ _REMEDY = "give a features, images or model file of this project"
 
 
 def inspect_text(path: Path) -> str:
-    """Kind, contract and contents of a features, images, model or backbone `.h5`.
+    """Kind, contract and contents of a features, images, model or encoder `.h5`.
 
     Raises:
         FormatError: the file is missing, damaged, or none of this project.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import sha256_of_json
-from headstart.encoders.catalogue import Backbone, backbone_named, check_size
+from headstart.encoders.catalogue import Encoder, check_size, encoder_named
 from headstart.encoders.weights import weights_identity
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.images.decode import DECODE_VERSION
@@ -33,17 +33,17 @@ def contract(
     Keras itself runs the network, the seed only where there are augmented views.
 
     Raises:
-        BackboneError, WeightsError: the backbone, size or weights cannot be had as asked.
+        EncoderError, WeightsError: the encoder, size or weights cannot be had as asked.
     """
-    backbone = backbone_named(extract.backbone)
-    check_size(backbone, image)
+    encoder = encoder_named(extract.encoder)
+    check_size(encoder, image)
     runtime = f"keras-{backend}" if extract.runtime == "keras" else extract.runtime
     result: dict[str, Any] = {
-        "backbone": backbone.name,
-        "weights": weights_identity(extract, backbone.imagenet, root),
-        "layer": extract.layer or backbone.default_layer,
+        "backbone": encoder.name,
+        "weights": weights_identity(extract, encoder.imagenet, root),
+        "layer": extract.layer or encoder.default_layer,
         "pooling": extract.pooling,
-        "preprocessing": backbone.preprocessing,
+        "preprocessing": encoder.preprocessing,
         "network_version": NETWORK_VERSION,
         "image_size": image.size,
         "resampling": image.resampling,
@@ -80,6 +80,6 @@ def model_key(contract: Mapping[str, Any]) -> str:
     return sha256_of_json(chosen)
 
 
-def known_backbone(contract: Mapping[str, Any]) -> Backbone:
-    """The backbone that a contract names."""
-    return backbone_named(str(contract["backbone"]))
+def known_encoder(contract: Mapping[str, Any]) -> Encoder:
+    """The encoder that a contract names."""
+    return encoder_named(str(contract["backbone"]))

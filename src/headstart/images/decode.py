@@ -1,4 +1,4 @@
-"""The one decode: encoded bytes → RGB uint8 pixels → the square that a backbone sees.
+"""The one decode: encoded bytes → RGB uint8 pixels → the square that an encoder sees.
 
 Every part of the project that reads pictures calls these functions, so that an image means the
 same numbers in training and in serving. Knows nothing of files, labels or data sets. Safe to call

@@ -1,4 +1,4 @@
-"""One flat Keras graph out of a frozen backbone, trained heads and a temperature.
+"""One flat Keras graph out of a frozen encoder, trained heads and a temperature.
 
 Plain Keras layers alone, every one named, so that any Keras loads the file. Knows nothing of files
 and of training.
@@ -20,24 +20,24 @@ FEATURES = "features"
 LOGITS = "logits"
 TEMPERATURE = "temperature"
 PROBABILITIES = "probabilities"
-# No layer of a backbone begins so.
+# No layer of an encoder begins so.
 HEAD_PREFIX = "classifier"
 
 
 def assemble(
-    backbone: "keras.Model", heads: Sequence[FittedHead], temperature: float
+    encoder: "keras.Model", heads: Sequence[FittedHead], temperature: float
 ) -> "keras.Model":
     """The model that leaves: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
 
-    The layers of `backbone` are wired anew, not nested. The logits of several heads are averaged.
+    The layers of `encoder` are wired anew, not nested. The logits of several heads are averaged.
 
     Raises:
-        TrainingError: the backbone's output is not named `features`, or does not fit the heads.
+        TrainingError: the encoder's output is not named `features`, or does not fit the heads.
     """
 
-    _check(backbone, heads)
-    logits = head_tensors(backbone.output, heads)
-    return _calibrated(backbone.input, logits, temperature)
+    _check(encoder, heads)
+    logits = head_tensors(encoder.output, heads)
+    return _calibrated(encoder.input, logits, temperature)
 
 
 def with_temperature(model: "keras.Model", temperature: float) -> "keras.Model":
@@ -158,18 +158,18 @@ def _same(first: Any, second: Any) -> bool:
     return bool(np.array_equal(first, second))
 
 
-def _check(backbone: "keras.Model", heads: Sequence[FittedHead]) -> None:
-    name = backbone.layers[-1].name
+def _check(encoder: "keras.Model", heads: Sequence[FittedHead]) -> None:
+    name = encoder.layers[-1].name
     if name != FEATURES:
         raise TrainingError(
-            f"a backbone must end in a layer named {FEATURES}, but got {name}: "
+            f"an encoder must end in a layer named {FEATURES}, but got {name}: "
             "make models/backbone.h5 again with `dvc repro --force extract`"
         )
-    feature_dim = backbone.output.shape[-1]
+    feature_dim = encoder.output.shape[-1]
     for head in heads:
         expected = head.layers[0].kernel.shape[0]
         if expected != feature_dim:
             raise TrainingError(
-                f"the head must be trained on the backbone's {feature_dim} features, but was "
+                f"the head must be trained on the encoder's {feature_dim} features, but was "
                 f"trained on {expected}: run `dvc repro extract search train`"
             )

@@ -94,7 +94,7 @@ def load_model(path: Path) -> LoadedModel:
     return LoadedModel(model, metadata)
 
 
-def load_backbone(path: Path) -> "keras.Model":
+def load_encoder(path: Path) -> "keras.Model":
     """Load models/backbone.h5.
 
     Raises:

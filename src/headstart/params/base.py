@@ -22,13 +22,20 @@ class Section(BaseModel):
     rarely_changed: ClassVar[frozenset[str]] = frozenset()
     # Former fields, and what holds in their place: read without effect, for this version.
     no_longer: ClassVar[Mapping[str, str]] = {}
+    # Former names of fields, which are read as the new ones, for this version.
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _without_former_fields(cls, values: Any) -> Any:
-        if isinstance(values, dict) and cls.no_longer:
-            return {name: value for name, value in values.items() if name not in cls.no_longer}
-        return values
+        if not isinstance(values, dict):
+            return values
+        kept = {name: value for name, value in values.items() if name not in cls.no_longer}
+        # Where both are given, the former name stays, and is a mistake as any unknown one.
+        return {
+            new if (new := cls.renamed.get(name)) and new not in kept else name: value
+            for name, value in kept.items()
+        }
 
     @field_validator("*", mode="before")
     @classmethod

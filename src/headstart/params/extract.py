@@ -1,8 +1,8 @@
 """The extract section: which encoder, which of its layers, run how."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headstart.params.base import Section
 
@@ -11,9 +11,10 @@ class ExtractParams(Section):
     """What turns an image into a feature row."""
 
     rarely_changed: ClassVar = frozenset({"batch_size"})
+    renamed: ClassVar = {"backbone": "encoders"}
 
-    backbone: str = Field(
-        "efficientnet-lite0", min_length=1, description="the encoder: `headstart backbones` lists"
+    encoders: str = Field(
+        "efficientnet-lite0", min_length=1, description="the encoder: `headstart encoders` lists"
     )
     weights: str = Field(
         "imagenet", min_length=1, description="imagenet, random, or the path of a weights file"
@@ -35,3 +36,20 @@ class ExtractParams(Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
         "auto", description="images per forward pass; changes no number"
     )
+
+    @field_validator("encoders", mode="before")
+    @classmethod
+    def _one_encoder(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if len(value) != 1:
+            raise ValueError(
+                f"one encoder must be named, but got {len(value)}: queue an experiment for each, "
+                "`dvc exp run --queue -S extract.encoders=NAME`; they share the feature cache"
+            )
+        return value[0]
+
+    @property
+    def encoder(self) -> str:
+        """The name of the encoder."""
+        return self.encoders

@@ -51,7 +51,10 @@ def former_names(path: Path) -> list[str]:
 def _former(section: type[Section], raw: Any, prefix: str) -> Iterator[str]:
     if not isinstance(raw, dict):
         return
-    yield from (f"{prefix}{name} ({now})" for name, now in section.no_longer.items() if name in raw)
+    for name, now in section.no_longer.items():
+        if name in raw:
+            yield f"{prefix}{name} (ignored: {now})"
+    yield from (f"{prefix}{old} (now {new})" for old, new in section.renamed.items() if old in raw)
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):

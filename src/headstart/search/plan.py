@@ -90,9 +90,9 @@ def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def _described(store: FeatureStore, search: SearchParams, n_images: int) -> str:
     """What a person would call the study, fit for a file's name."""
     folds = [f"{search.folds}-folds"] if search.folds > 1 else []
-    backbone = re.sub(r"[^A-Za-z0-9._]+", "-", store.contract["backbone"]).strip("-.")[:40]
+    encoder = re.sub(r"[^A-Za-z0-9._]+", "-", store.contract["backbone"]).strip("-.")[:40]
     parts = [
-        backbone, search.metric, *folds, f"{len(store.classes)}-classes", f"{n_images}-images"
+        encoder, search.metric, *folds, f"{len(store.classes)}-classes", f"{n_images}-images"
     ]  # fmt: skip
     return "-".join(parts)
 

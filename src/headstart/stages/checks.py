@@ -9,7 +9,7 @@ from collections.abc import Callable
 from headstart.common.errors import HeadstartError, ParamsError
 from headstart.common.paths import Project
 from headstart.common.terminal import say
-from headstart.encoders.catalogue import BACKBONES, backbone_named, check_size
+from headstart.encoders.catalogue import ENCODERS, check_size, encoder_named
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
 from headstart.params.whole_file import Params, former_names, load_params
@@ -28,8 +28,8 @@ def check_possible(project: Project, stage: str) -> None:
     params = load_params(project.params)
     if former := former_names(project.params):
         say(
-            f"warning: {project.params.name} has former parameters, which are ignored: "
-            f"{', '.join(former)}; the next version will refuse them",
+            f"warning: {project.params.name} has former parameters: {', '.join(former)}; "
+            "the next version will refuse them",
             error=True,
         )
     found: list[str] = []
@@ -44,11 +44,11 @@ def check_possible(project: Project, stage: str) -> None:
 
     extract, search, fine_tune = params.extract, params.search, params.train.fine_tune
     ahead = STAGES[STAGES.index(stage) :]
-    is_known = "train" in ahead and holds(backbone_named, extract.backbone)
+    is_known = "train" in ahead and holds(encoder_named, extract.encoder)
     if is_known and "extract" in ahead:
-        backbone = BACKBONES[extract.backbone]
-        is_known = holds(check_size, backbone, params.image)
-        holds(weights_identity, extract, backbone.imagenet, project.root)
+        encoder = ENCODERS[extract.encoder]
+        is_known = holds(check_size, encoder, params.image)
+        holds(weights_identity, extract, encoder.imagenet, project.root)
     if "extract" in ahead:
         holds(resolve, extract)
     if is_known and ((extract.layer and "extract" in ahead) or fine_tune.enabled):

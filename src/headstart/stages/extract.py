@@ -27,7 +27,7 @@ def run(project: Project, params: Sections) -> str:
     )
     manifest = read_manifest(project.manifest)
     extraction = extract_features(
-        extractor, manifest, project.fetched, project.features, project.backbone
+        extractor, manifest, project.fetched, project.features, project.encoder
     )
     return summary(extraction)
 

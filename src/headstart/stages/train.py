@@ -15,7 +15,7 @@ from headstart.dataset.pixel_store import ImageStore
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
-from headstart.models.model_file import load_backbone, save_model
+from headstart.models.model_file import load_encoder, save_model
 from headstart.models.predictions import write_predictions
 from headstart.params.base import Section, Seed
 from headstart.params.image import ImageParams
@@ -43,13 +43,13 @@ def run(project: Project, params: Sections) -> str:
         begin_step("training the head")
         trained = train_model(store, best, params.train, seed=params.seed)
         begin_step("assembling the model")
-        model = assemble(load_backbone(project.backbone), trained.heads, trained.temperature)
+        model = assemble(load_encoder(project.encoder), trained.heads, trained.temperature)
         tuned, checkpoints = None, None
         options = params.train.fine_tune
         if options.enabled:
             begin_step("fine-tuning")
             state = state_folder(project.root)
-            checkpoints = checkpoint_folder(state, trained, project.backbone, options, params.seed)
+            checkpoints = checkpoint_folder(state, trained, project.encoder, options, params.seed)
             tuned = tune_model(
                 model,
                 trained,

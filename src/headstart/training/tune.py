@@ -118,7 +118,7 @@ def tune_model(
 
 
 def checkpoint_folder(
-    state: Path, trained: TrainedHead, backbone: Path, params: FineTuneParams, seed: int
+    state: Path, trained: TrainedHead, encoder: Path, params: FineTuneParams, seed: int
 ) -> Path:
     """Where a run is checkpointed: a name for all that decides what it ends with."""
     arrays = [
@@ -130,7 +130,7 @@ def checkpoint_folder(
     key = files.sha256_of_json(
         {
             "heads": arrays,
-            "backbone": files.sha256_of_file(backbone),
+            "encoder": files.sha256_of_file(encoder),
             "trained_on": trained.trained_on,
             "validation": sorted(trained.validation.sha256),
             "params": params.model_dump(mode="json"),

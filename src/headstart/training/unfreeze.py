@@ -1,6 +1,6 @@
 """Which layers of an assembled model are trained when it is fine-tuned.
 
-Batch normalisation stays in inference mode: its statistics are those of the data that the backbone
+Batch normalisation stays in inference mode: its statistics are those of the data that the encoder
 was trained on, and those of a few small batches are worse.
 """
 
@@ -27,7 +27,7 @@ def unfreeze(model: "keras.Model", params: FineTuneParams) -> str:
         The name of the first layer that is trained.
 
     Raises:
-        TrainingError: there is no such layer, or the backbone's blocks cannot be told by name.
+        TrainingError: there is no such layer, or the encoder's blocks cannot be told by name.
     """
     layers = model.layers
     names: list[str] = [layer.name for layer in layers]
@@ -52,14 +52,14 @@ def first_layer(names: list[str], params: FineTuneParams) -> int:
     """Where among a model's layers training begins.
 
     Raises:
-        TrainingError: there is no such layer, or the backbone's blocks cannot be told by name.
+        TrainingError: there is no such layer, or the encoder's blocks cannot be told by name.
     """
     if params.from_layer is not None:
         return _named(names, params.from_layer)
     known = blocks(names)
     if not known:
         raise TrainingError(
-            "train.fine_tune.blocks needs a backbone whose layers are named by blocks, but this "
+            "train.fine_tune.blocks needs an encoder whose layers are named by blocks, but this "
             "one's are not: set train.fine_tune.from_layer to a layer, such as "
             f"{names[names.index(FEATURES) // 2]}"
         )
@@ -72,7 +72,7 @@ def _named(names: list[str], wanted: str) -> int:
         return names.index(wanted)
     near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.3) or names[-5:]
     raise TrainingError(
-        f"train.fine_tune.from_layer must be a layer of the backbone, but it has none named "
+        f"train.fine_tune.from_layer must be a layer of the encoder, but it has none named "
         f"{wanted}: nearest are {', '.join(near)}"
     )
 

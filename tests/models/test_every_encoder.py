@@ -1,4 +1,4 @@
-"""Every supported backbone leaves as a file that plain Keras loads."""
+"""Every supported encoder leaves as a file that plain Keras loads."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.encoders.builders import BACKBONES, build
+from headstart.encoders.builders import ENCODERS, build
 from headstart.heads.fitted import feature_statistics
 from headstart.images.decode import decode_square
 from headstart.models.assemble import assemble
@@ -26,20 +26,20 @@ numpy.save("found.npy", model.predict(numpy.load("pixels.npy"), verbose=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_a_fresh_process_with_keras_alone_gives_the_same_answer(
     assets: Path, tmp_path: Path, name: str
 ) -> None:
-    """Random weights: of most backbones there are no others to be had offline."""
+    """Random weights: of most encoders there are no others to be had offline."""
     image = ImageParams(size=_SIZE)
-    backbone = build(ExtractParams(backbone=name, weights="random"), image)
+    encoder = build(ExtractParams(encoders=name, weights="random"), image)
     photos = sorted((assets / "animals").rglob("*.jpg"))[::75]
     pixels = np.stack([decode_square(photo.read_bytes(), image) for photo in photos])
     # Random networks give features of any scale; standardised, they tell images apart.
-    features = backbone.predict(pixels, verbose=0)
+    features = encoder.predict(pixels, verbose=0)
     mean, variance = feature_statistics(features)
     head = replace(make_head_for(features.shape[1]), mean=mean, variance=variance)
-    model = assemble(backbone, [head], 1.7)
+    model = assemble(encoder, [head], 1.7)
     np.save(tmp_path / "pixels.npy", pixels)
     for file in ("model.h5", "again.h5"):
         save_model(tmp_path / file, model, {"classes": ["a", "b", "c"]})
