@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from bench.common import Target, print_table, write_results
+from headstart.common.machine import usable_cores
 from headstart.dataset.duplicates import find_near_duplicates
 from headstart.dataset.image_statistics import FACTS, NO_COLOUR
 from headstart.dataset.pixel_store import ImageStore, write_store
-from headstart.dataset.reader import usable_cores
 from headstart.images.decode import decode, decode_square
 from headstart.params.image import ImageParams
 

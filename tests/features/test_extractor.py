@@ -142,10 +142,10 @@ def test_an_image_that_changed_since_is_refused(images: Path, cache_root: Path) 
     path.write_bytes((images / "dog" / "00001.png").read_bytes())
     out = images.parent
     small = extractor(cache_root, ExtractParams(batch_size=4))
-    with pytest.raises(DataError, match=r"00019\.png was changed since: run dvc repro"):
+    with pytest.raises(DataError, match=r"00019\.png has changed since: run `dvc repro`"):
         extract_features(small, manifest, images, out / "f.h5", out / "b.h5")
     path.unlink()
-    with pytest.raises(DataError, match=r"00019\.png is not \(No such file.*\): run dvc repro"):
+    with pytest.raises(DataError, match=r"00019\.png is not \(No such file.*\): run `dvc repro`"):
         extract_features(small, manifest, images, out / "f.h5", out / "b.h5")
     # What was finished before the error is kept.
     write_images(images, 1, first=19)

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from headstart.common.paths import Project
+from headstart.common.quiet import quiet_keras
 from headstart.dataset.manifest import FLAGS, make_manifest, write_manifest
 from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
-from headstart.models.model_file import quiet_keras
 from headstart.params.image import ImageParams
 from tests.conftest import REPOSITORY
 

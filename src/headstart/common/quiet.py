@@ -1,10 +1,12 @@
-"""Silencing the start-up logs of libraries, before they are imported."""
+"""What libraries print that says nothing to the user."""
 
 import contextlib
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -18,6 +20,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # Pillow warns about odd metadata and large sizes, which the decoder checks for itself.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     if "tensorflow" not in sys.modules and not any(
         isinstance(finder, _QuietTensorFlow) for finder in sys.meta_path
     ):
@@ -70,3 +74,18 @@ def _stderr_held_back() -> Iterator[None]:
                 os.dup2(kept, 2)
     finally:
         os.close(kept)
+
+
+@contextlib.contextmanager
+def quiet_keras() -> Iterator[None]:
+    """Silence the warning of every save as `.h5` that the format is a legacy one.
+
+    It is chosen knowingly: one file that any Keras loads.
+    """
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -4,13 +4,10 @@ Without compression the pixels lie in one piece in the file and are read through
 which is as fast as a bare array on disk; with compression each image is a chunk of its own.
 """
 
-import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +15,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, FormatError
 from headstart.common.files import replacing
+from headstart.common.hdf5 import check_format, open_h5
+from headstart.common.machine import usable_cores
+from headstart.common.prefetch import prefetched
 from headstart.common.progress import progress
 from headstart.dataset.manifest import Manifest
-from headstart.dataset.reader import usable_cores
 from headstart.images.decode import DECODE_VERSION, decode_square
+from headstart.images.verified import read_verified
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
 
 _FORMAT = "headstart-images"
 _FORMAT_VERSION = 1
 _IMAGES_AHEAD = 64
+_REMEDY = "run `dvc repro pack`"
 
 Index = int | slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 
@@ -45,15 +45,11 @@ class ImageStore:
         """Open the store.
 
         Raises:
-            DataError: there is no such file.
-            FormatError: it is no store of this version.
+            FormatError: the file is missing, damaged, or of another format or version.
         """
         self.path = Path(path)
-        if not self.path.is_file():
-            raise DataError(
-                f"the image store must exist, but {path} does not: run `dvc repro pack`"
-            )
-        with _open(self.path) as file:
+        with open_h5(self.path, _REMEDY) as file:
+            check_format(file, self.path, _FORMAT, _FORMAT_VERSION, _REMEDY)
             images = file["images"]
             self.shape: tuple[int, ...] = images.shape
             self.dtype: np.dtype[Any] = images.dtype
@@ -113,7 +109,7 @@ class ImageStore:
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
         if self._offset is None:
-            return _open(self.path)["images"]
+            return h5py.File(self.path, "r")["images"]
         return np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
 
 
@@ -126,7 +122,7 @@ def pack(
         DataError: a file is not the one that the manifest lists.
     """
     chosen = manifest.select(*params.splits)
-    pixels = _squares(chosen, folder, image)
+    pixels = _input_pixels(chosen, folder, image)
     with replacing(path) as temporary:
         write_store(
             temporary,
@@ -177,42 +173,16 @@ def write_store(
             file.create_dataset(name, data=values, track_times=False)
 
 
-def _open(path: Path) -> h5py.File:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise FormatError(f"{path} is damaged ({error}): run `dvc repro pack`") from None
-    found = (file.attrs.get("format"), file.attrs.get("format_version"))
-    if found != (_FORMAT, _FORMAT_VERSION):
-        file.close()
-        raise FormatError(
-            f"{path} must be {_FORMAT} version {_FORMAT_VERSION}, but is {found[0]} version "
-            f"{found[1]}: run `dvc repro pack`"
-        )
-    return file
-
-
-def _squares(manifest: Manifest, folder: Path, image: ImageParams) -> Iterator[NDArray[np.uint8]]:
-    """Decoded squares in the manifest's order, a bounded number of them ahead."""
+def _input_pixels(
+    manifest: Manifest, folder: Path, image: ImageParams
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield decoded input pixels in the manifest's order."""
     limit = manifest.max_pixels
 
-    def square(path: str, sha256: str) -> NDArray[np.uint8]:
-        try:
-            data = (folder / path).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{folder / path} must be readable, but is not ({error.strerror}): run `dvc repro`"
-            ) from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DataError(
-                f"{folder / path} must be the file that the manifest lists, but has other bytes: "
-                "run `dvc repro`"
-            )
-        return decode_square(data, image, max_pixels=limit)
+    def decoded(row: tuple[str, str]) -> NDArray[np.uint8]:
+        path, sha256 = row
+        return decode_square(read_verified(folder / path, sha256), image, max_pixels=limit)
 
     rows = zip(manifest.paths, manifest.sha256, strict=True)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        ahead = deque(pool.submit(square, *row) for row in islice(rows, _IMAGES_AHEAD))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(square, *row) for row in islice(rows, 1))
+        yield from prefetched(decoded, rows, pool, _IMAGES_AHEAD)

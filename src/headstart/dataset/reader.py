@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.interrupts import children_ignoring_interrupts
+from headstart.common.machine import usable_cores
 from headstart.common.progress import progress_bar
 from headstart.dataset.image_statistics import FACTS, Sample, measure, recipe, sample
 from headstart.dataset.known import FileState, Finding, KnownImages, file_state
 from headstart.images.decode import RejectedImage
+from headstart.images.memory import keep_freed_memory
 
 _FILES_LOOKED_UP_AT_ONCE = 1024
 _FILES_A_TASK = 32
@@ -103,12 +105,6 @@ def read_images(
             bar.update(len(outcomes))
     known.close()
     return Reading(facts, rejected, n_decoded)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _all_outcomes(
@@ -344,6 +340,7 @@ def _begin_worker(limits: Limits, cache: Path | None) -> None:
     # Decoders in C write to standard error about files that are rejected with a reason anyway.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _reader_of_worker = _Reader(limits, cache)
 

@@ -5,10 +5,8 @@ TensorFlow. Each has its sha256 beside it, as `sha256sum --check` reads it, and 
 it is opened: a changed one is made again. Knows nothing of images.
 """
 
-import contextlib
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from headstart.common.files import replacing, sha256_of_file, write_text
+from headstart.common.quiet import quiet_keras
 from headstart.common.terminal import say
 from headstart.encoders.onnx_export import export_onnx, fold_onnx
 
@@ -83,7 +82,7 @@ class FrozenModel:
 
     def _save(self) -> None:
         model = self.build()
-        with replacing(self.h5) as temporary, without_legacy_warning():
+        with replacing(self.h5) as temporary, quiet_keras():
             model.save(temporary, include_optimizer=False)
 
 
@@ -98,15 +97,3 @@ def is_sound(path: Path) -> bool:
 
 def _sum_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-@contextlib.contextmanager
-def without_legacy_warning() -> Iterator[None]:
-    """Silence what Keras says on every save as `.h5`, which is the format this project keeps."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

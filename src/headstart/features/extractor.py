@@ -5,9 +5,7 @@ TensorFlow is not imported unless an encoder must be built or Keras itself is th
 
 import contextlib
 import functools
-import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from headstart.cache.claims import Claims
 from headstart.cache.row_cache import FeatureCache
 from headstart.cache.shards import Keys, row_keys
 from headstart.common.errors import DiskError, one_line
+from headstart.common.machine import library_version, processor_name, usable_cores
 from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
@@ -156,7 +155,7 @@ def fill(
 
     Returns when the cache lacks nothing, be it by this process or by others.
     """
-    cores = _cores()
+    cores = usable_cores()
     extract = extractor.extract
     forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, cores)
     batch_size = forward.batch_size if extract.batch_size == "auto" else extract.batch_size
@@ -190,13 +189,6 @@ def fill(
             if sink.n_rows == 0:
                 time.sleep(_WAIT_S)
     return n_rows
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Queue:
@@ -290,21 +282,9 @@ def provenance(extract: ExtractParams, devices: Sequence[str]) -> dict[str, Any]
     """What may differ between machines: libraries that compute, the processor, and devices."""
     names = _LIBRARIES.get(extract.runtime, (extract.runtime,))
     return {
-        "versions": {name: _version(name) for name in (*names, "pillow") if _version(name)},
-        "processor": _processor(),
+        "versions": {
+            name: version for name in (*names, "pillow") if (version := library_version(name))
+        },
+        "processor": processor_name(),
         "devices": list(devices),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

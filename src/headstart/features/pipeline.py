@@ -4,7 +4,6 @@ Finished rows go to the cache in a thread of their own. Knows the cache and a fo
 where either comes from.
 """
 
-import hashlib
 import itertools
 import time
 from collections import deque
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from headstart.cache.row_cache import FeatureCache
 from headstart.cache.shards import Keys, row_keys
-from headstart.common.errors import DataError
+from headstart.common.prefetch import prefetched
 from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
+from headstart.images.verified import read_verified
 from headstart.params.image import ImageParams
 
 _SHARD_BYTES = 32 << 20
@@ -54,18 +54,7 @@ class Decoder:
         Raises:
             DataError: the file is gone, or no longer what the manifest says.
         """
-        try:
-            data = task.path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"every image of the manifest must be readable, but {task.path} is not "
-                f"({error.strerror}): run dvc repro, which fetches and lists the images again"
-            ) from None
-        if hashlib.sha256(data).hexdigest() != task.sha256:
-            raise DataError(
-                f"every image must be as the manifest lists it, but {task.path} was changed since: "
-                "run dvc repro, which lists the images again"
-            )
+        data = read_verified(task.path, task.sha256)
         return self.plan.squares(data, task.sha256, task.views, self.image, self.max_pixels)
 
 
@@ -73,7 +62,6 @@ Rows = list[tuple[Task, int]]
 # Rows, and their pixels, uint8, shape (n_rows, size, size, 3).
 Decoded = tuple[Rows, NDArray[np.uint8]]
 A = TypeVar("A")
-B = TypeVar("B")
 
 
 def run_pipeline(
@@ -104,30 +92,13 @@ def run_pipeline(
             some = _until(is_open, batches, most)
             early = _decoded_early(partial(_decoded_batch, decoder), some, pool, 2 * workers)
             left = itertools.chain(early, batches)
-            for rows, features in _ahead(extract, left, pool, 2 * workers):
+            for rows, features in prefetched(extract, left, pool, 2 * workers):
                 sink.put(rows, features)
         return
     with ThreadPoolExecutor(cores, thread_name_prefix="decode") as pool:
-        decoded = _ahead(partial(_decoded, decoder), tasks, pool, 2 * batch_size + cores)
+        decoded = prefetched(partial(_decoded, decoder), tasks, pool, 2 * batch_size + cores)
         for rows, pixels in _batches_of_rows(decoded, batch_size):
             sink.put(rows, forward(pixels))
-
-
-def _ahead(
-    work: Callable[[A], B], items: Iterable[A], pool: ThreadPoolExecutor, most: int
-) -> Iterator[B]:
-    """`map` in the pool's threads, in order, at most so many items ahead of who takes them."""
-    waiting: deque[Future[B]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _batches(tasks: Iterable[Task], n_rows: int) -> Iterator[list[Task]]:

@@ -7,7 +7,6 @@ from several threads.
 
 import io
 import re
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 from headstart.common.errors import DataError, one_line
 from headstart.images.colour import to_rgb
-from headstart.images.memory import keep_freed_memory
 from headstart.params.image import ImageParams
 
 DECODE_VERSION = 1
@@ -56,11 +54,6 @@ _MARKERS_ALONE = frozenset({*range(0x01, 0xC0), *range(0xD0, 0xD9)})  # no lengt
 _MOST_PIXELS_A_BYTE = 1000
 _MOST_BILEVEL_PIXELS_A_BYTE = 4000
 _HARMLESS_PIXELS = 1 << 24
-
-# Pillow warns about odd metadata, on which the pixels do not depend, and about sizes, which are
-# checked here. `warnings.catch_warnings` is not safe in threads, so this holds for the process.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-keep_freed_memory()
 
 
 class RejectedImage(DataError):  # noqa: N818 (it is the image that is at fault)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
+from headstart.common.quiet import quiet_keras
 from headstart.images.decode import decode_square
-from headstart.models.model_file import LoadedModel, quiet_keras
+from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
 

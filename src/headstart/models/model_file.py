@@ -5,10 +5,7 @@ Any Keras 3 loads it with `keras.models.load_model(path, compile=False)`; the ro
 is made or trained.
 """
 
-import contextlib
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +14,7 @@ import h5py
 
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
+from headstart.common.quiet import quiet_keras
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
@@ -150,18 +148,6 @@ def _damaged(path: Path, reason: str) -> FormatError:
         f"{path} must be a model file of this project, but it cannot be loaded ({reason}): run "
         "`dvc repro --force train`, or name another model"
     )
-
-
-@contextlib.contextmanager
-def quiet_keras() -> Iterator[None]:
-    """Keras warns at every `.h5` save that the format is a legacy one; we chose it knowingly."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _copy_group(source: h5py.Group, target: h5py.Group) -> None:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headstart.common.errors import HeadstartError, ServingError, one_line
-from headstart.dataset.reader import usable_cores
+from headstart.common.machine import usable_cores
 from headstart.serving.requests import IMAGE_COLUMN, read_csv, read_json
 from headstart.tracking.store import prepare_mlflow
 
@@ -59,7 +59,7 @@ def served_model(model: str) -> Iterator[PyFuncModel]:
     if not is_folder and ":" not in model:
         raise ServingError(
             f"a pyfunc model folder must hold an MLmodel file, but {model} does not: run "
-            "`dvc repro train` or `dvc pull models/serving`"
+            "`dvc repro package` or `dvc pull models/serving`"
         )
     with tempfile.TemporaryDirectory(prefix="headstart-serving-") as scratch:
         try:

@@ -1,7 +1,6 @@
 """Packing models/model.h5 as a pyfunc model folder that `mlflow models serve` starts anywhere."""
 
 import base64
-import importlib.metadata
 import logging
 import shutil
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import headstart
+from headstart.common.machine import library_version
 from headstart.serving.requests import IMAGE_COLUMN
 
 _REQUIREMENTS = ("mlflow", "keras", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
@@ -77,15 +77,7 @@ def signature(classes: Sequence[str]) -> ModelSignature:
 
 def requirements() -> list[str]:
     """The installed versions of what serving needs; asking MLflow to infer them takes seconds."""
-    names = [*_REQUIREMENTS, _tensorflow()]
-    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
-
-
-def _tensorflow() -> str:
-    for name in ("tensorflow-cpu", "tensorflow"):
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return name
-    raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")
+    tensorflow = next(filter(library_version, ("tensorflow-cpu", "tensorflow")), None)
+    if tensorflow is None:
+        raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")
+    return [f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, tensorflow)]

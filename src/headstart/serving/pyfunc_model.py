@@ -10,6 +10,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from headstart.common.errors import ServingError
+from headstart.common.quiet import quiet_libraries
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
@@ -26,6 +27,7 @@ class ImageClassifier(PythonModel):
         """Load the `.h5` once, when the server starts."""
         from pathlib import Path
 
+        quiet_libraries()
         # MLflow's errors would repeat what was sent: images, of whomever.
         os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
         self._loaded = load_model(Path(context.artifacts["model"]))

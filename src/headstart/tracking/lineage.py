@@ -1,6 +1,5 @@
 """Everything a run should know of where it came from, gathered without being asked for."""
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from headstart.common.machine import library_version, processor_name
 from headstart.common.paths import Project
 from headstart.common.secrets import without_secrets
 from headstart.tracking.dvc_state import DvcState, Output, experiment_tags
@@ -77,13 +77,7 @@ def flatten(sections: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that matter, of those that are installed."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name in _LIBRARIES if (version := library_version(name))}
 
 
 def _git_tags(git: GitState) -> dict[str, str]:
@@ -104,7 +98,7 @@ def _machine_tags() -> dict[str, str]:
         **versions,
         "version.python": platform.python_version(),
         "machine.platform": platform.platform(terse=True),
-        "machine.processor": _processor(),
+        "machine.processor": processor_name(),
         "machine.cores": str(os.cpu_count()),
         "machine.memory_gb": f"{psutil.virtual_memory().total / 2**30:.0f}",
         **({"machine.gpu": gpus} if (gpus := _gpus()) else {}),
@@ -118,14 +112,3 @@ def _gpus() -> str:
         text = path.read_text(encoding="utf-8", errors="replace")
         models += [line.split(":", 1)[1].strip() for line in text.splitlines() if "Model:" in line]
     return ", ".join(models)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:  # noqa: PTH123 (a virtual file)
-            for line in stream:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -1,6 +1,5 @@
 """From the model in the workspace to a version in the registry, once a model file."""
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
+from headstart.common.machine import library_version
 from headstart.common.paths import Project
 from headstart.params.register import RegisterParams
 from headstart.tracking.dvc_state import DvcState
@@ -145,7 +145,7 @@ def _tags(
         "git.commit": run_tags.get("git.commit", ""),
         "git.dirty": run_tags.get("git.dirty", ""),
         "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),
-        "version.headstart": importlib.metadata.version("headstart"),
+        "version.headstart": library_version("headstart"),
     }
     return {**metrics, **{key: value for key, value in chosen.items() if value}}
 

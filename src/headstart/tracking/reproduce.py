@@ -4,7 +4,6 @@ Nothing is compared with itself: the feature cache, the study store and the trac
 scratch ones, and DVC runs every stage by force, without its run cache.
 """
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from packaging.requirements import Requirement
 from headstart.common import files
 from headstart.common.errors import TrackingError, one_line
 from headstart.common.interrupts import run_command
+from headstart.common.machine import library_version
 from headstart.common.paths import Project, main_checkout
 from headstart.common.secrets import without_secrets
 from headstart.common.terminal import say
@@ -167,11 +167,8 @@ def _beside_the_lock(tree: Path) -> Iterator[Item]:
         required = Requirement(line.rstrip(" \\"))
         if required.marker is not None and not required.marker.evaluate():
             continue
-        try:
-            installed = importlib.metadata.version(required.name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if not required.specifier.contains(installed):
+        installed = library_version(required.name)
+        if installed is not None and not required.specifier.contains(installed):
             locked = str(required.specifier).removeprefix("==")
             yield Item("version", f"locked.{required.name}", locked, installed)
 
