@@ -53,12 +53,12 @@ ui: setup ## MLflow's pages on 127.0.0.1:5000
 lock: setup-dev ## renew the lock files from pyproject.toml
 	@tools/lock
 
-bench: setup-dev ## all measurements (long; on a quiet machine), then docs/performance.md
+bench: setup-dev ## all measurements (long; on a quiet machine), then the documents of them
 	@for bench in accuracy ingest near_duplicates extract search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
 	@python -m bench.performance
 
 measure-house: setup-dev ## size of the rooms, functions used once, files on three ways through the code
 	@python -m tools.measure_house
 
-performance: setup-dev ## docs/performance.md from bench/results
+performance: setup-dev ## docs/performance.md and measurements.md from bench/results
 	@python -m bench.performance

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bench.performance import accuracy_text, speed_text
+from bench.performance import accuracy_text, performance_text, speed_text
 
 from headstart.cli import app
 
@@ -103,8 +103,14 @@ def test_what_the_readme_says_of_accuracy_and_speed_is_the_measured() -> None:
     assert speed_text() in README, "run `make performance`"
 
 
-def test_performance_is_made_from_the_results() -> None:
+def test_performance_is_one_screen_made_from_the_results() -> None:
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert text == performance_text(), "run `make performance`"
+    assert len(text.splitlines()) <= 45
+
+
+def test_measurements_are_made_from_the_results() -> None:
+    text = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
     for path in (ROOT / "bench" / "results").glob("*.json"):
         for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
             assert f"{target['value']:.4g}" in text, f"run `make performance`: {path.name}"
