@@ -25,8 +25,8 @@ _ENCODERS = {"efficientnet-lite0": "EfficientNet-Lite0", "vgg16": "VGG16"}
 _PERFORMANCE_HEAD = """# Performance
 
 What was measured, against what, and whether the target was met. A range is over data sets or
-encoders. Machines are shared and noisy: read ratios rather than seconds. Every table and target is in
-[measurements.md](measurements.md); both are made from `bench/results/*.json` by `make performance`.
+encoders. Machines are shared and noisy: read ratios rather than seconds. Every table and target is
+in [measurements.md](measurements.md). Both are made from `bench/results/` by `make performance`.
 """
 _MEASUREMENTS_HEAD = """# Measurements
 
