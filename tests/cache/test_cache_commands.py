@@ -127,6 +127,21 @@ def test_gc_by_size_takes_the_longest_unused_first(root: Path) -> None:
     assert entries(root) == []
 
 
+def test_gc_takes_fine_tuned_results_that_were_not_used_for_long(root: Path) -> None:
+    old, new = (root / "fine_tuned" / name / "last.npz" for name in ("old", "new"))
+    for path in (old, new):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(1000))
+    month_ago = time.time() - 30 * 86_400
+    os.utime(old, (month_ago, month_ago))
+    assert collect(root, older_than_days=365).freed_bytes == 0
+    assert collect(root, older_than_days=20, dry_run=True).freed_bytes >= 1000
+    collect(root, older_than_days=20)
+    assert (old.exists(), new.exists()) == (False, True)
+    collect(root, max_bytes=0)
+    assert not new.exists()
+
+
 def test_gc_can_only_say_what_it_would_do(root: Path) -> None:
     before = sorted(root.rglob("*"))
     text = gc_text(root, max_gb=0.0, dry_run=True)

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from headstart.common import files
 from headstart.common.paths import Project
@@ -13,6 +14,7 @@ from headstart.models.model_file import load_model, read_metadata
 from headstart.models.pixels import predict_files
 from headstart.models.predictions import read_predictions
 from headstart.params.pack import PackParams
+from headstart.training.fine_tune import Trainer
 from tests.models.conftest import CLASSES, IMAGE, make_workspace
 from tests.stages.conftest import run_evaluate, run_train
 from tests.stages.tracked import hold_model_to_reports
@@ -46,7 +48,9 @@ def test_same_bytes_again(trained: Project, tmp_path: Path) -> None:
         assert path.read_bytes() == other.read_bytes(), path.name
 
 
-def test_a_fine_tuned_model_goes_all_the_way_to_its_page(tmp_path: Path) -> None:
+def test_a_fine_tuned_model_goes_all_the_way_to_its_page(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = make_workspace(tmp_path)
     pack(project.images, read_manifest(project.manifest), project.fetched, IMAGE, PackParams())
     options = {"enabled": True, "blocks": 2, "epochs": 5, "learning_rate": 1e-2}
@@ -58,9 +62,14 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(tmp_path: Path) -> None
     assert len((project.training_report / "fine_tune.csv").read_text().splitlines()) > 2
     page = (project.evaluation_report / "index.html").read_text()
     assert "The encoder was fine-tuned from" in page
-    assert list((tmp_path / ".headstart" / "fine_tune").iterdir()) == []
     test = read_predictions(project.predictions, "test")
     direct = predict_files(
         load_model(project.model).model, [project.fetched / path for path in test.paths], IMAGE
     )
     assert np.abs(direct - test.probabilities).max() < 1e-5
+    assert len(list((own_cache / "fine_tuned").iterdir())) == 1
+    # Run again, the stage takes the result of the same fine-tuning from the cache.
+    before = {path: path.read_bytes() for path in (project.model, project.validation_predictions)}
+    monkeypatch.setattr(Trainer, "run_epoch", None)
+    assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
+    assert {path: path.read_bytes() for path in before} == before

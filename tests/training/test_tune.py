@@ -19,11 +19,10 @@ from headstart.params.pack import PackParams
 from headstart.params.train import FineTuneParams, TrainParams
 from headstart.training.checkpoint import read_checkpoint
 from headstart.training.final_fit import TrainedHead, train_model
-from headstart.training.fine_tune import FineTuned
+from headstart.training.fine_tune import Examples, FineTuned, Trainer
 from headstart.training.tune import (
     Tuned,
     checkpoint_folder,
-    finish_tuning,
     grouped_error,
     judge,
     tune_model,
@@ -83,8 +82,40 @@ def test_what_helps_is_kept(
     direct = np.asarray(tuned.model(images[rows]))
     assert np.abs(direct - tuned.trained.validation.probabilities).max() < 1e-5
     assert read_checkpoint(tmp_path) is not None
-    finish_tuning(tmp_path)
-    assert read_checkpoint(tmp_path) is None
+
+
+def test_the_same_run_again_trains_no_epoch_and_a_damaged_result_is_trained_anew(
+    workspace: Project,
+    store: FeatureStore,
+    trained: TrainedHead,
+    images: ImageStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    epochs: list[int] = []
+    run_epoch = Trainer.run_epoch
+
+    def counted(self: Trainer, train: Examples, epoch: int) -> float:
+        epochs.append(epoch)
+        return run_epoch(self, train, epoch)
+
+    monkeypatch.setattr(Trainer, "run_epoch", counted)
+    first = _tune(workspace, store, trained, images, HELPFUL, tmp_path)
+    n_epochs = len(epochs)
+    assert n_epochs == len(first.curve) > 0
+    again = _tune(workspace, store, trained, images, HELPFUL, tmp_path)
+    assert len(epochs) == n_epochs
+    assert (again.outcome, again.curve) == (first.outcome, first.curve)
+    for one, other in zip(first.model.get_weights(), again.model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+    path = tmp_path / "last.npz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    anew = _tune(workspace, store, trained, images, HELPFUL, tmp_path)
+    assert len(epochs) == 2 * n_epochs
+    for one, other in zip(first.model.get_weights(), anew.model.get_weights(), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_what_does_not_help_leaves_the_frozen_model(
@@ -143,10 +174,10 @@ def test_images_that_are_not_packed_are_an_error_with_the_remedy(
 
 
 def test_the_checkpoint_folder_names_all_that_decides(
-    workspace: Project, trained: TrainedHead, tmp_path: Path
+    workspace: Project, store: FeatureStore, trained: TrainedHead, tmp_path: Path
 ) -> None:
     def folder(params: FineTuneParams = HELPFUL, seed: int = 0) -> Path:
-        return checkpoint_folder(tmp_path, trained, workspace.encoder, params, seed)
+        return checkpoint_folder(tmp_path, trained, store, workspace.encoder, params, seed)
 
     assert folder() == folder()
     assert folder(HOPELESS) != folder()

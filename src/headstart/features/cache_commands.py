@@ -126,7 +126,8 @@ def collect(
 ) -> Collection:
     """Remove fingerprints that were not used for so long, then the longest unused down to a size.
 
-    The size is that of rows and exported models: of the rest of the cache, nothing goes. Whatever
+    The size is that of rows, exported models and fine-tuned results: of the rest of the cache,
+    nothing goes. Whatever
     a running extraction works on stays. Damaged shards go, as do those that a killed process was
     writing, and exported models that no remaining fingerprint needs.
     """
@@ -143,6 +144,13 @@ def collect(
             doomed.append(folder)
             kept.remove(entry)
             removed.append(entry)
+    results = sorted((cache_root / "fine_tuned").glob("*/last.npz"), key=_last_used)
+    for path in results:
+        too_old = older_than_days is not None and now - _last_used(path) > older_than_days * _DAY_S
+        left = sum(_size(result.parent) for result in results if result.parent not in doomed)
+        too_big = max_bytes is not None and _freeable_bytes(cache_root, kept) + left > max_bytes
+        if too_old or too_big:
+            doomed.append(path.parent)
     doomed += _leftovers(cache_root, doomed)
     freed = sum(_size(path) for path in doomed)
     kept_bytes = _size(cache_root) - freed
@@ -150,6 +158,10 @@ def collect(
         for path in doomed:
             _remove(path)
     return Collection(tuple(removed), freed, kept_bytes, dry_run)
+
+
+def _last_used(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _freeable_bytes(cache_root: Path, kept: Sequence[CacheEntry]) -> int:

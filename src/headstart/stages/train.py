@@ -5,11 +5,12 @@ predictions of the validation images, reports/train/ with the metrics of each ep
 models/run.json, the MLflow run that all of it belongs to.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headstart.common import files
-from headstart.common.paths import Project, state_folder
+from headstart.common.paths import Project, cache_folder, state_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.pixel_store import ImageStore
 from headstart.features.feature_store import FeatureStore
@@ -23,7 +24,7 @@ from headstart.params.train import TrainParams
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.training import open_training
 from headstart.training.final_fit import TrainedHead, model_metadata, train_model
-from headstart.training.tune import Tuned, checkpoint_folder, finish_tuning, tune_model
+from headstart.training.tune import Tuned, checkpoint_folder, tune_model
 
 
 class Sections(Section):
@@ -44,12 +45,15 @@ def run(project: Project, params: Sections) -> str:
         trained = train_model(store, best, params.train, seed=params.seed)
         begin_step("assembling the model")
         model = assemble(load_encoder(project.encoder), trained.heads, trained.temperature)
-        tuned, checkpoints = None, None
+        tuned = None
         options = params.train.fine_tune
         if options.enabled:
             begin_step("fine-tuning")
-            state = state_folder(project.root)
-            checkpoints = checkpoint_folder(state, trained, project.encoder, options, params.seed)
+            cache = cache_folder()
+            kept_in = cache if os.access(cache, os.W_OK) else state_folder(project.root)
+            folder = checkpoint_folder(
+                kept_in, trained, store, project.encoder, options, params.seed
+            )
             tuned = tune_model(
                 model,
                 trained,
@@ -57,7 +61,7 @@ def run(project: Project, params: Sections) -> str:
                 ImageStore(project.images),
                 options,
                 seed=params.seed,
-                checkpoints=checkpoints,
+                checkpoints=folder,
                 on_epoch=log.fine_tuning_epoch,
             )
             # The fine-tuned model where it is better, else the frozen one.
@@ -69,8 +73,6 @@ def run(project: Project, params: Sections) -> str:
         begin_step("logging the run")
         reports = [project.training_report, project.data_report]
         log.model(project, curve=trained.curve, metrics=trained.scores, reports=reports)
-        if checkpoints is not None:
-            finish_tuning(checkpoints)
     return summary(trained, tuned)
 
 

@@ -1,11 +1,11 @@
-"""Fine-tuning between two epochs, on disk: a killed run goes on where it was.
+"""Fine-tuning between two epochs, on disk: a killed run is resumed, and a finished one is kept.
 
-Lies outside of DVC's outputs, under a key of all that decides the result, so that no run goes on
-from another one's checkpoint. Knows arrays and JSON, not what they mean.
+Lies in the cache, under a key of all that decides the result, so that no run is resumed from
+another one's checkpoint. Knows arrays and JSON, not what they mean.
 """
 
+import contextlib
 import json
-import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the folder's checkpoint, whole or not at all."""
+    """Replace the folder's checkpoint atomically."""
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "state": checkpoint.state}
     flat: dict[str, Any] = {
         f"{name}.{index}": array
@@ -49,9 +49,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The folder's checkpoint; None where there is none, or one that cannot be used."""
+    """Return the folder's checkpoint; None where there is none, or a damaged one.
+
+    Each array has a checksum (CRC-32), as ZIP files have.
+    """
+    path = folder / _FILE
     try:
-        with (folder / _FILE).open("rb") as stream, np.load(stream) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             header = json.loads(str(file["header"]))
             if (header["format"], header["format_version"]) != (FORMAT, FORMAT_VERSION):
                 return None
@@ -61,12 +65,10 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
+    with contextlib.suppress(OSError):
+        # When it was last used, for `headstart cache gc`.
+        path.touch()
     return Checkpoint(header["state"], arrays)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Forget the checkpoint: the model it led to is saved."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def as_arrays(variables: Sequence[Any]) -> list[NDArray[Any]]:

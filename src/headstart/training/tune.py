@@ -21,7 +21,6 @@ from headstart.models.assemble import with_temperature
 from headstart.models.predictions import as_predictions
 from headstart.params.train import FineTuneParams
 from headstart.training.calibration import fit_temperature
-from headstart.training.checkpoint import remove_checkpoint
 from headstart.training.final_fit import TrainedHead
 from headstart.training.fine_tune import Examples, FineTuned, OnEpoch, fine_tune
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 # Mean log loss (nats) that a fine-tuned model must save; less does not pay for leaving the cache.
 LEAST_GAIN = 0.001
+# Of the training loop: another number where its results change.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def tune_model(
     difference and `LEAST_GAIN`: of two models that cannot be told apart, the simpler one.
 
     Args:
-        checkpoints: the folder of this run's checkpoint, for `finish_tuning` to remove.
+        checkpoints: the folder of this run's checkpoint, by `checkpoint_folder`. The last one is
+            the result, from which the same run ends at once.
 
     Raises:
         TrainingError: images.h5 lacks images, or fine-tuning cannot be done here.
@@ -118,9 +120,14 @@ def tune_model(
 
 
 def checkpoint_folder(
-    state: Path, trained: TrainedHead, encoder: Path, params: FineTuneParams, seed: int
+    cache: Path,
+    trained: TrainedHead,
+    store: FeatureStore,
+    encoder: Path,
+    params: FineTuneParams,
+    seed: int,
 ) -> Path:
-    """Where a run is checkpointed: a name for all that decides what it ends with."""
+    """Return the folder in the cache of this run's checkpoint: named by all that decides it."""
     arrays = [
         array.tobytes().hex()
         for head in trained.heads
@@ -130,19 +137,18 @@ def checkpoint_folder(
     key = files.sha256_of_json(
         {
             "heads": arrays,
+            "version": _VERSION,
             "encoder": files.sha256_of_file(encoder),
+            # Of the input pixels: size, resampling and the version of decoding.
+            "fingerprint": store.fingerprint,
+            "train": sorted(store.split("train").sha256),
             "trained_on": trained.trained_on,
             "validation": sorted(trained.validation.sha256),
             "params": params.model_dump(mode="json"),
             "seed": seed,
         }
     )
-    return state / "fine_tune" / key[:32]
-
-
-def finish_tuning(checkpoints: Path) -> None:
-    """Forget the checkpoint; to be called once the model is saved."""
-    remove_checkpoint(checkpoints)
+    return cache / "fine_tuned" / key[:32]
 
 
 def judge(
