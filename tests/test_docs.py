@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from bench.performance import accuracy_text, performance_text, speed_text
+from tools import architecture
 
 from headstart.cli import app
 
@@ -114,6 +115,19 @@ def test_measurements_are_made_from_the_results() -> None:
     for path in (ROOT / "bench" / "results").glob("*.json"):
         for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
             assert f"{target['value']:.4g}" in text, f"run `make performance`: {path.name}"
+
+
+def test_architecture_has_one_line_for_each_file() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert text == architecture.text(), "run `python tools/architecture.py`"
+
+
+def test_architecture_names_only_files_that_are_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split(architecture.START)[0]
+    names = set(re.findall(r"`([\w/]+\.py)`", text))
+    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")}
+    assert len(names) > 25
+    assert {n for n in names if not any(f == n or f.endswith(f"/{n}") for f in files)} == set()
 
 
 def test_every_guarantee_is_held_by_tests_that_are_there() -> None:

@@ -1,1 +1,1 @@
-"""Rows become numbers: encoders, weights, the extractor, the feature cache and its stores."""
+"""Manifest rows → features.h5: only what the cache lacks is computed (the extract stage)."""

@@ -1,1 +1,1 @@
-"""Numbers become the best head: its configuration, the space, the stack, the search."""
+"""What is trained on features: configs of heads, the stack that trains many, folds, metrics."""

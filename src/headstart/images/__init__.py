@@ -1,1 +1,1 @@
-"""Files become rows: sources, decoding, the manifest, splits, duplicates, packed pixels."""
+"""The one decode: encoded bytes → RGB uint8 pixels; colour, resizing, verified reading."""

@@ -1,1 +1,1 @@
-"""A head becomes a model that stands alone: assembly, fine-tuning, calibration, evaluation."""
+"""model.h5: assemble, save, load, predict, export."""

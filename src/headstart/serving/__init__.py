@@ -1,1 +1,1 @@
-"""The model behind HTTP: the pyfunc model and its request format."""
+"""The model behind HTTP: the pyfunc model, the server, the request format."""
