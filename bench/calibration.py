@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.common import Target, print_table, write_results
 from bench.search_data import cases, features_of, resplit
 from headstart.features.feature_store import FeatureStore
-from headstart.heads.config import DEFAULT_HEAD, BestHead
+from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.metrics import scores, softmax
 from headstart.params.train import TrainParams
 from headstart.training.final_fit import mean_logits, train_model
@@ -56,7 +56,7 @@ def main() -> None:
 def _measure(features: Path, splits: str, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     """Test metrics without the temperature, and with it."""
     best = BestHead(
-        config=DEFAULT_HEAD,
+        config=HeadConfig(),
         epochs=EPOCHS,
         metric="accuracy",
         value=0.0,

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.common.errors import EncoderError, WeightsError
+from headstart.common.errors import ParamsError, WeightsError
 from headstart.encoders.builders import ENCODERS, bare_network, build
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.pth import read_pth
@@ -239,7 +239,7 @@ def test_any_named_layer_and_pooling(layer: str | None, pooling: Any, dim: int) 
 def test_an_unknown_layer_is_refused_with_the_nearest() -> None:
     extract = ExtractParams(encoders="vgg16", weights="random", layer="block5_conv9")
     message = r"must be a layer of vgg16, .* none named block5_conv9: nearest are block5_conv"
-    with pytest.raises(EncoderError, match=message):
+    with pytest.raises(ParamsError, match=message):
         build(extract, ImageParams(size=32))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from headstart.common.errors import EncoderError
+from headstart.common.errors import ParamsError
 from headstart.encoders import runtimes
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import Fitting, Run, is_out_of_memory, open_forward, resolve
@@ -210,10 +210,10 @@ def test_auto_is_never_the_default() -> None:
 def test_a_runtime_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, bf16=True, gpu=False, openvino=False)
     message = r"openvino is not: install the extra openvino, as in pip install 'headstart\[openv"
-    with pytest.raises(EncoderError, match=message):
+    with pytest.raises(ParamsError, match=message):
         chosen("openvino", "float32")
 
 
 def test_a_precision_that_the_runtime_lacks() -> None:
-    with pytest.raises(EncoderError, match=r"must be float32 where .* onnxruntime, but got bfl"):
+    with pytest.raises(ParamsError, match=r"must be float32 where .* onnxruntime, but got bfl"):
         chosen("onnxruntime", "bfloat16")

@@ -164,15 +164,6 @@ def test_a_truncated_file_is_refused(tmp_path: Path, part: float) -> None:
         FeatureStore(path)
 
 
-def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "features.h5"
-    write(path, some_features(4))
-    with FeatureStore(path) as store:
-        store.require("f" * 64, "run dvc repro")
-        with pytest.raises(FormatError, match=r"must have the fingerprint aaaa.* has ffff.*: mend"):
-            store.require("a" * 64, "mend")
-
-
 @pytest.mark.parametrize("n", [10, 5_000])
 def test_few_rows_and_many_are_those_that_are_asked_for(n: int) -> None:
     mapped = np.arange(n * 1024, dtype=np.float32).reshape(n, 1, 1024)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import FormatError
-from headstart.heads.config import DEFAULT_HEAD, BestHead, HeadConfig, read_head, write_head
+from headstart.heads.config import BestHead, HeadConfig, read_head, write_head
 
 BEST = BestHead(
-    config=DEFAULT_HEAD,
+    config=HeadConfig(),
     epochs=7,
     metric="log_loss",
     value=0.25,

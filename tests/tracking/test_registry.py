@@ -35,7 +35,7 @@ def test_a_version_knows_its_model_and_run(workspace: Project, tmp_path: Path) -
     assert version.source is not None
     assert version.source.startswith("models:/m-")
     assert version.description == "a description"
-    assert registry.tags_of(version)["git.commit"] == "c0"
+    assert version.tags["git.commit"] == "c0"
     assert registry.version_of("bb") is None
 
 

@@ -28,10 +28,6 @@ class WeightsError(HeadstartError):
     """Encoder weights are missing, or not the ones they claim to be."""
 
 
-class EncoderError(HeadstartError):
-    """An unknown encoder, layer or runtime, or one that cannot take the image size."""
-
-
 class SearchError(HeadstartError):
     """The search for a head cannot start or go on."""
 

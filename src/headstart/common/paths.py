@@ -7,10 +7,11 @@ the workspace); state that outlives a workspace is found by the main checkout.
 import contextlib
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+import platformdirs
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,4 @@ def _cache_folder() -> Path:
     chosen = os.environ.get("HEADSTART_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "headstart"
+    return platformdirs.user_cache_path("headstart", appauthor=False)

@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import EncoderError
+from headstart.common.errors import ParamsError
 from headstart.encoders.catalogue import ENCODERS, Encoder, check_size, encoder_named
 from headstart.encoders.preprocessing import PREPROCESSING
 from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
@@ -25,7 +25,7 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     Relative weights paths are taken from `root`, by default the working directory.
 
     Raises:
-        EncoderError: unknown encoder or layer, or an image size it cannot take.
+        ParamsError: unknown encoder or layer, or an image size it cannot take.
         WeightsError: the weights are nowhere, or not the ones they claim to be.
     """
     encoder = encoder_named(extract.encoder)
@@ -63,7 +63,7 @@ def _graph(encoder: Encoder, extract: ExtractParams, size_px: int) -> Any:
     whole = _named(encoder.network(PREPROCESSING[encoder.preprocessing](pixels)))
     output = _layer(whole, extract.layer or encoder.default_layer).output
     if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
-        raise EncoderError(
+        raise ParamsError(
             "extract.layer must give one map (height, width, channels) or one vector an image, "
             f"but {extract.layer} gives {output}: choose another layer"
         )
@@ -74,7 +74,7 @@ def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
     """The names of the layers that `build` would use; no weights are read.
 
     Raises:
-        EncoderError: unknown encoder or layer, or an image size it cannot take.
+        ParamsError: unknown encoder or layer, or an image size it cannot take.
     """
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
@@ -95,7 +95,7 @@ def _layer(model: Any, name: str) -> Any:
     names = [layer.name for layer in model.layers]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[-5:]
-        raise EncoderError(
+        raise ParamsError(
             f"extract.layer must be a layer of {model.name}, but it has none named {name}: "
             f"nearest are {', '.join(near)}"
         )

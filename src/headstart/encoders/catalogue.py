@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import EncoderError
+from headstart.common.errors import ParamsError
 from headstart.encoders import lite0
 from headstart.encoders.preprocessing import IMAGENET_STD
 from headstart.encoders.tensors import FromPytorch, Tensors
@@ -261,19 +261,19 @@ def encoder_named(name: str) -> Encoder:
     """The encoder of that name.
 
     Raises:
-        EncoderError: there is none; offers the nearest names, or says why it is refused.
+        ParamsError: there is none; offers the nearest names, or says why it is refused.
     """
     if name in ENCODERS:
         return ENCODERS[name]
     plain = "".join(letter for letter in name.lower() if letter.isalnum())
     if plain in REFUSED:
-        raise EncoderError(
+        raise ParamsError(
             f"extract.encoders must be an encoder that survives .h5, but {name} is refused: "
             f"{REFUSED[plain]}; choose one of: {', '.join(ENCODERS)}"
         )
     near = difflib.get_close_matches(name.lower(), ENCODERS, n=3, cutoff=0.5)
     offer = f"did you mean {' or '.join(near)}? All: " if near else "choose one of: "
-    raise EncoderError(
+    raise ParamsError(
         f"extract.encoders must be a known encoder, but got {name}: {offer}{', '.join(ENCODERS)}"
     )
 
@@ -282,10 +282,10 @@ def check_size(encoder: Encoder, image: ImageParams) -> None:
     """Refuse an image size that the encoder cannot take.
 
     Raises:
-        EncoderError: the square is smaller than the network's strides allow.
+        ParamsError: the square is smaller than the network's strides allow.
     """
     if image.size < encoder.least_size_px:
-        raise EncoderError(
+        raise ParamsError(
             f"image.size_px must be at least {encoder.least_size_px} for {encoder.name}, "
             f"but got {image.size}: raise it, {encoder.default_size_px} is what it was trained on"
         )

@@ -8,7 +8,7 @@ the graph that is converted holds none, and they join the ONNX file as its initi
 from pathlib import Path
 from typing import Any
 
-from headstart.common.errors import EncoderError
+from headstart.common.errors import ParamsError
 from headstart.common.files import replacing
 
 
@@ -16,14 +16,14 @@ def export_onnx(model: Any, path: Path) -> None:
     """Write `model` (a `keras.Model`) as ONNX, whole or not at all; its input is named "image".
 
     Raises:
-        EncoderError: Keras does not compute in TensorFlow, which the conversion goes through.
+        ParamsError: Keras does not compute in TensorFlow, which the conversion goes through.
     """
     import keras
     import numpy as np
     import onnx
 
     if keras.backend.backend() != "tensorflow":
-        raise EncoderError(
+        raise ParamsError(
             "an encoder is exported for this extract.runtime through TensorFlow, but KERAS_BACKEND "
             f"is {keras.backend.backend()}: unset it, or set extract.runtime to keras"
         )

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import EncoderError
+from headstart.common.errors import ParamsError
 from headstart.encoders.frozen import FrozenModel
 from headstart.params.extract import ExtractParams
 
@@ -39,7 +39,7 @@ def resolve(extract: ExtractParams) -> ExtractParams:
     installed, else float32 in ONNX Runtime.
 
     Raises:
-        EncoderError: the runtime is not installed, or cannot compute at that precision.
+        ParamsError: the runtime is not installed, or cannot compute at that precision.
     """
     runtime, precision = extract.runtime, extract.precision
     if precision == "auto":
@@ -52,12 +52,12 @@ def resolve(extract: ExtractParams) -> ExtractParams:
     elif runtime == "auto":
         runtime = "onnxruntime"
     if runtime == "onnxruntime" and precision != "float32":
-        raise EncoderError(
+        raise ParamsError(
             "extract.precision must be float32 where extract.runtime is onnxruntime, but got "
             f"{precision}: set extract.runtime to openvino or keras"
         )
     if not _installed(runtime):
-        raise EncoderError(
+        raise ParamsError(
             f"extract.runtime must be installed, but {runtime} is not: install the extra "
             f"{_EXTRAS[runtime]}, as in pip install 'headstart[{_EXTRAS[runtime]}]'"
         )

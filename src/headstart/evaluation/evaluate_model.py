@@ -98,6 +98,8 @@ def evaluate_model(
         TrainingError: the features are not those the model was made for, or do not lead to the
             probabilities that the model gives for the images themselves.
     """
+    from sklearn import metrics
+
     _check_fingerprint(store, loaded)
     batch = store.split("test")
     if len(batch) == 0:
@@ -115,8 +117,11 @@ def evaluate_model(
         max_pixels,
     )
     label_ids = batch.label_ids
-    confusion = confusion_matrix(label_ids, probabilities.argmax(axis=1), len(loaded.classes))
-    precision, recall, f1 = per_class(confusion)
+    predicted_ids, every_class = probabilities.argmax(axis=1), np.arange(len(loaded.classes))
+    confusion = metrics.confusion_matrix(label_ids, predicted_ids, labels=every_class)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        label_ids, predicted_ids, labels=every_class, zero_division=0
+    )
     return Evaluation(
         test=as_predictions(batch, "test", loaded.classes, probabilities),
         groups=tuple(batch.groups),
@@ -128,7 +133,7 @@ def evaluate_model(
         precision=precision,
         recall=recall,
         f1=f1,
-        support=confusion.sum(axis=1),
+        support=support,
         unscaled=softmax(logits),
         temperature=temperature,
         n_checked=len(checked),
@@ -162,14 +167,6 @@ def score_intervals(
     return {**found, "ece": Interval(low, high)}
 
 
-def confusion_matrix(
-    label_ids: NDArray[np.int64], predicted_ids: NDArray[np.int64], n_classes: int
-) -> NDArray[np.int64]:
-    """Counts, shape (n_classes, n_classes): rows are true classes, columns predicted ones."""
-    flat = np.bincount(label_ids * n_classes + predicted_ids, minlength=n_classes**2)
-    return flat.reshape(n_classes, n_classes).astype(np.int64)
-
-
 def _logits(
     loaded: LoadedModel, batch: FeatureBatch, fetched: Path, max_pixels: int
 ) -> NDArray[np.float32]:
@@ -200,19 +197,6 @@ def _largest_difference(
             "`dvc repro --force extract train`"
         )
     return float(differences[worst])
-
-
-def per_class(
-    confusion: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Precision, recall and F1 of each class, shape (n_classes,); 0 where undefined."""
-    right = confusion.diagonal()
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    return (
-        right / np.maximum(predicted, 1),
-        right / np.maximum(support, 1),
-        2 * right / np.maximum(support + predicted, 1),
-    )
 
 
 def _check_fingerprint(store: FeatureStore, loaded: LoadedModel) -> None:

@@ -4,7 +4,6 @@ Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via 
 Localization", ICCV 2017. Knows an assembled model and pixels.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,11 +85,3 @@ def _enlarged(coarse: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     picture = Image.fromarray(coarse.astype(np.float32))
     large = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(large, np.float32), 0, 1)
-
-
-def side_by_side(pictures: Sequence[NDArray[np.uint8]], gap_px: int = 6) -> NDArray[np.uint8]:
-    """Pictures of one height next to each other on white: uint8, shape (height, width, 3)."""
-    height = pictures[0].shape[0]
-    gap = np.full((height, gap_px, 3), 255, np.uint8)
-    parts = [part for picture in pictures for part in (gap, picture)][1:]
-    return np.concatenate(parts, axis=1)

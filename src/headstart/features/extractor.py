@@ -100,7 +100,7 @@ def extract_features(
     lacks are extracted; processes that do the same at once share the work.
 
     Raises:
-        EncoderError, WeightsError: the encoder cannot be had as asked.
+        ParamsError, WeightsError: the encoder cannot be had as asked.
         DataError: an image is gone or is no longer what the manifest says.
         DiskError: a row is missing from the cache, which cannot be written.
     """

@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import FormatError
 from headstart.common.files import replacing
 from headstart.common.hdf5 import Strings, check_format, gather, map_dataset, open_h5, write_strings
 
@@ -153,15 +152,3 @@ class FeatureStore:
             paths=Strings(self._encoded["paths"], indices),
             groups=Strings(self._encoded["groups"], indices),
         )
-
-    def require(self, fingerprint: str, remedy: str) -> None:
-        """Refuse features that another extractor made.
-
-        Raises:
-            FormatError: the fingerprints differ.
-        """
-        if self.fingerprint != fingerprint:
-            raise FormatError(
-                f"features must have the fingerprint {fingerprint}, but {self.path} has "
-                f"{self.fingerprint}: {remedy}"
-            )

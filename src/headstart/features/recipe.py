@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import sha256_of_json
-from headstart.encoders.catalogue import Encoder, check_size, encoder_named
+from headstart.encoders.catalogue import check_size, encoder_named
 from headstart.encoders.weights import weights_identity
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.images.decode import DECODE_VERSION
@@ -18,8 +18,6 @@ from headstart.params.image import ImageParams
 
 # Raised when the network or the preprocessing that this code builds gives other numbers.
 NETWORK_VERSION = 1
-# Fields of the extract section that leave the fingerprint alone.
-WITHOUT_EFFECT = frozenset({"batch_size", "weights_sha256"})
 
 _OF_THE_MODEL = ("backbone", "weights", "layer", "pooling", "preprocessing", "network_version")
 
@@ -33,7 +31,7 @@ def contract(
     Keras itself runs the network, the seed only where there are augmented views.
 
     Raises:
-        EncoderError, WeightsError: the encoder, size or weights cannot be had as asked.
+        ParamsError, WeightsError: the encoder, size or weights cannot be had as asked.
     """
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
@@ -78,8 +76,3 @@ def model_key(contract: Mapping[str, Any]) -> str:
     """Names the frozen model that a contract needs: runtimes and resamplings share it."""
     chosen = {key: contract[key] for key in (*_OF_THE_MODEL, "image_size")}
     return sha256_of_json(chosen)
-
-
-def known_encoder(contract: Mapping[str, Any]) -> Encoder:
-    """The encoder that a contract names."""
-    return encoder_named(str(contract["backbone"]))

@@ -15,8 +15,6 @@ from headstart.params.head import HeadConfig, JudgedOn
 _FORMAT = "headstart-head"
 _FORMAT_VERSION = 1
 
-DEFAULT_HEAD = HeadConfig()
-
 
 class BestHead(Section):
     """What `data/best_head.json` says: the winning head and how it was found."""
@@ -59,4 +57,4 @@ def read_head(path: Path) -> BestHead:
         ) from None
 
 
-__all__ = ["DEFAULT_HEAD", "BestHead", "HeadConfig", "read_head", "write_head"]
+__all__ = ["BestHead", "HeadConfig", "read_head", "write_head"]

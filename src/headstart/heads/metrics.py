@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from headstart.common.errors import SearchError
 
@@ -159,11 +160,7 @@ def badness(metric: str, values: Mapping[str, float]) -> tuple[float, float]:
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
     """Probabilities along the last axis, in float64."""
-    shifted: NDArray[np.float64] = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    np.exp(shifted, out=shifted)
-    shifted /= shifted.sum(axis=-1, keepdims=True)
-    return shifted
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=-1))
 
 
 def mean_over_views(logits: Floats) -> NDArray[np.float64]:

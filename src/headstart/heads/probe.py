@@ -15,7 +15,6 @@ Floats = NDArray[np.float64]
 
 _GRADIENT_TOLERANCE = 1e-5
 _MAX_ITERATIONS = 1000
-_ROWS_PER_BLOCK = 16384
 
 
 class ProbeRows:

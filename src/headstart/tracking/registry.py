@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -162,10 +161,6 @@ class Registry:
             return Path(self._client.download_artifacts(str(version.run_id), name, str(folder)))
         except (MlflowException, OSError):
             return None
-
-    def tags_of(self, version: ModelVersion) -> dict[str, Any]:
-        """Tags of a version."""
-        return dict(version.tags)
 
     def _get(self, version: str) -> ModelVersion:
         try:
