@@ -26,7 +26,7 @@ from headstart.common.machine import usable_cores
 from headstart.dataset.duplicates import find_near_duplicates
 from headstart.dataset.image_statistics import FACTS, NO_COLOUR
 from headstart.dataset.pixel_store import ImageStore, write_store
-from headstart.images.decode import decode, decode_square
+from headstart.images.decode import decode, decode_input
 from headstart.params.image import ImageParams
 
 Row = tuple[str, float, str]
@@ -231,7 +231,7 @@ def bench_store(folder: Path, n: int) -> tuple[list[Row], list[Target]]:
     """Reading images.h5 in batches, against decoding the files and against a bare array."""
     image = ImageParams()
     paths = sorted((folder / "images").rglob("*.jpg"))[:n]
-    squares = np.stack([decode_square(path.read_bytes(), image) for path in paths])
+    squares = np.stack([decode_input(path.read_bytes(), image) for path in paths])
     store = make_store(folder / "images.h5", squares)
     bare = np.lib.format.open_memmap(folder / "bare.npy", "w+", squares.dtype, squares.shape)
     bare[:] = squares
@@ -292,7 +292,7 @@ def _slice(rows: NDArray[np.int64]) -> Any:
 
 
 def _decode_batch(paths: list[Path], rows: NDArray[np.int64], image: ImageParams) -> None:
-    np.stack([decode_square(paths[row].read_bytes(), image) for row in rows])
+    np.stack([decode_input(paths[row].read_bytes(), image) for row in rows])
 
 
 def bench_duplicates(n: int) -> tuple[list[Row], list[Target]]:

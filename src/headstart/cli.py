@@ -366,7 +366,7 @@ def cache_gc(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is printed without a traceback."""
+    """Run the command line; what the user can fix is printed without a traceback."""
     from headstart.common.interrupts import STATUS, end_plainly_when_interrupted, tell_interrupted
     from headstart.common.quiet import quiet_libraries
 

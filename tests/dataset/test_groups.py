@@ -90,8 +90,8 @@ def test_copies_near_copies_and_label_conflicts_are_flagged() -> None:
     pictures = [(1, 1), (1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2)]
     labels = np.array([0, 0, 0, 0, 0, 0, 1], np.int64)
     groups = find_groups(facts_of(pictures), labels, [None] * 7, max_bits=4)
-    assert groups.exact_duplicate.tolist() == [True, True] + [False] * 5
-    assert groups.near_duplicate.tolist() == [False, False, True, True, False, True, True]
+    assert groups.exact_duplicates.tolist() == [True, True] + [False] * 5
+    assert groups.near_duplicates.tolist() == [False, False, True, True, False, True, True]
     assert groups.label_conflict.tolist() == [False] * 5 + [True, True]
     assert groups.duplicates.tolist() == [0, 0, 2, 2, 4, 5, 5]
 
@@ -102,7 +102,7 @@ def test_a_mirrored_copy_under_another_label_shares_the_group_and_is_no_conflict
     facts["thumbnail"][1] = facts["thumbnail"][1].reshape(16, 16)[:, ::-1].ravel()
     groups = find_groups(facts, np.array([0, 1, 0]), [None] * 3, max_bits=4)
     assert groups.keys[0] == groups.keys[1] != groups.keys[2]
-    assert groups.near_duplicate.tolist() == [True, True, False]
+    assert groups.near_duplicates.tolist() == [True, True, False]
     assert not groups.label_conflict.any()
 
 
@@ -113,7 +113,7 @@ def test_the_users_group_names_the_key_and_bridges_clusters() -> None:
     )
     assert groups.keys[:3] == ["p", "p", "p"]
     assert groups.keys[3] == facts_of(pictures)["sha256"][3].tobytes().hex()
-    assert not groups.near_duplicate[2]
+    assert not groups.near_duplicates[2]
 
 
 def test_nothing_at_all() -> None:

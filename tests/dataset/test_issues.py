@@ -53,10 +53,10 @@ def test_a_good_picture_has_no_flag() -> None:
 @pytest.mark.parametrize(
     ("image", "flag"),
     [
-        (textured(high=60), "too_dark"),
-        (textured(low=246), "too_bright"),
+        (textured(high=60), "dark"),
+        (textured(low=246), "light"),
         (Image.new("RGB", (200, 150), (120, 130, 140)), "low_information"),
-        (smooth(), "blurred"),
+        (smooth(), "blurry"),
         (textured((400, 100)), "odd_aspect_ratio"),
         (textured((100, 400)), "odd_aspect_ratio"),
     ],

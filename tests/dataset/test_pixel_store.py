@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headstart.common.errors import DataError, FormatError
 from headstart.dataset.ingest import ingest
 from headstart.dataset.pixel_store import ImageStore, pack, write_store
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
 from headstart.params.pack import PackParams
@@ -150,7 +150,7 @@ def test_pack_decodes_what_the_manifest_lists(tmp_path: Path, compression: Any) 
     assert count == len(store) == len(chosen) > 0
     for row, path in enumerate(chosen.paths):
         data = (tmp_path / "images" / path).read_bytes()
-        assert np.array_equal(store[row], decode_square(data, image))
+        assert np.array_equal(store[row], decode_input(data, image))
     changed = tmp_path / "images" / chosen.paths[0]
     changed.write_bytes(changed.read_bytes() + b"x")
     with pytest.raises(DataError, match="has changed since: run `dvc repro`"):

@@ -1,4 +1,4 @@
-"""Weights: every source is checked, every miss says where it looked and how to mend it."""
+"""Weights: every source is checked, every miss says where it looked and how to fix it."""
 
 import hashlib
 import io

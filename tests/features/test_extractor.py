@@ -25,7 +25,7 @@ from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.features.feature_store import FeatureStore
 from headstart.features.pipeline import Decoder, Task
 from headstart.features.recipe import contract
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.params.extract import ExtractParams
 from headstart.stages.extract import summary
 from tests.common.disks import make_room, read_only, small_disk
@@ -55,7 +55,7 @@ def test_rows_are_the_forward_pass_of_the_decoded_images(images: Path, cache_roo
     manifest = manifest_of(images)
     forward = open_forward(extractor(cache_root).frozen(), "onnxruntime", "float32", cores=1)
     squares = [
-        decode_square((images / path).read_bytes(), extractor(cache_root).image)
+        decode_input((images / path).read_bytes(), extractor(cache_root).image)
         for path in manifest.paths
     ]
     with FeatureStore(images.parent / "features.h5") as store:

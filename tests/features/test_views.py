@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from headstart.features.views import ViewPlan
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.params.image import ImageParams
 from tests.features.samples import pixels
 
@@ -28,7 +28,7 @@ def squares(plan: ViewPlan, views: tuple[int, ...], sha256: str = SHA) -> list[b
 
 
 def test_view_0_is_the_plain_square() -> None:
-    plain = decode_square(encoded(), IMAGE).tobytes()
+    plain = decode_input(encoded(), IMAGE).tobytes()
     assert squares(ViewPlan(1, 0), (0,)) == [plain]
     assert squares(ViewPlan(4, 7), (0, 2))[0] == plain
 
@@ -44,7 +44,7 @@ def test_a_view_depends_on_content_seed_and_number_alone() -> None:
 
 
 def test_views_look_like_the_image() -> None:
-    plain = decode_square(encoded(), IMAGE).astype(float)
+    plain = decode_input(encoded(), IMAGE).astype(float)
     found = ViewPlan(16, 0).squares(encoded(), SHA, tuple(range(1, 16)), IMAGE, 10_000)
     mirrored = 0
     for square in found.astype(float):

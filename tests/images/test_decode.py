@@ -15,8 +15,8 @@ from headstart.images import colour
 from headstart.images.decode import (
     RejectedImage,
     decode,
+    decode_input,
     decode_preview,
-    decode_square,
     resize,
     webp_size,
 )
@@ -261,7 +261,7 @@ def test_decode_square_is_decode_then_resize(fit: Any, resampling: Any) -> None:
     params = ImageParams(size=32, fit=fit, resampling=resampling)
     for seed, size in enumerate(SIZES):
         data = encode(picture(seed, size), "JPEG")
-        square = decode_square(data, params)
+        square = decode_input(data, params)
         assert square.shape == (32, 32, 3)
         assert square.dtype == np.uint8
         assert np.array_equal(square, resize(decode(data), params))
@@ -283,7 +283,7 @@ def test_threads_agree_with_one_another() -> None:
     params = ImageParams(size=32)
 
     def square(data: bytes) -> NDArray[np.uint8]:
-        return decode_square(data, params)
+        return decode_input(data, params)
 
     alone = [square(data) for data in files]
     with ThreadPoolExecutor(8) as pool:

@@ -10,7 +10,7 @@ import pytest
 
 from headstart.encoders.builders import ENCODERS, build
 from headstart.heads.fitted import feature_statistics
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.models.assemble import assemble
 from headstart.models.model_file import save_model
 from headstart.params.extract import ExtractParams
@@ -34,7 +34,7 @@ def test_a_fresh_process_with_keras_alone_gives_the_same_answer(
     image = ImageParams(size=_SIZE)
     encoder = build(ExtractParams(encoders=name, weights="random"), image)
     photos = sorted((assets / "animals").rglob("*.jpg"))[::75]
-    pixels = np.stack([decode_square(photo.read_bytes(), image) for photo in photos])
+    pixels = np.stack([decode_input(photo.read_bytes(), image) for photo in photos])
     # Random networks give features of any scale; standardised, they tell images apart.
     features = encoder.predict(pixels, verbose=0)
     mean, variance = feature_statistics(features)

@@ -111,9 +111,9 @@ def test_a_dirty_folder(workspace: Project) -> None:
     ]
     manifest = read_manifest(workspace.manifest).table.set_index("path")
     for one, other, flag in (
-        ("a/001.png", "a/copy.png", "exact_duplicate"),
+        ("a/001.png", "a/copy.png", "exact_duplicates"),
         ("a/002.png", "b/conflict.png", "label_conflict"),
-        ("a/003.png", "a/again.jpg", "near_duplicate"),
+        ("a/003.png", "a/again.jpg", "near_duplicates"),
     ):
         rows = manifest.loc[[one, other]]
         assert rows[flag].all()
@@ -138,7 +138,7 @@ def test_mirrored_copies_share_a_split_and_conflict_only_with_copies_as_they_are
     rows = read_manifest(workspace.manifest).table.set_index("path")
     same = rows.loc[["a/003.png", "b/mirrored.png", "b/turned.png"]]
     assert same["split"].nunique() == same["group"].nunique() == 1
-    assert same["near_duplicate"].all()
+    assert same["near_duplicates"].all()
     image.transpose(Image.Transpose.ROTATE_90).save(folder / "a" / "turned.png")
     assert "2 with conflicting labels" in run(workspace)
     page = (workspace.data_report / "index.html").read_text()
@@ -240,7 +240,7 @@ def test_too_many_rejected_files_stop_the_stage_after_the_list_is_written(
         (workspace.fetched / "a" / f"bad{i}.jpg").write_text("no image")
     assert error(workspace) == (
         "at most 5.0% of the files may be left out (ingest.max_rejected_fraction), but 20 of 100 "
-        "(20.0%) were: see reports/rejected.csv for each of them and the reason; mend or remove "
+        "(20.0%) were: see reports/rejected.csv for each of them and the reason; fix or remove "
         "them, or raise the limit"
     )
     assert len(table(workspace.rejected)) == 20
@@ -385,7 +385,7 @@ def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Pat
     splits = assign_splits(
         groups.keys, names, [None] * len(facts), seed=0, fractions=SplitParams(), known={}
     ).splits
-    assert int(groups.exact_duplicate.sum()) == 2 * 284
+    assert int(groups.exact_duplicates.sum()) == 2 * 284
     assert np.bincount(groups.duplicates).max() <= 5  # no chains of silhouettes
     assert straddling(groups.keys, splits) == []
     naive = ["test" if position(str(row), seed=0) > 0.85 else "train" for row in range(len(facts))]

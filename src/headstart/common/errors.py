@@ -1,4 +1,4 @@
-"""Every error a user can mend. Each message states the rule, what was got, and the remedy.
+"""Every error that a user can fix. Each message states the rule, what was got, and the remedy.
 
 The command line prints these without a traceback; anything else is a defect of ours.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class HeadstartError(Exception):
-    """Base class: something the user can mend."""
+    """Base class: something that the user can fix."""
 
 
 class ParamsError(HeadstartError):

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: written aside, flushed, renamed; and YAML read in one way.
+"""Files written atomically: written aside, flushed, renamed; and YAML read in one way.
 
 Knows nothing of what the files hold.
 """
@@ -77,13 +77,13 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path` atomically."""
     write_bytes(path, text.encode())
 
 

@@ -26,8 +26,8 @@ class Groups:
 
     keys: list[str]
     duplicates: Rows
-    exact_duplicate: NDArray[np.bool_]
-    near_duplicate: NDArray[np.bool_]
+    exact_duplicates: NDArray[np.bool_]
+    near_duplicates: NDArray[np.bool_]
     label_conflict: NDArray[np.bool_]
 
 
@@ -57,8 +57,8 @@ def find_groups(
     return Groups(
         keys=_keys(groups, facts, user_groups),
         duplicates=duplicates,
-        exact_duplicate=np.bincount(copy_of)[copy_of] > 1,
-        near_duplicate=np.bincount(looks.turned)[look_of] > 1,
+        exact_duplicates=np.bincount(copy_of)[copy_of] > 1,
+        near_duplicates=np.bincount(looks.turned)[look_of] > 1,
         label_conflict=_conflicts(looks.upright[copy_of], label_ids),
     )
 

@@ -102,8 +102,8 @@ def ingest(
         "height": facts["height"].astype(np.int64),
         "split": assigned.splits,
         "group": groups.keys,
-        "exact_duplicate": groups.exact_duplicate,
-        "near_duplicate": groups.near_duplicate,
+        "exact_duplicates": groups.exact_duplicates,
+        "near_duplicates": groups.near_duplicates,
         "label_conflict": groups.label_conflict,
         **quality_flags(facts, label_ids),
     }
@@ -131,8 +131,8 @@ def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> 
     raise DataError(
         f"at most {params.max_rejected_fraction:.1%} of the files may be left out "
         f"(ingest.max_rejected_fraction), but {rejected:,} of {total:,} ({rejected / total:.1%}) "
-        f"were: see {listed_in} for each of them and the reason; mend or remove them, or raise the "
-        "limit"
+        f"were: see {listed_in} for each of them and the reason; fix or remove them, or raise "
+        "the limit"
     )
 
 

@@ -21,8 +21,8 @@ def quality_flags(
 ) -> dict[str, NDArray[np.bool_]]:
     """Flags of images (dtype FACTS), bool, shape (n,) each.
 
-    too_dark: even the brightest percent is dark; too_bright: even the darkest twentieth is white;
-    low_information: the histogram's entropy is small; blurred: hardly any edges, in a picture whose
+    dark: even the brightest percent is dark; light: even the darkest twentieth is white;
+    low_information: the histogram's entropy is small; blurry: hardly any edges, in a picture whose
     grey levels are spread; odd_aspect_ratio: narrower than 0.35; odd_size: the square root of the
     area lies more than three quartile ranges outside the quartiles of its class.
     """
@@ -30,10 +30,10 @@ def quality_flags(
     sharpness = 1 - np.exp(-_BLUR_FACTOR * facts["edges_std"])
     peaks = 1 - np.exp(-_BLUR_FACTOR * facts["histogram_std"])
     return {
-        "too_dark": facts["brightness_p99"] < _DARK,
-        "too_bright": 1 - facts["brightness_p5"] < _LIGHT,
+        "dark": facts["brightness_p99"] < _DARK,
+        "light": 1 - facts["brightness_p5"] < _LIGHT,
         "low_information": _ENTROPY_FACTOR * facts["entropy_bits"] < _LOW_INFORMATION,
-        "blurred": sharpness + np.where(peaks <= _FLAT_HISTOGRAM, 0, peaks) < _BLUR,
+        "blurry": sharpness + np.where(peaks <= _FLAT_HISTOGRAM, 0, peaks) < _BLUR,
         "odd_aspect_ratio": np.minimum(width / height, height / width) < _ASPECT_RATIO,
         "odd_size": odd_sizes(np.sqrt(width * height), label_ids),
     }
@@ -50,27 +50,14 @@ def odd_sizes(sizes: NDArray[np.float64], label_ids: NDArray[np.int64]) -> NDArr
     return odd
 
 
-# As CleanVision names what the manifest's columns hold.
-ISSUE_NAMES = {
-    "too_dark": "dark",
-    "too_bright": "light",
-    "low_information": "low_information",
-    "blurred": "blurry",
-    "odd_aspect_ratio": "odd_aspect_ratio",
-    "odd_size": "odd_size",
-    "exact_duplicate": "exact_duplicates",
-    "near_duplicate": "near_duplicates",
-    "label_conflict": "label_conflict",
-}
-
 FLAG_MEANINGS = {
-    "too_dark": "even the brightest percent of the pixels is dark",
-    "too_bright": "even the darkest twentieth of the pixels is nearly white",
+    "dark": "even the brightest percent of the pixels is dark",
+    "light": "even the darkest twentieth of the pixels is nearly white",
     "low_information": "few different grey levels",
-    "blurred": "hardly any edges",
+    "blurry": "hardly any edges",
     "odd_aspect_ratio": "one side is less than 0.35 of the other",
     "odd_size": "far larger or smaller than most of its class",
-    "exact_duplicate": "another file has the same bytes",
-    "near_duplicate": "another picture looks the same",
+    "exact_duplicates": "another file has the same bytes",
+    "near_duplicates": "another picture looks the same",
     "label_conflict": "the same picture is also in another class",
 }

@@ -14,14 +14,14 @@ from headstart.common.files import as_cell, of_cell, replacing
 from headstart.params.split import Split
 
 FLAGS = (
-    "too_dark",
-    "too_bright",
+    "dark",
+    "light",
     "low_information",
-    "blurred",
+    "blurry",
     "odd_aspect_ratio",
     "odd_size",
-    "exact_duplicate",
-    "near_duplicate",
+    "exact_duplicates",
+    "near_duplicates",
     "label_conflict",
 )
 _TEXT = ("path", "label", "sha256", "split", "group")
@@ -85,7 +85,7 @@ def make_manifest(columns: dict[str, Sequence[object] | NDArray[np.generic]]) ->
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest as CSV, whole or not at all; the same rows give the same bytes."""
+    """Write the manifest as CSV atomically; the same rows give the same bytes."""
     cells = {name: manifest.table[name].map(as_cell) for name in _TEXT}
     with replacing(path) as temporary:
         manifest.table.assign(**cells).to_csv(

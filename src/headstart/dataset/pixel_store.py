@@ -21,7 +21,7 @@ from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.common.progress import progress
 from headstart.dataset.manifest import Manifest
-from headstart.images.decode import DECODE_VERSION, decode_square
+from headstart.images.decode import DECODE_VERSION, decode_input
 from headstart.images.verified import read_verified
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
@@ -181,7 +181,7 @@ def _input_pixels(
 
     def decoded(row: tuple[str, str]) -> NDArray[np.uint8]:
         path, sha256 = row
-        return decode_square(read_verified(folder / path, sha256), image, max_pixels=limit)
+        return decode_input(read_verified(folder / path, sha256), image, max_pixels=limit)
 
     rows = zip(manifest.paths, manifest.sha256, strict=True)
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -46,7 +46,7 @@ def _tensors(encoder: Encoder, extract: ExtractParams, size_px: int, root: Path)
     tensors = read_tensors(
         path, bare=lambda: bare_network(encoder, size_px), from_pytorch=encoder.from_pytorch
     )
-    return tensors if encoder.mend is None else encoder.mend(tensors)
+    return tensors if encoder.repair is None else encoder.repair(tensors)
 
 
 def bare_network(encoder: Encoder, size_px: int) -> Any:

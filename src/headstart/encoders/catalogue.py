@@ -39,7 +39,7 @@ class Encoder:
         feature_dim: channels of the default layer, so features with pooling avg or max.
         default_size_px, least_size_px: the side of the square it was trained on, and can take.
         from_pytorch: turns a PyTorch state into tensors by layer, where such weights exist.
-        mend: changes loaded ImageNet tensors into what Keras's own constructor would compute.
+        repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Encoder:
     least_size_px: int
     imagenet: Imagenet | None = None
     from_pytorch: FromPytorch | None = None
-    mend: Callable[[Tensors], Tensors] | None = None
+    repair: Callable[[Tensors], Tensors] | None = None
 
 
 def _application(module: str, builder: str) -> Callable[[Any], Any]:
@@ -69,7 +69,7 @@ def _of_keras(file: str, md5: str, module: str, constant: str) -> Imagenet:
 def _imagenet_variance(tensors: Tensors) -> Tensors:
     """EfficientNet was trained on (x - mean) / variance; its Normalization divides by the root.
 
-    Keras's constructor mends that by one more Rescaling when asked for ImageNet weights itself.
+    Keras's constructor repairs that by one more Rescaling when asked for ImageNet weights itself.
     """
     mean, variance, *count = tensors["normalization"]
     repaired: NDArray[np.float32] = variance * np.asarray(IMAGENET_STD, np.float32)
@@ -181,7 +181,7 @@ _ALL = (
             "efficientnet",
             "BASE_WEIGHTS_PATH",
         ),
-        mend=_imagenet_variance,
+        repair=_imagenet_variance,
     ),
     Encoder(
         name="densenet121",

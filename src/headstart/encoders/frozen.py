@@ -58,7 +58,7 @@ class FrozenModel:
         return self._require(self.folded_onnx, make)
 
     def copy_h5(self, path: Path) -> None:
-        """Copy backbone.h5 to `path`, made when missing, whole or not at all."""
+        """Copy backbone.h5 to `path` atomically; it is made when missing."""
         with replacing(path) as temporary:
             shutil.copyfile(self.require_h5(), temporary)
 

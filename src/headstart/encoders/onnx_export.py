@@ -13,7 +13,7 @@ from headstart.common.files import replacing
 
 
 def export_onnx(model: Any, path: Path) -> None:
-    """Write `model` (a `keras.Model`) as ONNX, whole or not at all; its input is named "image".
+    """Write `model` (a `keras.Model`) as ONNX atomically; its input is named "image".
 
     Raises:
         ParamsError: Keras does not compute in TensorFlow, which the conversion goes through.
@@ -42,11 +42,11 @@ def export_onnx(model: Any, path: Path) -> None:
 
 
 def fold_onnx(path: Path, target: Path) -> None:
-    """Write the ONNX model at `path` with its constants folded, whole or not at all.
+    """Write the ONNX model at `path` atomically, with its constants folded.
 
     Its weights were arguments when it was traced, so nothing could be computed from them: batch
     normalisation is not merged into the convolutions, and weights are transposed at every call.
-    ONNX Runtime mends that whenever it opens a model; OpenVINO does not. The optimisations are
+    ONNX Runtime does so whenever it opens a model; OpenVINO does not. The optimisations are
     those that do not depend on the machine.
     """
     import onnxruntime

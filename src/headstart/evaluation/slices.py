@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from headstart.dataset.issues import ISSUE_NAMES
 from headstart.dataset.manifest import FLAGS, Manifest
 from headstart.evaluation.bootstrap import Interval, intervals
 from headstart.heads.metrics import accuracy, log_loss
@@ -44,7 +43,7 @@ def sliced(
     columns = {
         "image size": _thirds(rows["width"] * rows["height"]),
         "near-duplicate group": _group_size(rows["group"].map(group_sizes)),
-        **{f"issue {ISSUE_NAMES[flag].replace('_', ' ')}": _yes_no(rows[flag]) for flag in FLAGS},
+        **{f"issue {flag.replace('_', ' ')}": _yes_no(rows[flag]) for flag in FLAGS},
     }
     found = []
     for kind, names in columns.items():

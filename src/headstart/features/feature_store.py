@@ -65,7 +65,7 @@ def write_features(
     contract: Mapping[str, Any],
     fingerprint: str,
 ) -> None:
-    """Write a store whole or not at all, deterministically.
+    """Write a store atomically; the same rows give the same bytes.
 
     `blocks` are float32 of shape (n, n_views, feature_dim), together one row an image of `rows`.
     """

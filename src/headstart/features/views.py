@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from headstart.cache.shards import PLAIN_VIEW
-from headstart.images.decode import decode, decode_square, resize
+from headstart.images.decode import decode, decode_input, resize
 from headstart.params.image import ImageParams
 
 # Raised when the augmented views that this code draws change.
@@ -41,7 +41,7 @@ class ViewPlan:
     ) -> NDArray[np.uint8]:
         """The asked views of an encoded image, uint8, shape (len(views), size, size, 3)."""
         if views == (0,):
-            return decode_square(data, image, max_pixels=max_pixels)[np.newaxis]
+            return decode_input(data, image, max_pixels=max_pixels)[np.newaxis]
         pixels = decode(data, max_pixels=max_pixels)
         return np.stack([self._square(pixels, sha256, view, image) for view in views])
 

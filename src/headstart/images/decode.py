@@ -85,7 +85,7 @@ def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
     return np.asarray(_resize_image(Image.fromarray(pixels), image))
 
 
-def decode_square(
+def decode_input(
     data: bytes, image: ImageParams, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
     """`resize(decode(data))`, without the copies between the two; raises as `decode` does."""
@@ -104,7 +104,7 @@ def decode_preview(
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, preview_px: int | None = None
 ) -> Image.Image:
-    """As `decode`, but returns Pillow's RGB image, for what goes on with Pillow."""
+    """As `decode`, but returns Pillow's RGB image, for callers that continue with Pillow."""
     if not data:
         raise RejectedImage("empty", "The file is empty.")
     try:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
 from headstart.common.quiet import quiet_keras
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
@@ -226,7 +226,7 @@ def _sample(images: Sequence[Path], image: ImageParams) -> NDArray[np.uint8]:
     squares = []
     for row in rows:
         with contextlib.suppress(DataError, OSError):
-            squares.append(decode_square(images[row].read_bytes(), image))
+            squares.append(decode_input(images[row].read_bytes(), image))
     if not squares:
         raise TrainingError(
             f"an export is checked on real images, but none of {len(rows)} files could be decoded, "

@@ -44,7 +44,7 @@ class LoadedModel:
 
 
 def save_model(path: Path, model: "keras.Model", metadata: dict[str, Any]) -> None:
-    """Write the model, whole or not at all; the same model and metadata give the same bytes.
+    """Write the model atomically; the same model and metadata give the same bytes.
 
     Args:
         metadata: JSON values; no run id, no time and no library version, or the bytes would change.

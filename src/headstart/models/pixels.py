@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.images.decode import MAX_PIXELS, decode_square
+from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
@@ -65,4 +65,4 @@ def decoded_batches(
 
 
 def _decode(path: Path, image: ImageParams, max_pixels: int) -> NDArray[np.uint8]:
-    return decode_square(path.read_bytes(), image, max_pixels=max_pixels)
+    return decode_input(path.read_bytes(), image, max_pixels=max_pixels)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
-from headstart.images.decode import MAX_PIXELS, decode_square
+from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
@@ -86,7 +86,7 @@ def _predict_some(
     reasons: dict[Path, str] = {}
     for path in paths:
         try:
-            squares.append(decode_square(path.read_bytes(), image, max_pixels=max_pixels))
+            squares.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
         except (DataError, OSError) as error:
             reasons[path] = str(error)
     answers = iter(())

@@ -19,7 +19,7 @@ from headstart.common.errors import HeadstartError
 from headstart.dataset.duplicates import groups_of_equals
 from headstart.dataset.groups import straddling
 from headstart.dataset.ingest import Ingested, Rejection
-from headstart.dataset.issues import FLAG_MEANINGS, ISSUE_NAMES
+from headstart.dataset.issues import FLAG_MEANINGS
 from headstart.dataset.manifest import FLAGS, Manifest
 from headstart.dataset.moves import Move, write_moves
 from headstart.images.decode import decode_preview
@@ -86,7 +86,7 @@ def _page(card: DataCard) -> dict[str, Any]:
         "counts": _counts(card.manifest),
         "flags": [
             {
-                "name": ISSUE_NAMES[flag].replace("_", " "),
+                "name": flag.replace("_", " "),
                 "column": flag,
                 "meaning": FLAG_MEANINGS[flag],
                 "count": int(table[flag].sum()),

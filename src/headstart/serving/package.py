@@ -23,7 +23,7 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
     """Write the pyfunc model folder, replacing an older one.
 
     Args:
-        folder: where to; it appears whole or not at all.
+        folder: where to; it appears atomically.
         model_h5: the model file that is served.
         classes: class names in the order of the probabilities.
         example: bytes of one image file, the input example.

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError, ServingError
-from headstart.images.decode import decode_square
+from headstart.images.decode import decode_input
 from headstart.params.image import ImageParams
 
 IMAGE_COLUMN = "image"
@@ -130,7 +130,7 @@ def _image_column(request: dict[str, Any]) -> list[object] | None:
 
 def _decode_row(row: int, value: object, image: ImageParams) -> NDArray[np.uint8]:
     try:
-        return decode_square(_image_bytes(value), image, max_pixels=_MAX_PIXELS)
+        return decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS)
     except (DataError, ServingError) as error:
         raise ServingError(f"row {row}: {error}") from None
 

@@ -43,7 +43,7 @@ class Fetched:
 
 
 def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
-    """Bring the images of `data.source` into `target`, whole or not at all.
+    """Bring the images of `data.source` into `target` atomically.
 
     A relative source is relative to `root`.
 

@@ -58,7 +58,7 @@ def summary(card: DataCard) -> str:
     parts = [
         f"{found['images']:,} images of {found['classes']} classes",
         f"{found['rejected']:,} rejected",
-        f"{found['exact_duplicate'] + found['near_duplicate']:,} copies or near copies",
+        f"{found['exact_duplicates'] + found['near_duplicates']:,} copies or near copies",
     ]
     if found["label_conflict"]:
         parts.append(f"{found['label_conflict']:,} with conflicting labels")

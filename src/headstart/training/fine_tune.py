@@ -108,7 +108,7 @@ def fine_tune(
     """Train the last layers of an assembled model; its weights are changed in place.
 
     Args:
-        checkpoints: a folder for this run alone; what lies there is gone on with.
+        checkpoints: a folder for this run alone; it is resumed from what lies there.
         on_epoch: called with the number of each epoch, from 1, and its metrics; of those that were
             done before a kill too, since who listens now did not hear of them.
 
