@@ -24,7 +24,7 @@ demo: setup ## the whole pipeline on the default data, then a summary
 	@headstart summary
 
 test: setup-dev ## the whole test suite, under ten minutes on two cores
-	@pytest -n 2 --dist loadfile
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-dev ## what takes longer: kill tests in full, every encoder, fuzzing at full count
 	@pytest -m slow --timeout 3600
