@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 from bench.common import Target, print_table, write_results
 from headstart.common.machine import usable_cores
 from headstart.dataset.duplicates import find_near_duplicates
-from headstart.dataset.image_statistics import FACTS, NO_COLOUR
+from headstart.dataset.image_statistics import NO_COLOUR, STATISTICS
 from headstart.dataset.pixel_store import ImageStore, write_store
 from headstart.images.decode import decode, decode_input
 from headstart.params.image import ImageParams
@@ -301,11 +301,11 @@ def bench_duplicates(n: int) -> tuple[list[Row], list[Target]]:
     copies = n // 10
     thumbnails = rng.integers(0, 256, (n, 16, 16), dtype=np.uint8)
     thumbnails[:copies] = thumbnails[copies : 2 * copies, :, ::-1]
-    facts = np.zeros(n, FACTS)
-    facts["thumbnail"] = thumbnails.reshape(n, -1)
-    facts["colours"] = NO_COLOUR
+    statistics = np.zeros(n, STATISTICS)
+    statistics["thumbnail"] = thumbnails.reshape(n, -1)
+    statistics["colours"] = NO_COLOUR
     started = time.perf_counter()
-    found = find_near_duplicates(facts, max_bits=4).turned
+    found = find_near_duplicates(statistics, max_bits=4).turned
     seconds = time.perf_counter() - started
     n_clusters = int((np.bincount(found) > 1).sum())
     rows: list[Row] = [

@@ -93,7 +93,7 @@ TURNED = tuple(CHANGES)[:7]
 
 
 def facts_of(path: Path, cells: Sequence[tuple[str, str]]) -> list[NDArray[Any]]:
-    """Return what ingest knows of a photo and of each change of it, rows of dtype FACTS."""
+    """Return what ingest knows of a photo and of each change of it, rows of dtype STATISTICS."""
     data = path.read_bytes()
     original = Image.fromarray(decode(data, max_pixels=_MAX_PIXELS))
     rows = [_inspected(data)]
@@ -121,13 +121,13 @@ def main() -> None:
     cells += [(name, "mirrored") for name in TURNED] + [(n, "quarter turn") for n in TURNED[:5]]
     cells += [("the same pixels", name) for name in tuple(ORIENTATIONS)[3:]]
     with multiprocessing.get_context("forkserver").Pool() as pool:
-        facts = pool.map(partial(facts_of, cells=cells), paths, chunksize=10)
-    originals = [rows[0] for rows in facts]
+        statistics = pool.map(partial(facts_of, cells=cells), paths, chunksize=10)
+    originals = [rows[0] for rows in statistics]
     n = len(paths)
     rows: list[list[object]] = []
     wrong = 0
     for column, (name, orientation) in enumerate(cells, start=1):
-        both = np.concatenate([*originals, *(found[column] for found in facts)])
+        both = np.concatenate([*originals, *(found[column] for found in statistics)])
         clusters = find_near_duplicates(both, max_bits=4).turned
         rows.append(
             [name, orientation, round(100 * float((clusters[:n] == clusters[n:]).mean()), 1)]

@@ -17,7 +17,7 @@ from scipy.fft import dctn
 from headstart.dataset import duplicates
 from headstart.dataset.duplicates import Forest, NearDuplicates, find_near_duplicates
 from headstart.dataset.groups import find_groups
-from headstart.dataset.image_statistics import FACTS, NO_COLOUR, inspect
+from headstart.dataset.image_statistics import NO_COLOUR, STATISTICS, inspect
 from tests.images.pictures import encode, picture
 
 Levels = NDArray[np.uint8]
@@ -28,7 +28,7 @@ def turned(image: Image.Image, transpose: Image.Transpose | None) -> Image.Image
     return image if transpose is None else image.transpose(transpose)
 
 
-def facts_of(encoded: list[bytes]) -> NDArray[Any]:
+def statistics_of(encoded: list[bytes]) -> NDArray[Any]:
     rows = [
         inspect(data, index.to_bytes(32, "big"), max_pixels=10**8)
         for index, data in enumerate(encoded)
@@ -37,12 +37,12 @@ def facts_of(encoded: list[bytes]) -> NDArray[Any]:
 
 
 def near_duplicates(encoded: list[bytes]) -> NearDuplicates:
-    return find_near_duplicates(facts_of(encoded), max_bits=4)
+    return find_near_duplicates(statistics_of(encoded), max_bits=4)
 
 
-def all_pairs(facts: NDArray[Any], max_bits: int, *, turned: bool) -> list[int]:
+def all_pairs(statistics: NDArray[Any], max_bits: int, *, turned: bool) -> list[int]:
     """Clusters by comparing all pairs of views, one by one, on turned pixels."""
-    thumbnails, colours, sides = facts["thumbnail"], facts["colours"], facts["width"]
+    thumbnails, colours, sides = statistics["thumbnail"], statistics["colours"], statistics["width"]
     views = duplicates._views(thumbnails, turned=turned)
 
     def seen(levels: Levels, orientation: int) -> NDArray[np.float64]:
@@ -60,7 +60,7 @@ def all_pairs(facts: NDArray[Any], max_bits: int, *, turned: bool) -> list[int]:
         seen(colours[row].reshape(2, 16), orientation).ravel() - NO_COLOUR
         for row, orientation in zip(views.rows, views.orientations, strict=True)
     ]
-    parents = list(range(len(facts)))
+    parents = list(range(len(statistics)))
 
     def root(row: int) -> int:
         return row if parents[row] == row else root(parents[row])
@@ -80,7 +80,7 @@ def all_pairs(facts: NDArray[Any], max_bits: int, *, turned: bool) -> list[int]:
         if (correlated and (same_colour or same_but_grey)) or (same_colour and distance <= 1):
             low, high = sorted((root(int(views.rows[i])), root(int(views.rows[j]))))
             parents[high] = low
-    return [root(row) for row in range(len(facts))]
+    return [root(row) for row in range(len(statistics))]
 
 
 def scene(rng: np.random.Generator, n: int, n_motifs: int) -> NDArray[Any]:
@@ -90,8 +90,8 @@ def scene(rng: np.random.Generator, n: int, n_motifs: int) -> NDArray[Any]:
     motifs[1::4] = motifs[1::4, :1, :1]  # flat
     tints = rng.integers(-60, 61, (n_motifs, 2, 4, 4))
     tints[::4] = tints[::4, :, :, ::-1]
-    facts = np.zeros(n, FACTS)
-    facts["width"] = facts["height"] = rng.choice([28, 300], n)
+    statistics = np.zeros(n, STATISTICS)
+    statistics["width"] = statistics["height"] = rng.choice([28, 300], n)
     for row in range(n):
         motif, orientation = rng.integers(n_motifs), int(rng.integers(8))
         noise = rng.integers(-30, 31, (16, 16)) * rng.integers(2)
@@ -103,9 +103,9 @@ def scene(rng: np.random.Generator, n: int, n_motifs: int) -> NDArray[Any]:
             grey, tint = grey[::-1], tint[:, ::-1]
         if orientation & 4:
             grey, tint = grey.T, tint.swapaxes(1, 2)
-        facts["thumbnail"][row] = grey.ravel()
-        facts["colours"][row] = (NO_COLOUR + tint).astype(np.uint8).ravel()
-    return facts
+        statistics["thumbnail"][row] = grey.ravel()
+        statistics["colours"][row] = (NO_COLOUR + tint).astype(np.uint8).ravel()
+    return statistics
 
 
 @settings(max_examples=25, deadline=None)
@@ -114,15 +114,15 @@ def scene(rng: np.random.Generator, n: int, n_motifs: int) -> NDArray[Any]:
 def test_clusters_are_those_of_all_pairs(
     small_bucket: int, seed: int, n: int, n_motifs: int, max_bits: int
 ) -> None:
-    facts = scene(np.random.default_rng(seed), n, n_motifs)
+    statistics = scene(np.random.default_rng(seed), n, n_motifs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "_SMALL_BUCKET", small_bucket)
         patch.setattr(duplicates, "_BLOCK_ROWS", 5)
         patch.setattr(duplicates, "_PAIRS_AT_ONCE", 7)
-        found = find_near_duplicates(facts, max_bits=max_bits)
-    assert found.upright.tolist() == all_pairs(facts, max_bits, turned=False)
+        found = find_near_duplicates(statistics, max_bits=max_bits)
+    assert found.upright.tolist() == all_pairs(statistics, max_bits, turned=False)
     forest = Forest(n)
-    for clusters in (found.upright, all_pairs(facts, max_bits, turned=True)):
+    for clusters in (found.upright, all_pairs(statistics, max_bits, turned=True)):
         forest.join(np.arange(n, dtype=np.int64), np.asarray(clusters, np.int64))
     assert found.turned.tolist() == forest.roots(np.arange(n, dtype=np.int64)).tolist()
 
@@ -203,12 +203,14 @@ def test_a_picture_and_its_eight_orientations_are_one_group_in_any_order(
     encoded = [encode(turned(original, way)) for way in EIGHT]
     if min(size) > 64:  # of a smaller one, strong compression may leave another picture
         encoded += [encode(turned(original, way), "JPEG", quality=60) for way in EIGHT]
-    facts = facts_of([*encoded, encode(picture(seed + 1, size))])
-    order = list(range(len(facts)))
+    statistics = statistics_of([*encoded, encode(picture(seed + 1, size))])
+    order = list(range(len(statistics)))
     shuffle.shuffle(order)
-    groups = find_groups(facts, np.zeros(len(facts), np.int64), [None] * len(facts), max_bits=4)
+    groups = find_groups(
+        statistics, np.zeros(len(statistics), np.int64), [None] * len(statistics), max_bits=4
+    )
     mixed = find_groups(
-        facts[order], np.zeros(len(facts), np.int64), [None] * len(facts), max_bits=4
+        statistics[order], np.zeros(len(statistics), np.int64), [None] * len(statistics), max_bits=4
     )
     assert len(set(groups.keys[:-1])) == 1
     assert groups.keys[-1] != groups.keys[0]
@@ -261,7 +263,7 @@ def test_classes_of_polygons_that_differ_in_hue_have_no_conflicting_labels() -> 
         for hue in hues
     ]
     groups = find_groups(
-        facts_of([encode(image) for image in images]), hues, [None] * len(hues), max_bits=4
+        statistics_of([encode(image) for image in images]), hues, [None] * len(hues), max_bits=4
     )
     assert not groups.label_conflict.any()
     of_group: dict[str, set[int]] = defaultdict(set)
@@ -304,6 +306,6 @@ def test_flat_pictures_are_alike_if_they_have_the_same_grey() -> None:
 
 def test_hashes_are_pinned() -> None:
     # The groups, and so the splits, of every user hang on these bits.
-    facts = facts_of([encode(picture(seed)) for seed in range(2)])
-    views = duplicates._views(facts["thumbnail"], turned=False)
+    statistics = statistics_of([encode(picture(seed)) for seed in range(2)])
+    views = duplicates._views(statistics["thumbnail"], turned=False)
     assert views.hashes.tolist() == [0x7C9848E313C4203B, 0x0CE2D8B83ACB4034]

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from headstart.dataset.groups import find_groups, straddling
-from headstart.dataset.image_statistics import FACTS
+from headstart.dataset.image_statistics import STATISTICS
 from headstart.dataset.splits import Key, Thresholds, assign_splits
 from headstart.params.split import Split, SplitParams
 
 FRACTIONS = SplitParams()
 
 
-def facts_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
+def statistics_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
     """Images given as (what they show, which file of it): files that show the same look alike."""
-    facts = np.zeros(len(pictures), FACTS)
+    statistics = np.zeros(len(pictures), STATISTICS)
     for row, (shown, file) in enumerate(pictures):
         rng = np.random.default_rng(shown)
-        facts["thumbnail"][row] = rng.integers(0, 256, 256)
-        facts["sha256"][row] = np.random.default_rng((shown, file)).integers(0, 256, 32)
-    return facts
+        statistics["thumbnail"][row] = rng.integers(0, 256, 256)
+        statistics["sha256"][row] = np.random.default_rng((shown, file)).integers(0, 256, 32)
+    return statistics
 
 
 def split_pictures(
@@ -34,7 +34,7 @@ def split_pictures(
     known: dict[Key, Thresholds] | None = None,
 ) -> tuple[list[str], list[Split], dict[Key, Thresholds]]:
     n = len(pictures)
-    found = find_groups(facts_of(pictures), np.zeros(n, np.int64), groups, max_bits=4)
+    found = find_groups(statistics_of(pictures), np.zeros(n, np.int64), groups, max_bits=4)
     assigned = assign_splits(
         found.keys, ["a"] * n, [None] * n, seed=seed, fractions=FRACTIONS, known=known or {}
     )
@@ -89,7 +89,7 @@ def test_newcomers_move_only_members_of_clusters_that_they_join(
 def test_copies_near_copies_and_label_conflicts_are_flagged() -> None:
     pictures = [(1, 1), (1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2)]
     labels = np.array([0, 0, 0, 0, 0, 0, 1], np.int64)
-    groups = find_groups(facts_of(pictures), labels, [None] * 7, max_bits=4)
+    groups = find_groups(statistics_of(pictures), labels, [None] * 7, max_bits=4)
     assert groups.exact_duplicates.tolist() == [True, True] + [False] * 5
     assert groups.near_duplicates.tolist() == [False, False, True, True, False, True, True]
     assert groups.label_conflict.tolist() == [False] * 5 + [True, True]
@@ -98,9 +98,9 @@ def test_copies_near_copies_and_label_conflicts_are_flagged() -> None:
 
 def test_a_mirrored_copy_under_another_label_shares_the_group_and_is_no_conflict() -> None:
     """Arrows to the left and to the right are two classes."""
-    facts = facts_of([(1, 1), (1, 2), (2, 1)])
-    facts["thumbnail"][1] = facts["thumbnail"][1].reshape(16, 16)[:, ::-1].ravel()
-    groups = find_groups(facts, np.array([0, 1, 0]), [None] * 3, max_bits=4)
+    statistics = statistics_of([(1, 1), (1, 2), (2, 1)])
+    statistics["thumbnail"][1] = statistics["thumbnail"][1].reshape(16, 16)[:, ::-1].ravel()
+    groups = find_groups(statistics, np.array([0, 1, 0]), [None] * 3, max_bits=4)
     assert groups.keys[0] == groups.keys[1] != groups.keys[2]
     assert groups.near_duplicates.tolist() == [True, True, False]
     assert not groups.label_conflict.any()
@@ -109,10 +109,10 @@ def test_a_mirrored_copy_under_another_label_shares_the_group_and_is_no_conflict
 def test_the_users_group_names_the_key_and_bridges_clusters() -> None:
     pictures = [(1, 1), (1, 2), (2, 1), (3, 1)]
     groups = find_groups(
-        facts_of(pictures), np.zeros(4, np.int64), [None, "p", "p", None], max_bits=4
+        statistics_of(pictures), np.zeros(4, np.int64), [None, "p", "p", None], max_bits=4
     )
     assert groups.keys[:3] == ["p", "p", "p"]
-    assert groups.keys[3] == facts_of(pictures)["sha256"][3].tobytes().hex()
+    assert groups.keys[3] == statistics_of(pictures)["sha256"][3].tobytes().hex()
     assert not groups.near_duplicates[2]
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.dataset.image_statistics import FACTS, inspect, measure, sample
+from headstart.dataset.image_statistics import STATISTICS, inspect, measure, sample
 from headstart.dataset.issues import FLAG_MEANINGS, odd_sizes, quality_flags
 from headstart.dataset.manifest import FLAGS
 from tests.images.pictures import encode
@@ -27,11 +27,11 @@ def smooth() -> Image.Image:
     return Image.fromarray(ramp).convert("RGB")
 
 
-def facts_of(image: Image.Image) -> NDArray[Any]:
+def statistics_of(image: Image.Image) -> NDArray[Any]:
     return inspect(encode(image), b"\0" * 32, max_pixels=10**8)
 
 
-def test_facts_do_not_depend_on_what_is_measured_together() -> None:
+def test_statistics_do_not_depend_on_what_is_measured_together() -> None:
     sizes = [(500, 375), (375, 500), (192, 20), (100, 60), (28, 28), (2, 9), (1, 1), (4000, 3)]
     images = [textured(size) for size in sizes] + [textured((300, 200)).convert("L")]
     samples = [sample(encode(i), bytes([n]) * 32, max_pixels=10**8) for n, i in enumerate(images)]
@@ -42,7 +42,7 @@ def test_facts_do_not_depend_on_what_is_measured_together() -> None:
 
 
 def flags_of(image: Image.Image) -> set[str]:
-    flags = quality_flags(facts_of(image), np.zeros(1, np.int64))
+    flags = quality_flags(statistics_of(image), np.zeros(1, np.int64))
     return {name for name, values in flags.items() if values[0]}
 
 
@@ -73,5 +73,5 @@ def test_sizes_are_odd_within_their_class() -> None:
 
 def test_every_flag_is_explained_and_no_pictures_have_none() -> None:
     assert set(FLAG_MEANINGS) == set(FLAGS)
-    flags = quality_flags(np.zeros(0, FACTS), np.zeros(0, np.int64))
+    flags = quality_flags(np.zeros(0, STATISTICS), np.zeros(0, np.int64))
     assert all(len(values) == 0 for values in flags.values())

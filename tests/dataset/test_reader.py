@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from headstart.dataset import known, reader
-from headstart.dataset.image_statistics import FACTS, recipe
+from headstart.dataset.image_statistics import STATISTICS, recipe
 from headstart.dataset.known import FileState, Finding, KnownImages
 from headstart.dataset.reader import Limits, Reading, read_images
 from tests.images.pictures import encode, picture
@@ -37,14 +37,14 @@ def read(folder: Path, names: Sequence[str], **options: Any) -> Reading:
 
 
 @pytest.mark.parametrize("n", [3, 70])  # in this process, and in workers
-def test_facts_come_in_the_order_of_the_paths(tmp_path: Path, n: int) -> None:
+def test_statistics_come_in_the_order_of_the_paths(tmp_path: Path, n: int) -> None:
     names = write_files(tmp_path / "f", n)
     reading = read(tmp_path / "f", names, n_workers=2)
     assert reading.rejected == {}
     assert reading.n_decoded == n
-    assert (reading.facts["width"] == 16).all()
+    assert (reading.statistics["width"] == 16).all()
     backwards = read(tmp_path / "f", names[::-1], n_workers=2)
-    assert np.array_equal(backwards.facts[::-1], reading.facts)
+    assert np.array_equal(backwards.statistics[::-1], reading.statistics)
 
 
 def test_known_files_are_not_read_again(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_known_files_are_not_read_again(tmp_path: Path) -> None:
         (tmp_path / "f" / name).chmod(0o000)
     again = read(tmp_path / "f", names, cache=cache)
     assert (first.n_decoded, again.n_decoded) == (40, 0)
-    assert np.array_equal(again.facts, first.facts)
+    assert np.array_equal(again.statistics, first.statistics)
     write_files(tmp_path / "f", 41)
     assert read(tmp_path / "f", [*names, "040.png"], cache=cache).n_decoded == 1
 
@@ -84,29 +84,29 @@ def test_a_changed_file_of_the_same_size_is_seen(tmp_path: Path) -> None:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         reading = read(tmp_path / "f", names, cache=cache)
         assert 0 in reading.rejected
-        assert np.array_equal(reading.facts[1], first.facts[1])
+        assert np.array_equal(reading.statistics[1], first.statistics[1])
 
 
 def test_what_another_version_knew_of_images_is_not_used(tmp_path: Path) -> None:
     cache = tmp_path / "images.sqlite3"
     names = write_files(tmp_path / "f", 3)
     first = read(tmp_path / "f", names, cache=cache)
-    rows = {bytes(row["sha256"]): row.tobytes() for row in first.facts}
+    rows = {bytes(row["sha256"]): row.tobytes() for row in first.statistics}
     of_first_version = "3cc5172263b60fdfe11568e3d26fe517da87ca3d2d1e9e2541b92b74e3481d06"
     with contextlib.closing(sqlite3.connect(cache)) as database, database:
         # As version 0.1.0 wrote them: another recipe, and 332 bytes an image.
         database.execute("DELETE FROM images")
-        for recipe_hash, facts in [
+        for recipe_hash, statistics in [
             (of_first_version, b"\1" * 332),
             (recipe(LIMITS.max_pixels), b"\1" * 332),
         ]:
             database.executemany(
                 "INSERT INTO images VALUES (?, ?, ?, '', '')",
-                [(recipe_hash, sha256, facts) for sha256 in rows],
+                [(recipe_hash, sha256, statistics) for sha256 in rows],
             )
     again = read(tmp_path / "f", names, cache=cache)
     assert again.n_decoded == 3
-    assert {bytes(row["sha256"]): row.tobytes() for row in again.facts} == rows
+    assert {bytes(row["sha256"]): row.tobytes() for row in again.statistics} == rows
     assert read(tmp_path / "f", names, cache=cache).n_decoded == 0
 
 
@@ -136,7 +136,7 @@ def test_a_crash_in_a_decoder_rejects_its_file_alone(
     reading = read(tmp_path / "f", names, n_workers=2)
     assert reading.rejected == {7: ("crashed", "The decoder crashed on it.")}
     assert reading.n_decoded == 80
-    assert (reading.facts["width"] == 16).sum() == 79
+    assert (reading.statistics["width"] == 16).sum() == 79
 
 
 class _crashing:  # noqa: N801 (it stands for a function, which must cross processes)
@@ -150,7 +150,7 @@ class _crashing:  # noqa: N801 (it stands for a function, which must cross proce
 
 
 def finding(n: int) -> Finding:
-    return Finding(bytes([n]) * 32, bytes([n]) * FACTS.itemsize)
+    return Finding(bytes([n]) * 32, bytes([n]) * STATISTICS.itemsize)
 
 
 def test_several_writers_at_once(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_locked_cache_is_given_up(
     lock.close()
 
 
-def test_the_recipe_covers_what_changes_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_covers_what_changes_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.dataset import image_statistics as inspect
 
     before = recipe(10**8)

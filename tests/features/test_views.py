@@ -22,7 +22,7 @@ def encoded(height: int = 40, width: int = 60) -> bytes:
 
 
 def squares(plan: ViewPlan, views: tuple[int, ...], sha256: str = SHA) -> list[bytes]:
-    found = plan.squares(encoded(), sha256, views, IMAGE, 10_000)
+    found = plan.input_pixels(encoded(), sha256, views, IMAGE, 10_000)
     assert (found.shape, found.dtype.name) == ((len(views), 32, 32, 3), "uint8")
     return [square.tobytes() for square in found]
 
@@ -45,7 +45,7 @@ def test_a_view_depends_on_content_seed_and_number_alone() -> None:
 
 def test_views_look_like_the_image() -> None:
     plain = decode_input(encoded(), IMAGE).astype(float)
-    found = ViewPlan(16, 0).squares(encoded(), SHA, tuple(range(1, 16)), IMAGE, 10_000)
+    found = ViewPlan(16, 0).input_pixels(encoded(), SHA, tuple(range(1, 16)), IMAGE, 10_000)
     mirrored = 0
     for square in found.astype(float):
         straight, flipped = (
@@ -64,5 +64,5 @@ def test_keys_of_views_differ_by_seed_and_number() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1)])
 def test_the_smallest_images_have_views(height: int, width: int) -> None:
-    found = ViewPlan(3, 0).squares(encoded(height, width), SHA, (0, 1, 2), IMAGE, 10_000)
+    found = ViewPlan(3, 0).input_pixels(encoded(height, width), SHA, (0, 1, 2), IMAGE, 10_000)
     assert found.shape == (3, 32, 32, 3)

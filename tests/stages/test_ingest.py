@@ -376,17 +376,19 @@ def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Pat
     files = importlib.metadata.files(spec.package) or []
     (path,) = [Path(str(f.locate())) for f in files if f.as_posix() == spec.images.file]
     encoded = [encode_png(pixels) for pixels in read_array(path)]
-    facts = np.concatenate(
+    statistics = np.concatenate(
         [inspect(data, hashlib.sha256(data).digest(), max_pixels=10**4) for data in encoded]
     )
     labels = np.repeat(np.arange(10), 1000)
-    groups = find_groups(facts, labels, [None] * len(facts), max_bits=4)
+    groups = find_groups(statistics, labels, [None] * len(statistics), max_bits=4)
     names = labels.astype(str).tolist()
     splits = assign_splits(
-        groups.keys, names, [None] * len(facts), seed=0, fractions=SplitParams(), known={}
+        groups.keys, names, [None] * len(statistics), seed=0, fractions=SplitParams(), known={}
     ).splits
     assert int(groups.exact_duplicates.sum()) == 2 * 284
     assert np.bincount(groups.duplicates).max() <= 5  # no chains of silhouettes
     assert straddling(groups.keys, splits) == []
-    naive = ["test" if position(str(row), seed=0) > 0.85 else "train" for row in range(len(facts))]
+    naive = [
+        "test" if position(str(row), seed=0) > 0.85 else "train" for row in range(len(statistics))
+    ]
     assert len(straddling(groups.keys, naive)) > 50

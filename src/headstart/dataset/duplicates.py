@@ -63,13 +63,13 @@ class NearDuplicates(NamedTuple):
     turned: Rows
 
 
-def find_near_duplicates(facts: NDArray[Any], *, max_bits: int) -> NearDuplicates:
-    """Cluster pictures, dtype FACTS, shape (n,), by what they look like."""
-    forest = Forest(len(facts))
-    every: Rows = np.arange(len(facts), dtype=np.int64)
+def find_near_duplicates(statistics: NDArray[Any], *, max_bits: int) -> NearDuplicates:
+    """Cluster pictures, dtype STATISTICS, shape (n,), by what they look like."""
+    forest = Forest(len(statistics))
+    every: Rows = np.arange(len(statistics), dtype=np.int64)
     clusters = []
     for turned in (False, True):
-        search = _Search(forest, facts, turned=turned, max_bits=max_bits)
+        search = _Search(forest, statistics, turned=turned, max_bits=max_bits)
         for band in range(max_bits + 1):
             search.visit(band)
         clusters.append(forest.roots(every))
@@ -175,10 +175,12 @@ _COLOUR_TURNS = np.hstack([_turns(COLOUR_SIDE), _turns(COLOUR_SIDE) + COLOUR_SID
 class _Search:
     """Goes over the bands of all hashes, and unites pictures that are near-identical."""
 
-    def __init__(self, forest: Forest, facts: NDArray[Any], *, turned: bool, max_bits: int) -> None:
+    def __init__(
+        self, forest: Forest, statistics: NDArray[Any], *, turned: bool, max_bits: int
+    ) -> None:
         self._forest, self._max_bits = forest, max_bits
-        self._thumbnails, self._colours = facts["thumbnail"], facts["colours"]
-        sides = np.maximum(1, np.minimum(facts["width"], facts["height"]))
+        self._thumbnails, self._colours = statistics["thumbnail"], statistics["colours"]
+        sides = np.maximum(1, np.minimum(statistics["width"], statistics["height"]))
         self._leeways = np.maximum(1, SMALL_SIDE_PX / sides).astype(np.float32)
         self._views = _views(self._thumbnails, turned=turned)
         edges = [round(_HASH_BITS * i / (max_bits + 1)) for i in range(max_bits + 2)]

@@ -32,16 +32,18 @@ class Groups:
 
 
 def find_groups(
-    facts: NDArray[Any],
+    statistics: NDArray[Any],
     label_ids: NDArray[np.int64],
     user_groups: Sequence[str | None],
     *,
     max_bits: int,
 ) -> Groups:
-    """Group images (dtype FACTS) by their bytes, their looks, and the user's groups."""
-    n = len(facts)
-    _, first_copies, copy_of = np.unique(_hash_keys(facts), return_index=True, return_inverse=True)
-    looks = find_near_duplicates(facts[first_copies], max_bits=max_bits)
+    """Group images (dtype STATISTICS) by their bytes, their looks, and the user's groups."""
+    n = len(statistics)
+    _, first_copies, copy_of = np.unique(
+        _hash_keys(statistics), return_index=True, return_inverse=True
+    )
+    looks = find_near_duplicates(statistics[first_copies], max_bits=max_bits)
     together = Forest(n)
     # The first row of each cluster of looks, so that a cluster is named by its first member.
     look_of = looks.turned[copy_of]
@@ -55,7 +57,7 @@ def find_groups(
         together.join(chosen[1:], np.full(len(chosen) - 1, chosen[0]))
     groups = together.roots(np.arange(n, dtype=np.int64))
     return Groups(
-        keys=_keys(groups, facts, user_groups),
+        keys=_keys(groups, statistics, user_groups),
         duplicates=duplicates,
         exact_duplicates=np.bincount(copy_of)[copy_of] > 1,
         near_duplicates=np.bincount(looks.turned)[look_of] > 1,
@@ -70,8 +72,8 @@ def straddling(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
     return sorted(group for group, count in counts.items() if count > 1)
 
 
-def _hash_keys(facts: NDArray[Any]) -> NDArray[np.void]:
-    return np.ascontiguousarray(facts["sha256"]).view("V32").ravel()
+def _hash_keys(statistics: NDArray[Any]) -> NDArray[np.void]:
+    return np.ascontiguousarray(statistics["sha256"]).view("V32").ravel()
 
 
 def _codes(names: NDArray[np.object_]) -> NDArray[np.int64]:
@@ -79,12 +81,15 @@ def _codes(names: NDArray[np.object_]) -> NDArray[np.int64]:
     return np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int64)
 
 
-def _keys(groups: Rows, facts: NDArray[Any], user_groups: Sequence[str | None]) -> list[str]:
+def _keys(groups: Rows, statistics: NDArray[Any], user_groups: Sequence[str | None]) -> list[str]:
     smallest: dict[int, tuple[bool, str]] = {}
     names = []
     for row, group in enumerate(groups.tolist()):
         user = user_groups[row]
-        name = (user is None, user if user is not None else facts["sha256"][row].tobytes().hex())
+        name = (
+            user is None,
+            user if user is not None else statistics["sha256"][row].tobytes().hex(),
+        )
         names.append(group)
         smallest[group] = min(smallest.get(group, name), name)
     return [smallest[group][1] for group in names]

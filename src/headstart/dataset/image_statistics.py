@@ -19,7 +19,7 @@ from headstart.images.decode import DECODE_VERSION, decode_image
 THUMBNAIL_SIDE, COLOUR_SIDE = 16, 4
 NO_COLOUR = 128
 
-FACTS = np.dtype(
+STATISTICS = np.dtype(
     [
         ("sha256", "u1", 32),
         ("size_bytes", "<i8"),
@@ -44,12 +44,12 @@ _LEVELS = 256
 
 
 def recipe(max_pixels: int) -> str:
-    """A hash of everything but the bytes that facts and rejections depend on."""
+    """A hash of everything but the bytes that statistics and rejections depend on."""
     return sha256_of_json(
         {
             "decode": DECODE_VERSION,
             "inspect": _VERSION,
-            "facts": repr(FACTS.descr),
+            "facts": repr(STATISTICS.descr),
             "max_pixels": max_pixels,
         }
     )
@@ -66,7 +66,7 @@ class Sample:
 
 
 def inspect(data: bytes, sha256: bytes, *, max_pixels: int) -> NDArray[Any]:
-    """Decode an image once and measure it; an array of FACTS, shape (1,).
+    """Decode an image once and measure it; an array of STATISTICS, shape (1,).
 
     `sha256` is the hash of `data`, 32 bytes.
 
@@ -84,30 +84,32 @@ def sample(data: bytes, sha256: bytes, *, max_pixels: int) -> Sample:
 
 
 def measure(samples: Sequence[Sample]) -> NDArray[Any]:
-    """The second half, for at least one picture: an array of FACTS, shape (len(samples),).
+    """The second half, for at least one picture: an array of STATISTICS, shape (len(samples),).
 
     Meant for many pictures at once: between one decoding and the next all of this would have been
-    driven from the processor's caches. A picture's facts do not depend on the others.
+    driven from the processor's caches. A picture's statistics do not depend on the others.
     """
-    facts = np.zeros(len(samples), FACTS)
-    facts["sha256"] = np.frombuffer(b"".join(s.sha256 for s in samples), np.uint8).reshape(-1, 32)
-    facts["size_bytes"] = [s.n_bytes for s in samples]
-    facts["width"], facts["height"] = zip(*(s.size for s in samples), strict=True)
+    statistics = np.zeros(len(samples), STATISTICS)
+    statistics["sha256"] = np.frombuffer(b"".join(s.sha256 for s in samples), np.uint8).reshape(
+        -1, 32
+    )
+    statistics["size_bytes"] = [s.n_bytes for s in samples]
+    statistics["width"], statistics["height"] = zip(*(s.size for s in samples), strict=True)
     greys = [s.pixels.convert("L") for s in samples]
     smalls = [_small(grey) for grey in greys]
     tinies = [_shrink(s.pixels, _TINY_SIDE, Image.Resampling.NEAREST) for s in samples]
     colours = [np.asarray(tiny).reshape(-1, 3) for tiny in tinies]
-    facts["brightness_p5"], facts["brightness_p99"] = _brightness(colours)
-    facts["entropy_bits"] = [
+    statistics["brightness_p5"], statistics["brightness_p99"] = _brightness(colours)
+    statistics["entropy_bits"] = [
         (small if _is_grey(own) else tiny).entropy()
         for tiny, small, own in zip(tinies, smalls, colours, strict=True)
     ]
-    facts["thumbnail"], facts["colours"] = _thumbnails([s.pixels for s in samples])
+    statistics["thumbnail"], statistics["colours"] = _thumbnails([s.pixels for s in samples])
     arrays = [np.asarray(small) for small in smalls]
-    facts["edges_std"] = _stds([_edges(array) for array in arrays])
+    statistics["edges_std"] = _stds([_edges(array) for array in arrays])
     counts = [np.bincount(array.ravel(), minlength=_LEVELS) for array in arrays]
-    facts["histogram_std"] = np.array(counts).std(axis=1)
-    return facts
+    statistics["histogram_std"] = np.array(counts).std(axis=1)
+    return statistics
 
 
 def _shrink(image: Image.Image, side_px: int, method: Image.Resampling) -> Image.Image:

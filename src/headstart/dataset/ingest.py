@@ -77,13 +77,13 @@ def ingest(
     ]
     rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.strays]
     accepted = np.array([i for i in range(len(entries)) if i not in reading.rejected], np.int64)
-    entries, facts = [entries[i] for i in accepted], reading.facts[accepted]
+    entries, statistics = [entries[i] for i in accepted], reading.statistics[accepted]
     labels = [entry.label for entry in entries]
     classes = sorted(set(labels))
     ids = {label: index for index, label in enumerate(classes)}
     label_ids = np.array([ids[label] for label in labels], dtype=np.int64)
     groups = find_groups(
-        facts, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
+        statistics, label_ids, [e.group for e in entries], max_bits=params.near_duplicate_bits
     )
     assigned = assign_splits(
         groups.keys,
@@ -96,16 +96,16 @@ def ingest(
     columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
         "path": [entry.path for entry in entries],
         "label": labels,
-        "sha256": [row.tobytes().hex() for row in facts["sha256"]],
-        "size_bytes": facts["size_bytes"].astype(np.int64),
-        "width": facts["width"].astype(np.int64),
-        "height": facts["height"].astype(np.int64),
+        "sha256": [row.tobytes().hex() for row in statistics["sha256"]],
+        "size_bytes": statistics["size_bytes"].astype(np.int64),
+        "width": statistics["width"].astype(np.int64),
+        "height": statistics["height"].astype(np.int64),
         "split": assigned.splits,
         "group": groups.keys,
         "exact_duplicates": groups.exact_duplicates,
         "near_duplicates": groups.near_duplicates,
         "label_conflict": groups.label_conflict,
-        **quality_flags(facts, label_ids),
+        **quality_flags(statistics, label_ids),
     }
     return Ingested(
         make_manifest(columns),

@@ -17,22 +17,22 @@ _QUARTILE_RANGES = 3.0
 
 
 def quality_flags(
-    facts: NDArray[Any], label_ids: NDArray[np.int64]
+    statistics: NDArray[Any], label_ids: NDArray[np.int64]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Flags of images (dtype FACTS), bool, shape (n,) each.
+    """Flags of images (dtype STATISTICS), bool, shape (n,) each.
 
     dark: even the brightest percent is dark; light: even the darkest twentieth is white;
     low_information: the histogram's entropy is small; blurry: hardly any edges, in a picture whose
     grey levels are spread; odd_aspect_ratio: narrower than 0.35; odd_size: the square root of the
     area lies more than three quartile ranges outside the quartiles of its class.
     """
-    width, height = facts["width"].astype(np.float64), facts["height"].astype(np.float64)
-    sharpness = 1 - np.exp(-_BLUR_FACTOR * facts["edges_std"])
-    peaks = 1 - np.exp(-_BLUR_FACTOR * facts["histogram_std"])
+    width, height = statistics["width"].astype(np.float64), statistics["height"].astype(np.float64)
+    sharpness = 1 - np.exp(-_BLUR_FACTOR * statistics["edges_std"])
+    peaks = 1 - np.exp(-_BLUR_FACTOR * statistics["histogram_std"])
     return {
-        "dark": facts["brightness_p99"] < _DARK,
-        "light": 1 - facts["brightness_p5"] < _LIGHT,
-        "low_information": _ENTROPY_FACTOR * facts["entropy_bits"] < _LOW_INFORMATION,
+        "dark": statistics["brightness_p99"] < _DARK,
+        "light": 1 - statistics["brightness_p5"] < _LIGHT,
+        "low_information": _ENTROPY_FACTOR * statistics["entropy_bits"] < _LOW_INFORMATION,
         "blurry": sharpness + np.where(peaks <= _FLAT_HISTOGRAM, 0, peaks) < _BLUR,
         "odd_aspect_ratio": np.minimum(width / height, height / width) < _ASPECT_RATIO,
         "odd_size": odd_sizes(np.sqrt(width * height), label_ids),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.common.terminal import say
-from headstart.dataset.image_statistics import FACTS
+from headstart.dataset.image_statistics import STATISTICS
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -38,10 +38,10 @@ class FileState(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What an image's bytes come to: facts (bytes of one FACTS row), or why it is rejected."""
+    """What is known of an image: its statistics (bytes of one row), or why it is rejected."""
 
     sha256: bytes
-    facts: bytes | None
+    statistics: bytes | None
     reason: str = ""
     sentence: str = ""
 
@@ -88,7 +88,7 @@ class KnownImages:
             for path, state, sha256 in files
             if state.mtime_ns < fresh
         ]
-        images = [(self.recipe, f.sha256, f.facts, f.reason, f.sentence) for f in findings]
+        images = [(self.recipe, f.sha256, f.statistics, f.reason, f.sentence) for f in findings]
         if self._database is None:
             return
         try:
@@ -118,8 +118,8 @@ def file_state(status: os.stat_result) -> FileState:
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _is_whole(facts: bytes | None) -> bool:
-    return facts is None or len(facts) == FACTS.itemsize
+def _is_whole(statistics: bytes | None) -> bool:
+    return statistics is None or len(statistics) == STATISTICS.itemsize
 
 
 def _open(path: Path) -> sqlite3.Connection | None:

@@ -1,4 +1,4 @@
-"""data/images.h5: decoded squares of chosen splits, for training from pixels.
+"""data/images.h5: input pixels of chosen splits, for training from pixels.
 
 Without compression the pixels lie in one piece in the file and are read through a memory map,
 which is as fast as a bare array on disk; with compression each image is a chunk of its own.
@@ -116,7 +116,7 @@ class ImageStore:
 def pack(
     path: Path, manifest: Manifest, folder: Path, image: ImageParams, params: PackParams
 ) -> int:
-    """Decode the images of `pack.splits` to squares and write the store; returns how many.
+    """Decode the images of `pack.splits` to input pixels and write the store; return how many.
 
     Raises:
         DataError: a file is not the one that the manifest lists.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.common.machine import usable_cores
 from headstart.common.progress import progress_bar
-from headstart.dataset.image_statistics import FACTS, Sample, measure, recipe, sample
+from headstart.dataset.image_statistics import STATISTICS, Sample, measure, recipe, sample
 from headstart.dataset.known import FileState, Finding, KnownImages, file_state
 from headstart.images.decode import RejectedImage
 from headstart.images.memory import keep_freed_memory
@@ -53,9 +53,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Reading:
-    """What files came to: `facts[i]` (dtype FACTS) of file i, unless `rejected` has i."""
+    """What files came to: `statistics[i]` (dtype STATISTICS) of file i, unless `rejected` has i."""
 
-    facts: NDArray[Any]
+    statistics: NDArray[Any]
     rejected: dict[int, tuple[str, str]] = field(default_factory=dict)
     n_decoded: int = 0
 
@@ -88,7 +88,7 @@ def read_images(
     n_workers: int | None = None,
 ) -> Reading:
     """Read the files at `paths` below `folder`; `cache` holds what is known from earlier runs."""
-    facts = np.zeros(len(paths), FACTS)
+    statistics = np.zeros(len(paths), STATISTICS)
     rejected: dict[int, tuple[str, str]] = {}
     n_decoded = 0
     known = KnownImages(cache, recipe(limits.max_pixels))
@@ -97,14 +97,14 @@ def read_images(
         for outcomes in _all_outcomes(folder, paths, known, workers):
             for outcome in outcomes:
                 finding = outcome.finding
-                if finding.facts is None:
+                if finding.statistics is None:
                     rejected[outcome.number] = (finding.reason, finding.sentence)
                 else:
-                    facts[outcome.number] = np.frombuffer(finding.facts, FACTS)[0]
+                    statistics[outcome.number] = np.frombuffer(finding.statistics, STATISTICS)[0]
             n_decoded += sum(outcome.is_new for outcome in outcomes)
             bar.update(len(outcomes))
     known.close()
-    return Reading(facts, rejected, n_decoded)
+    return Reading(statistics, rejected, n_decoded)
 
 
 def _all_outcomes(
@@ -324,10 +324,10 @@ class _Reader:
             else:
                 taken.append((one, found))
         if taken:
-            facts = measure([found for _, found in taken])
+            statistics = measure([found for _, found in taken])
             outcomes += [
                 _Outcome(one.index, one.state, Finding(one.sha256, row.tobytes()), is_new=True)
-                for (one, _), row in zip(taken, facts, strict=True)
+                for (one, _), row in zip(taken, statistics, strict=True)
             ]
         return outcomes
 

@@ -37,7 +37,7 @@ class Encoder:
         network: takes a Keras tensor (n, size, size, 3), returns the network without classifier.
         default_layer: the layer whose output is pooled when extract.layer names none.
         feature_dim: channels of the default layer, so features with pooling avg or max.
-        default_size_px, least_size_px: the side of the square it was trained on, and can take.
+        default_size_px, least_size_px: the input size it was trained on, and the least.
         from_pytorch: turns a PyTorch state into tensors by layer, where such weights exist.
         repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
     """
@@ -282,7 +282,7 @@ def check_size(encoder: Encoder, image: ImageParams) -> None:
     """Refuse an image size that the encoder cannot take.
 
     Raises:
-        ParamsError: the square is smaller than the network's strides allow.
+        ParamsError: the input size is smaller than the network's strides allow.
     """
     if image.size < encoder.least_size_px:
         raise ParamsError(

@@ -66,14 +66,14 @@ def explain_files(
         except (DataError, OSError) as error:
             yield Explanation(path, reason=str(error))
             continue
-        square = resize(picture, image)
-        probabilities = predict_batch(loaded.model, square[None])[0]
+        pixels = resize(picture, image)
+        probabilities = predict_batch(loaded.model, pixels[None])[0]
         order = np.argsort(-probabilities, kind="stable")[:top]
-        heat = cam.heat(square[None], order[:1].astype(np.int64))[0]
+        heat = cam.heat(pixels[None], order[:1].astype(np.int64))[0]
         best = tuple((loaded.classes[i], float(probabilities[i])) for i in order)
         target = folder / _free_name(path, taken)
         with files.replacing(target) as temporary:
-            Image.fromarray(_sheet(square, overlay(square, heat), best)).save(temporary)
+            Image.fromarray(_sheet(pixels, overlay(pixels, heat), best)).save(temporary)
         yield Explanation(path, best, target)
 
 
@@ -88,13 +88,13 @@ def _free_name(path: Path, taken: set[str]) -> str:
 
 
 def _sheet(
-    square: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
+    plain: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
 ) -> NDArray[np.uint8]:
     """The image beside its heat, its classes below, on white."""
     top = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's baseline
     height = top + _TITLE_PX + _ROW_PX * len(best)
     sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
-    for index, pixels in enumerate((square, hot)):
+    for index, pixels in enumerate((plain, hot)):
         large = Image.fromarray(pixels).resize((_HEIGHT_PX, _HEIGHT_PX), Image.Resampling.BICUBIC)
         sheet.paste(large, (_GAP_PX + index * (_HEIGHT_PX + _GAP_PX), _GAP_PX))
     draw = ImageDraw.Draw(sheet)

@@ -55,7 +55,7 @@ class Decoder:
             DataError: the file is gone, or no longer what the manifest says.
         """
         data = read_verified(task.path, task.sha256)
-        return self.plan.squares(data, task.sha256, task.views, self.image, self.max_pixels)
+        return self.plan.input_pixels(data, task.sha256, task.views, self.image, self.max_pixels)
 
 
 Rows = list[tuple[Task, int]]
@@ -159,16 +159,16 @@ def _batches_of_rows(
     decoded: Iterable[tuple[Task, NDArray[np.uint8]]], n_rows: int
 ) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
     rows: Rows = []
-    squares: list[NDArray[np.uint8]] = []
+    views_of_batch: list[NDArray[np.uint8]] = []
     for task, views in decoded:
-        for view, square in zip(task.views, views, strict=True):
+        for view, pixels in zip(task.views, views, strict=True):
             rows.append((task, view))
-            squares.append(square)
+            views_of_batch.append(pixels)
             if len(rows) == n_rows:
-                yield rows, np.stack(squares)
-                rows, squares = [], []
+                yield rows, np.stack(views_of_batch)
+                rows, views_of_batch = [], []
     if rows:
-        yield rows, np.stack(squares)
+        yield rows, np.stack(views_of_batch)
 
 
 class ShardWriter:

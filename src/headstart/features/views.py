@@ -1,4 +1,4 @@
-"""Views of an image: view 0 is the plain square, the others are seeded augmentations of it.
+"""Views of an image: view 0 is the plain input pixels, the others are seeded augmentations of it.
 
 Which one is drawn depends on the image's sha256, the seed and the view's number alone. Knows
 nothing of batches.
@@ -36,7 +36,7 @@ class ViewPlan:
         name = f"augmented {AUGMENTATION_VERSION} {self.seed} {view}"
         return hashlib.sha256(name.encode()).digest()[:8]
 
-    def squares(
+    def input_pixels(
         self, data: bytes, sha256: str, views: tuple[int, ...], image: ImageParams, max_pixels: int
     ) -> NDArray[np.uint8]:
         """The asked views of an encoded image, uint8, shape (len(views), size, size, 3)."""

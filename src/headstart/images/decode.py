@@ -1,4 +1,4 @@
-"""The one decode: encoded bytes → RGB uint8 pixels → the square that an encoder sees.
+"""The one decode: encoded bytes → RGB uint8 pixels → the input size that an encoder sees.
 
 Every part of the project that reads pictures calls these functions, so that an image means the
 same numbers in training and in serving. Knows nothing of files, labels or data sets. Safe to call
@@ -81,7 +81,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 
 def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
-    """Make RGB uint8 pixels of any size a square, shape (size, size, 3), read-only."""
+    """Resize RGB uint8 pixels of any size to the input size, shape (size, size, 3), read-only."""
     return np.asarray(_resize_image(Image.fromarray(pixels), image))
 
 
@@ -257,8 +257,8 @@ def _resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:
         return picture.crop((left, top, left + side, top + side)).resize((size, size), resampling)
     scale = size / max(width, height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    square = Image.new("RGB", (size, size))
-    square.paste(
+    padded = Image.new("RGB", (size, size))
+    padded.paste(
         picture.resize(inner, resampling), ((size - inner[0]) // 2, (size - inner[1]) // 2)
     )
-    return square
+    return padded

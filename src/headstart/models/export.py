@@ -223,16 +223,16 @@ def _sample(images: Sequence[Path], image: ImageParams) -> NDArray[np.uint8]:
     if not images:
         raise TrainingError("an export is checked on real images, but got none: name some")
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
-    squares = []
+    decoded = []
     for row in rows:
         with contextlib.suppress(DataError, OSError):
-            squares.append(decode_input(images[row].read_bytes(), image))
-    if not squares:
+            decoded.append(decode_input(images[row].read_bytes(), image))
+    if not decoded:
         raise TrainingError(
             f"an export is checked on real images, but none of {len(rows)} files could be decoded, "
             f"among them {images[0]}: name others"
         )
-    return np.stack(squares)
+    return np.stack(decoded)
 
 
 def _in_batches(runner: Runner, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

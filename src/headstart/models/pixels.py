@@ -51,7 +51,7 @@ def decoded_batches(
     batch_size: int = BATCH_SIZE,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decoded squares, uint8 (n, size, size, 3); one batch is decoded ahead."""
+    """Input pixels, uint8 (n, size, size, 3); one batch is decoded ahead."""
     with ThreadPoolExecutor() as pool:
 
         def start(first: int) -> list[Future[NDArray[np.uint8]]]:

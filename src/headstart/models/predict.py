@@ -82,16 +82,16 @@ def why_unreadable(path: Path) -> str:
 def _predict_some(
     loaded: LoadedModel, paths: list[Path], image: ImageParams, max_pixels: int
 ) -> Iterator[Prediction]:
-    squares: list[NDArray[np.uint8]] = []
+    decoded: list[NDArray[np.uint8]] = []
     reasons: dict[Path, str] = {}
     for path in paths:
         try:
-            squares.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
+            decoded.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
         except (DataError, OSError) as error:
             reasons[path] = str(error)
     answers = iter(())
-    if squares:
-        answers = iter(predict_batch(loaded.model, np.stack(squares)))
+    if decoded:
+        answers = iter(predict_batch(loaded.model, np.stack(decoded)))
     for path in paths:
         if path in reasons:
             yield Prediction(path, loaded.classes, None, reasons[path])

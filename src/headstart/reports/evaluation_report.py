@@ -281,10 +281,10 @@ class _Pictures:
     ) -> list[str | None]:
         if self.cam is None or not pictures:
             return [None] * len(pictures)
-        squares = np.stack([resize(picture, self._image) for picture in pictures])
-        heat = self.cam.heat(squares, class_ids)
+        resized = np.stack([resize(picture, self._image) for picture in pictures])
+        heat = self.cam.heat(resized, class_ids)
         return [
-            thumbnail_uri(overlay(square, one)) for square, one in zip(squares, heat, strict=True)
+            thumbnail_uri(overlay(pixels, one)) for pixels, one in zip(resized, heat, strict=True)
         ]
 
     def _figures(self, part: Predictions, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
