@@ -9,7 +9,8 @@ from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_report
 from headstart.search.search_heads import StudyResult
-from headstart.tracking.searching import check_store, log_search
+from headstart.tracking.store import open_store
+from headstart.tracking.study_runs import log_search
 
 
 def logging_seconds(
@@ -24,7 +25,7 @@ def logging_seconds(
     with FeatureStore(features) as store:
         fingerprint = store.fingerprint
     write_report(project.search_report, result, search)
-    check_store(project)
+    open_store(project.root)
     started = time.perf_counter()
-    log_search(project, result, search, fingerprint=fingerprint, artifacts=[project.search_report])
+    log_search(project, result, search, fingerprint=fingerprint, reports=[project.search_report])
     return time.perf_counter() - started

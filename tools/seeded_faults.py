@@ -297,8 +297,8 @@ FAULTS = (
     Fault(
         "dirty-called-clean",
         "a run of uncommitted code says that it is the commit's",
-        "return bool(self.diff)",
-        "return self.commit is None",
+        "str(bool(git.diff)).lower()",
+        "str(git.commit is None).lower()",
         ("test_a_run_of_uncommitted_code_says_so",),
     ),
     Fault(
@@ -311,16 +311,16 @@ FAULTS = (
     Fault(
         "database-of-the-worktree",
         "an experiment in a worktree logs to a database of its own",
-        'return main_checkout(root) / "mlflow.db"',
-        'return root / "mlflow.db"',
+        'return chosen or sqlite_uri(main_checkout(root) / "mlflow.db")',
+        'return chosen or sqlite_uri(root / "mlflow.db")',
         ("test_a_worktree_uses_the_main_checkouts_database",),
     ),
     Fault(
         "second-run",
         "a training that `mlflow run` started opens a run beside its own",
-        'given = os.environ.get("MLFLOW_RUN_ID")\n    tags',
-        'given = os.environ.get("MLFLOW_RUN")\n    tags',
-        ("test_an_open_run_or_one_of_the_same_params_is_resumed",),
+        'run_id = os.environ.get("MLFLOW_RUN_ID")\n    if not',
+        'run_id = os.environ.get("MLFLOW_RUN")\n    if not',
+        ("test_an_open_run_is_resumed",),
     ),
     Fault(
         "second-model-on-sync",

@@ -240,11 +240,11 @@ def promote(version: Annotated[str, typer.Argument(help="a registered version")]
     """Make a registered version the champion."""
     from headstart.common.paths import project
     from headstart.params.whole_file import load_params
-    from headstart.tracking.registration import open_registry
+    from headstart.tracking.registry import open_registry
 
     here = project()
-    registry = open_registry(here, load_params(here.params).register_)
-    registry.crown(version, "promoted by hand")
+    registry = open_registry(here, load_params(here.params).register_.model_name)
+    registry.promote(version, "promoted by hand")
     say(f"version {version} of {registry.name} is champion")
 
 
@@ -253,25 +253,25 @@ def rollback() -> None:
     """Give the champion alias back to the previous champion."""
     from headstart.common.paths import project
     from headstart.params.whole_file import load_params
-    from headstart.tracking.registration import open_registry
+    from headstart.tracking.registry import open_registry
 
     here = project()
-    registry = open_registry(here, load_params(here.params).register_)
-    before, after = registry.rollback()
+    registry = open_registry(here, load_params(here.params).register_.model_name)
+    before, after = registry.roll_back()
     say(f"version {after} of {registry.name} is champion again, in place of {before}")
 
 
 @app.command()
 def sync() -> None:
-    """Send what was kept while the tracking store was away."""
+    """Send offline runs: what was kept while the tracking store was away."""
     from headstart.common.paths import project
-    from headstart.tracking.sync import sync as send
+    from headstart.tracking.offline_runs import sync_runs
 
-    sent = send(project())
-    for box in sent:
-        say(f"run {box.run_id}: {box.operations} operations sent")
-    if not sent:
-        say("nothing is waiting to be sent")
+    synced = sync_runs(project())
+    for run in synced:
+        say(f"run {run.run_id}: {run.n_operations} operations sent")
+    if not synced:
+        say("there is no offline run to send")
 
 
 @app.command()
@@ -281,16 +281,15 @@ def reproduce(
         Path | None, typer.Option(help="write the verdict here as JSON, and as .txt beside it")
     ] = None,
 ) -> None:
-    """Make a past run again from its commit, and say whether it came out the same."""
+    """Make a past run again from its commit, and say whether it comes out the same."""
+    from headstart.common import files
     from headstart.common.paths import project
-    from headstart.tracking.reproduce import log_verdict, write_verdict
-    from headstart.tracking.reproduce import reproduce as make_again
+    from headstart.tracking.reproduce_run import reproduce_run
 
-    here = project()
-    verdict = make_again(here, run_id)
-    log_verdict(here, verdict)
+    verdict = reproduce_run(project(), run_id)
     if output is not None:
-        write_verdict(output, verdict)
+        files.write_json(output, verdict.as_json())
+        files.write_text(output.with_suffix(".txt"), verdict.as_text() + "\n")
     say(verdict.as_text())
     if not verdict.holds:
         raise typer.Exit(1)
@@ -305,11 +304,11 @@ def compare(
     """What differs between runs: params, metrics, data, and single predictions."""
     from headstart.common import files
     from headstart.common.paths import project
-    from headstart.tracking.compare import as_text, compare_runs
+    from headstart.tracking.compare_runs import compare_runs
 
     here = project()
     comparison = compare_runs(here, run_ids, seed=0)
-    say(as_text(comparison))
+    say(comparison.as_text())
     if json_ is not None:
         files.write_json(json_, comparison.as_json())
     if html is not None:

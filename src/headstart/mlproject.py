@@ -5,7 +5,6 @@ DVC would skip because nothing changed has to train once more, or that run would
 """
 
 import difflib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,25 +71,32 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
         raise ParamsError(
             f"an entry point must be one of {', '.join(ENTRY_POINTS)}, but got {entry_point!r}"
         )
+    from headstart.tracking.runs import given_run, is_trained_run
+
     here = project()
     current = load_params(here.params).model_dump(by_alias=True)
     changed = _changes(current, _parse(current, assignments))
     targets = ENTRY_POINTS[entry_point]
-    needs_run = entry_point in _TRAINS and bool(os.environ.get("MLFLOW_RUN_ID"))
+    run = given_run(here)
+    model_run = run if entry_point in _TRAINS else None
     if changed:
         # `++`: params.yaml need not have the parameter.
         options = [f"-S++{path}={_hydra(value)}" for path, value in changed.items()]
         _dvc(here, "exp", "run", "--temp", *options, *targets)
-        if needs_run and not _run_is_used(here):
+        if model_run and not is_trained_run(model_run):
             _dvc(here, "exp", "run", "--temp", "--force", *options, *targets)
     else:
         _dvc(here, "repro", *targets)
-        if needs_run and not _run_is_used(here):
+        if model_run and not is_trained_run(model_run):
             _dvc(here, "repro", "--force", "--single-item", "train")
             _dvc(here, "repro", *targets)
-    if not needs_run and os.environ.get("MLFLOW_RUN_ID"):
-        _say_what_ran(here, entry_point)
-    if needs_run and not _run_is_used(here):
+    if run and not model_run:
+        text = f"`dvc repro {entry_point}`, started by `mlflow run`."
+        if entry_point == "search":
+            text += " The study has a parent run of its own, its trials nested below."
+        run.set_tags({"headstart.kind": entry_point})
+        run.describe(text)
+    if model_run and not is_trained_run(model_run):
         raise TrackingError(
             "the run that MLflow opened must be the trained model's, but no stage wrote to it: "
             "run `dvc repro --force train` and look at its output"
@@ -147,23 +153,6 @@ def _hydra(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
     return "null" if value is None else str(value)
-
-
-def _run_is_used(here: Project) -> bool:
-    """Whether the run that MLflow opened has been written by train."""
-    from headstart.tracking.runs import is_trained_run
-
-    return is_trained_run(here, os.environ["MLFLOW_RUN_ID"])
-
-
-def _say_what_ran(here: Project, entry_point: str) -> None:
-    """Describe the run that MLflow opened for stages that make no model."""
-    from headstart.tracking.runs import describe_run
-
-    text = f"`dvc repro {entry_point}`, started by `mlflow run`."
-    if entry_point == "search":
-        text += " The study has a parent run of its own, its trials nested below."
-    describe_run(here, os.environ["MLFLOW_RUN_ID"], entry_point, text)
 
 
 def _dvc(here: Project, *arguments: str) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from headstart.evaluation.comparison import compare_models
 from headstart.reports.compare_report import comparison_page
-from headstart.tracking.compare import ChangedPrediction, DataChange, Pair, RunComparison
+from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
 
 
 def _changed(path: str, sha256: str) -> ChangedPrediction:
@@ -29,7 +29,7 @@ def test_the_page_says_what_differs_and_shows_what_changed_sides(tmp_path: Path)
         versions={"git.commit": ["c0", "c1", "c1"]},
         metrics={"test_accuracy": [0.5, 0.75, None]},
         pairs=[
-            Pair(
+            RunPair(
                 "b" * 32,
                 test,
                 DataChange(["cat/new.png"], [], [], []),
@@ -39,7 +39,7 @@ def test_the_page_says_what_differs_and_shows_what_changed_sides(tmp_path: Path)
                     _changed("cat/gone.png", "0" * 64),
                 ],
             ),
-            Pair("c" * 32, None, None, []),
+            RunPair("c" * 32, None, None, []),
         ],
     )
     page = comparison_page(comparison, tmp_path)
@@ -60,7 +60,7 @@ def test_the_page_says_what_differs_and_shows_what_changed_sides(tmp_path: Path)
 
 def test_of_many_changes_the_first_are_shown(tmp_path: Path) -> None:
     changed = [_changed(f"cat/{number}.png", "0" * 64) for number in range(70)]
-    pair = Pair("b" * 32, None, None, changed)
+    pair = RunPair("b" * 32, None, None, changed)
     comparison = RunComparison(["a" * 32, "b" * 32], ["", ""], {}, {}, {}, [pair])
     page = comparison_page(comparison, tmp_path)
     assert "70 images are predicted differently; the first 60 are shown." in page

@@ -33,7 +33,7 @@ from headstart.reports.evaluation_report import Subject, write_report
 from headstart.reports.search_report import write_report as write_search_report
 from headstart.search.search_heads import StudyResult, TrialResult
 from headstart.stages import ingest
-from headstart.tracking.compare import ChangedPrediction, DataChange, Pair, RunComparison
+from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
 from tests.models.conftest import IMAGE, make_workspace
 
 NAMES = (
@@ -121,7 +121,9 @@ def write_comparison(project: Project, classes: tuple[str, ...]) -> Path:
         params={f"params.section.value_{i}": ["x" * 90, "1", "", "2"] for i in range(9)},
         versions={"git.commit": ["0123456789" * 4] * 4},
         metrics={"test_accuracy": [0.5, 0.75, None, 0.25]},
-        pairs=[Pair(run_id, test, DataChange(["new.png"], [], [], []), changed) for run_id in ids],
+        pairs=[
+            RunPair(run_id, test, DataChange(["new.png"], [], [], []), changed) for run_id in ids
+        ],
     )
     path = project.root / "compare.html"
     files.write_text(path, comparison_page(comparison, project.fetched))

@@ -9,9 +9,8 @@ import pytest
 from headstart.common import files
 from headstart.common.paths import Project
 from headstart.reports.summary import summarise
-from headstart.tracking.lineage import gather
-from headstart.tracking.registry import Registry
-from headstart.tracking.runs import training_run
+from headstart.tracking.registry import CHALLENGER, Registry
+from tests.tracking.conftest import new_model_run
 
 METRICS = {
     "accuracy": 0.9,
@@ -29,13 +28,12 @@ def registered(workspace: Project) -> tuple[Project, Registry]:
     (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
     (folder / "artifacts" / "model.h5").write_bytes(b"model")
     for sha256 in ("aa", "bb"):
-        lineage = gather(workspace, "train", {})
-        with training_run(workspace, "n", lineage) as run:
-            run.log_model(folder, "model")
+        with new_model_run(workspace, {}) as run:
+            run.log_model(folder)
         registry = Registry(run.store, "headstart")
         registry.add(run.run_id, sha256, "a description", {})
-    registry.crown("1", "first")
-    registry.challenge("2")
+    registry.promote("1", "first")
+    registry.set_alias(CHALLENGER, "2")
     files.write_json(workspace.metrics, METRICS)
     recorded = {"model_name": "headstart", "version": "2", "alias": "challenger"}
     files.write_json(workspace.registration, {**recorded, "model_sha256": "bb"})
@@ -56,9 +54,9 @@ def _registered_as(project: Project) -> str:
 def test_the_alias_is_that_of_now(registered: tuple[Project, Registry]) -> None:
     project, registry = registered
     assert _registered_as(project) == "headstart version 2, challenger; champion is version 1"
-    registry.crown("2", "promoted by hand")
+    registry.promote("2", "promoted by hand")
     assert _registered_as(project) == "headstart version 2, champion"
-    registry.rollback()
+    registry.roll_back()
     assert _registered_as(project) == "headstart version 2, champion is version 1"
 
 

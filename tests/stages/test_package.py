@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModel, Run
 
 import headstart.serving.package
 from headstart.common.paths import Project
-from headstart.tracking.runs import read_record
+from headstart.tracking.runs import read_run_id
 from headstart.tracking.store import open_store
 from tests.conftest import REPOSITORY
 from tests.models.conftest import make_workspace
@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_run_holds_the_package_and_the_model_file_once(trained: Project) -> None:
     (logged,) = logged_models(trained)
     (run,) = recorded_runs(trained)
-    assert run.info.run_id == read_record(trained.run).run_id == logged.source_run_id
+    assert run.info.run_id == read_run_id(trained.run) == logged.source_run_id
     assert contents(folder_of(logged)) == contents(trained.serving)
     package = trained.serving / "artifacts" / "model.h5"
     assert package.read_bytes() == trained.model.read_bytes()

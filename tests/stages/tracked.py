@@ -9,7 +9,7 @@ from mlflow.entities import Run
 
 from headstart.common import files
 from headstart.common.paths import Project
-from headstart.tracking.runs import read_record
+from headstart.tracking.runs import read_run_id
 from headstart.tracking.store import open_store
 
 
@@ -25,7 +25,7 @@ def hold_model_to_reports(project: Project) -> None:
         **_curves(project.training_report / "fine_tune.csv", "while_fine_tuning"),
     }
     store = open_store(project.root)
-    run_id = read_record(project.run).run_id
+    run_id = read_run_id(project.run)
     (run,) = [
         run for run in store.client.search_runs([store.experiment_id]) if run.info.run_id == run_id
     ]

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from headstart.common import files
 from headstart.common.paths import Project
+from headstart.tracking.lineage import gather_lineage
+from headstart.tracking.runs import Run, new_run
 
 STAGES = {
     "fetch": {"cmd": "x", "deps": ["data/own"], "outs": ["data/fetched"]},
@@ -76,3 +79,14 @@ def workspace(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPa
     shutil.copy(empty_database, root / "mlflow.db")
     monkeypatch.chdir(root)
     return Project(root)
+
+
+def new_model_run(project: Project, tags: dict[str, str]) -> Run:
+    """Open a run as train does, with its lineage alone."""
+    return new_run(project, "n", gather_lineage(project, "train", tags).tags)
+
+
+def record_run(project: Project, run_id: str) -> None:
+    """Write models/run.json as train does."""
+    header = {"format": "headstart-run", "format_version": 1}
+    files.write_json(project.run, {**header, "run_id": run_id, "experiment_name": "headstart"})

@@ -10,9 +10,8 @@ import pytest
 from headstart import cli
 from headstart.common import files
 from headstart.common.paths import Project
-from headstart.tracking.lineage import gather
 from headstart.tracking.registry import Registry
-from headstart.tracking.runs import training_run, write_record
+from tests.tracking.conftest import new_model_run, record_run
 
 COMMANDS = {
     "promote": ["promote", "1"],
@@ -104,14 +103,13 @@ def sound(workspace: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project,
     (folder / "artifacts").mkdir(parents=True)
     (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
     (folder / "artifacts" / "model.h5").write_bytes(b"model")
-    lineage = gather(workspace, "train", {"headstart.kind": "model"})
-    with training_run(workspace, "n", lineage) as run:
-        run.log_model(folder, "model")
+    with new_model_run(workspace, {"headstart.kind": "model"}) as run:
+        run.log_model(folder)
         run.log_artifact(folder / "artifacts" / "model.h5")
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})
-    registry.crown("1", "first")
-    write_record(workspace.run, run.record)
+    registry.promote("1", "first")
+    record_run(workspace, run.run_id)
     interval = {"accuracy_ci95_low": 0.8, "accuracy_ci95_high": 1.0}
     metrics = {"accuracy": 0.9, **interval, "n_test": 10, "run_id": run.run_id}
     files.write_json(workspace.metrics, metrics)

@@ -7,10 +7,9 @@ from mlflow.tracking._tracking_service import utils
 
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
-from headstart.tracking.lineage import gather
 from headstart.tracking.model_uri import model_file
 from headstart.tracking.registry import Registry
-from headstart.tracking.runs import training_run
+from tests.tracking.conftest import new_model_run
 
 
 @pytest.fixture
@@ -20,12 +19,11 @@ def champion(workspace: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (folder / "artifacts").mkdir(parents=True)
     (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
     (folder / "artifacts" / "model.h5").write_bytes(b"the model")
-    lineage = gather(workspace, "train", {})
-    with training_run(workspace, "n", lineage) as run:
-        run.log_model(folder, "model")
+    with new_model_run(workspace, {}) as run:
+        run.log_model(folder)
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})
-    registry.crown("1", "first")
+    registry.promote("1", "first")
     # set, so that they are as before when MLflow has written them
     monkeypatch.setenv("MLFLOW_TRACKING_URI", run.store.uri)
     monkeypatch.setattr(utils, "_tracking_uri", run.store.uri)

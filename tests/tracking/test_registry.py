@@ -6,9 +6,8 @@ import pytest
 
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
-from headstart.tracking.lineage import gather
 from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry
-from headstart.tracking.runs import training_run
+from tests.tracking.conftest import new_model_run
 
 
 def _registry_with(project: Project, tmp_path: Path, *hashes: str) -> Registry:
@@ -19,9 +18,8 @@ def _registry_with(project: Project, tmp_path: Path, *hashes: str) -> Registry:
     (folder / "artifacts" / "model.h5").write_bytes(b"model")
     registry = None
     for model_sha256 in hashes:
-        lineage = gather(project, "train", {})
-        with training_run(project, "n", lineage) as run:
-            run.log_model(folder, "model")
+        with new_model_run(project, {}) as run:
+            run.log_model(folder)
         registry = Registry(run.store, "animals")
         registry.add(run.run_id, model_sha256, "a description", {"git.commit": "c0"})
     assert registry is not None
@@ -54,11 +52,11 @@ def test_a_version_is_made_from_a_copy_of_the_workspace(
 def test_crown_and_rollback_keep_a_history(workspace: Project, tmp_path: Path) -> None:
     registry = _registry_with(workspace, tmp_path, "aa", "bb")
     assert registry.holder(CHAMPION) is None
-    registry.crown("1", "first")
-    registry.challenge("2")
-    registry.crown("2", "better")
+    registry.promote("1", "first")
+    registry.set_alias(CHALLENGER, "2")
+    registry.promote("2", "better")
     assert registry.holder(CHALLENGER) is None
-    assert registry.rollback() == ("2", "1")
+    assert registry.roll_back() == ("2", "1")
     champion = registry.holder(CHAMPION)
     assert champion is not None
     assert str(champion.version) == "1"
@@ -74,28 +72,28 @@ def test_a_rollback_passes_over_what_was_rolled_back_from(
 ) -> None:
     registry = _registry_with(workspace, tmp_path, "aa", "bb", "cc")
     for version in ("1", "2", "3"):
-        registry.crown(version, "better")
-    assert registry.rollback() == ("3", "2")
-    assert registry.rollback() == ("2", "1")
+        registry.promote(version, "better")
+    assert registry.roll_back() == ("3", "2")
+    assert registry.roll_back() == ("2", "1")
 
 
 def test_a_rollback_without_an_earlier_champion(workspace: Project, tmp_path: Path) -> None:
     registry = _registry_with(workspace, tmp_path, "aa")
     with pytest.raises(TrackingError, match="needs a champion"):
-        registry.rollback()
-    registry.crown("1", "first")
+        registry.roll_back()
+    registry.promote("1", "first")
     with pytest.raises(TrackingError, match="version 1 of 'animals' is the first"):
-        registry.rollback()
+        registry.roll_back()
 
 
 def test_an_unknown_version_lists_those_there_are(workspace: Project, tmp_path: Path) -> None:
     registry = _registry_with(workspace, tmp_path, "aa", "bb")
     with pytest.raises(TrackingError, match="got '7'; there are: 1, 2"):
-        registry.crown("7", "by hand")
+        registry.promote("7", "by hand")
 
 
 def test_a_run_without_a_model_cannot_be_registered(workspace: Project) -> None:
-    with training_run(workspace, "n", gather(workspace, "train", {})) as run:
+    with new_model_run(workspace, {}) as run:
         pass
     with pytest.raises(TrackingError, match="has none: run `headstart sync`"):
         Registry(run.store, "animals").add(run.run_id, "aa", "d", {})

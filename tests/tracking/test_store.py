@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
+from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
-from headstart.tracking.lineage import gather
 from headstart.tracking.model_uri import model_file
 from headstart.tracking.registry import Registry
-from headstart.tracking.runs import training_run
 from headstart.tracking.store import open_store, sqlite_uri, tracking_uri
+from tests.tracking.conftest import git, new_model_run
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
@@ -68,13 +68,12 @@ def _run_with_a_model(project: Project) -> str:
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     (folder / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
     (folder / "artifacts" / "model.h5").write_bytes(b"the model")
-    lineage = gather(project, "train", {})
-    with training_run(project, "n", lineage) as run:
-        run.log_model(folder, "model")
+    with new_model_run(project, {}) as run:
+        run.log_model(folder)
         run.log_artifact(folder / "MLmodel")
     registry = Registry(run.store, "headstart")
     registry.add(run.run_id, "aa", "a description", {})
-    registry.crown("1", "first")
+    registry.promote("1", "first")
     return run.run_id
 
 
@@ -140,3 +139,83 @@ def test_artifacts_that_are_kept_elsewhere_stay_there(
     open_store(workspace.root)
     assert store.client.get_run(run_id).info.artifact_uri.startswith(elsewhere.as_uri())
     assert capsys.readouterr().err == ""
+
+
+def test_a_store_that_is_away_is_named_without_credentials(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:pw@127.0.0.1:9")
+    with pytest.raises(TrackingError, match="tracking store must answer") as caught:
+        open_store(workspace.root)
+    assert "http://127.0.0.1:9" in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_named(workspace: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(workspace.root)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(TrackingError, match="is deleted: restore it"):
+        open_store(workspace.root)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
+    with pytest.raises(TrackingError, match="is deleted: restore it"):
+        open_store(workspace.root)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MLFLOW_EXPERIMENT_ID", "99"),
+        ("MLFLOW_EXPERIMENT_ID", "headstart"),
+        ("MLFLOW_EXPERIMENT_ID", "9" * 30),
+        ("MLFLOW_EXPERIMENT_NAME", "x" * 600),
+        ("MLFLOW_TRACKING_URI", "foo://x"),
+        ("MLFLOW_TRACKING_URI", "mlruns"),
+        ("MLFLOW_TRACKING_URI", "http://["),
+        ("MLFLOW_TRACKING_URI", "nodatabase+nodriver://x/y"),
+    ],
+)
+def test_a_variable_that_cannot_be_meant_is_named_with_what_was_got(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(TrackingError, match=rf"{variable} must be .*unset it") as caught:
+        open_store(workspace.root)
+    assert value in str(caught.value)
+    assert "must answer" not in str(caught.value)
+
+
+def test_two_variables_that_name_two_experiments_are_an_error(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(workspace.root)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "headstart")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.experiment_id)
+    assert open_store(workspace.root).experiment_id == store.experiment_id
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    with pytest.raises(TrackingError, match="must name one experiment"):
+        open_store(workspace.root)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "custom_model_development"),
+        ("genai_development_inferred", "custom_model_development"),
+        ("genai_development", "genai_development"),
+    ],
+)
+def test_an_experiment_opens_as_model_training_unless_a_person_chose(
+    workspace: Project, before: str | None, after: str
+) -> None:
+    client = MlflowClient(tracking_uri(workspace.root))
+    made = client.create_experiment("headstart")
+    if before is not None:
+        client.set_experiment_tag(made, "mlflow.experimentKind", before)
+    open_store(workspace.root)
+    assert client.get_experiment(made).tags["mlflow.experimentKind"] == after
+
+
+def test_a_worktree_uses_the_main_checkouts_database(workspace: Project, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    git(workspace.root, "worktree", "add", "-q", str(tree))
+    assert tracking_uri(tree) == tracking_uri(workspace.root)

@@ -6,7 +6,7 @@ from pathlib import Path
 from headstart.common.errors import DataError
 from headstart.images.decode import decode
 from headstart.reports.html import render_page, thumbnail_uri
-from headstart.tracking.compare import ChangedPrediction, RunComparison, data_in_words
+from headstart.tracking.compare_runs import ChangedPrediction, RunComparison
 
 _MAX_PICTURES = 60
 
@@ -17,7 +17,7 @@ def comparison_page(comparison: RunComparison, fetched: Path) -> str:
         {
             "run_id": pair.run_id,
             "sentence": pair.test.sentence if pair.test else "They share too few test images.",
-            "data": data_in_words(pair.data) if pair.data else "One of them recorded no manifest.",
+            "data": pair.data.sentence if pair.data else "One of them recorded no manifest.",
             "n_changed": len(pair.changed),
             "changed": [
                 {"change": change, "picture": _picture(fetched, change)}

@@ -10,7 +10,7 @@ from typing import Any
 from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project, state_folder
-from headstart.tracking.registration import Standing, standing
+from headstart.tracking.registry import Standing, standing
 
 
 def summarise(project: Project) -> str:

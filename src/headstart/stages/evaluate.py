@@ -17,7 +17,7 @@ from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_plots import write_tables
 from headstart.reports.evaluation_report import Subject, write_report
 from headstart.stages.run_stage import run_stage
-from headstart.tracking.evaluating import open_evaluation
+from headstart.tracking.runs import recorded_run
 
 
 class Sections(Section):
@@ -32,7 +32,10 @@ def run(project: Project, params: Sections) -> str:
     begin_step("loading the model")
     loaded = load_model(project.model)
     manifest = read_manifest(project.manifest)
-    with FeatureStore(project.features) as store, open_evaluation(project) as log:
+    with (
+        FeatureStore(project.features) as store,
+        recorded_run(project, "evaluate", reads="test") as mlflow_run,
+    ):
         begin_step("evaluating the test images")
         evaluation = evaluate_model(
             store,
@@ -59,9 +62,18 @@ def run(project: Project, params: Sections) -> str:
         write_predictions(project.predictions, [subject.validation, evaluation.test])
         begin_step("logging the evaluation")
         metrics = evaluation.flat_metrics()
-        files.write_json(project.metrics, {**metrics, "run_id": log.run.run_id})
-        reports = [project.predictions, project.metrics, project.evaluation_report]
-        log.evaluation(metrics, store.classes, reports)
+        files.write_json(project.metrics, {**metrics, "run_id": mlflow_run.run_id})
+        classes = store.classes
+        listed = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        low, high = metrics["accuracy_ci95_low"], metrics["accuracy_ci95_high"]
+        mlflow_run.log_results(
+            {f"test_{name}": value for name, value in metrics.items()},
+            f"**Test accuracy {100 * metrics['accuracy']:.1f} %** (95 % interval {100 * low:.1f} "
+            f"to {100 * high:.1f}), log loss {metrics['log_loss']:.3f}, on {metrics['n_test']:.0f} "
+            f"images of {len(classes)} classes: {listed}.\n\n"
+            "Open `evaluation/index.html` among the artifacts for the errors one by one.",
+            [project.predictions, project.metrics, project.evaluation_report],
+        )
     return summary(evaluation)
 
 

@@ -11,7 +11,7 @@ from headstart.models.model_file import read_metadata
 from headstart.params.base import Section
 from headstart.serving.package import save_pyfunc
 from headstart.stages.run_stage import run_stage
-from headstart.tracking.runs import log_package
+from headstart.tracking.runs import recorded_run
 
 
 class Sections(Section):
@@ -25,7 +25,8 @@ def run(project: Project, params: Sections) -> str:  # noqa: ARG001 (as every st
     example = read_manifest(project.manifest).select("train").paths[0]
     save_pyfunc(project.serving, project.model, classes, (project.fetched / example).read_bytes())
     begin_step("logging the package")
-    log_package(project)
+    with recorded_run(project, "package") as mlflow_run:
+        mlflow_run.log_model(project.serving)
     sizes = [path.stat().st_size for path in project.serving.rglob("*") if path.is_file()]
     return summary(sum(sizes), len(classes))
 

@@ -4,6 +4,8 @@ Also writes reports/search/: trials.csv, one row per trial, and a page with plot
 The study itself lives outside of DVC's outputs, so that a search that was killed is resumed.
 """
 
+import contextlib
+
 from headstart.common.paths import Project, state_folder
 from headstart.common.progress import begin_step
 from headstart.features.feature_store import FeatureStore
@@ -14,7 +16,8 @@ from headstart.reports.search_report import write_report
 from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import StudyResult, run_study
 from headstart.stages.run_stage import run_stage
-from headstart.tracking.searching import check_store, failures_logged, log_search
+from headstart.tracking.store import open_store
+from headstart.tracking.study_runs import log_search
 
 
 class Sections(Section):
@@ -25,22 +28,27 @@ class Sections(Section):
 def run(project: Project, params: Sections) -> str:
     """Search for the best head and write what was found."""
     begin_step("opening the study")
-    check_store(project)
+    # Before the search, so that its result can be logged.
+    open_store(project.root)
     with FeatureStore(project.features) as store:
         fingerprint = store.fingerprint
-        with failures_logged(project, fingerprint):
+        try:
             result = run_study(
                 store,
                 params.search,
                 seed=params.seed,
                 storage_folder=state_folder(project.root) / "studies",
             )
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                log_search(project, error, params.search, fingerprint=fingerprint)
+            raise
     begin_step("writing the report")
     write_head(project.best_head, result.best_head())
     write_report(project.search_report, result, params.search)
     begin_step("logging the trials")
     log_search(
-        project, result, params.search, fingerprint=fingerprint, artifacts=[project.search_report]
+        project, result, params.search, fingerprint=fingerprint, reports=[project.search_report]
     )
     return summary(result, params.search)
 

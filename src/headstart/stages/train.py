@@ -22,7 +22,8 @@ from headstart.params.base import Section, Seed
 from headstart.params.image import ImageParams
 from headstart.params.train import TrainParams
 from headstart.stages.run_stage import run_stage
-from headstart.tracking.training import open_training
+from headstart.tracking.runs import FINE_TUNING_CURVE
+from headstart.tracking.training_runs import open_training
 from headstart.training.final_fit import TrainedHead, model_metadata, train_model
 from headstart.training.tune import Tuned, checkpoint_folder, tune_model
 
@@ -39,7 +40,7 @@ def run(project: Project, params: Sections) -> str:
     best = read_head(project.best_head)
     with (
         FeatureStore(project.features) as store,
-        open_training(project, best, store.contract, store.fingerprint, params.seed) as log,
+        open_training(project, best, store.contract, store.fingerprint, params.seed) as mlflow_run,
     ):
         begin_step("training the head")
         trained = train_model(store, best, params.train, seed=params.seed)
@@ -62,7 +63,9 @@ def run(project: Project, params: Sections) -> str:
                 options,
                 seed=params.seed,
                 checkpoints=folder,
-                on_epoch=log.fine_tuning_epoch,
+                on_epoch=lambda epoch, metrics: mlflow_run.log_epochs(
+                    [metrics], curve=FINE_TUNING_CURVE, first_epoch=epoch
+                ),
             )
             # The fine-tuned model where it is better, else the frozen one.
             model, trained = tuned.model, tuned.trained
@@ -71,8 +74,13 @@ def run(project: Project, params: Sections) -> str:
         save_model(project.model, model, model_metadata(store, trained, params.image, kept))
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
-        reports = [project.training_report, project.data_report]
-        log.model(project, curve=trained.curve, metrics=trained.scores, reports=reports)
+        mlflow_run.log_results(
+            {f"val_{name}": value for name, value in trained.scores.items()},
+            f"**Validation accuracy {100 * trained.scores['accuracy']:.1f} %**, log loss "
+            f"{trained.scores['log_loss']:.3f}. Stage `evaluate` adds what the test split says.",
+            [project.model, project.training_report, project.data_report],
+            curve=trained.curve,
+        )
     return summary(trained, tuned)
 
 

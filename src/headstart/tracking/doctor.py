@@ -6,12 +6,13 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project, cache_folder
 from headstart.common.secrets import without_secrets
-from headstart.tracking.runs import pending_folder, read_record, recorded_run_is_there
-from headstart.tracking.store import tracking_uri
+from headstart.tracking.offline_runs import offline_folder
+from headstart.tracking.runs import find_recorded_run, read_run_id
+from headstart.tracking.store import open_store, tracking_uri
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthCheck:
     """One thing that was looked at, and the remedy if it is not well."""
 
     is_well: bool
@@ -21,56 +22,38 @@ class Finding:
         return f"{'well ' if self.is_well else 'WRONG'}  {self.sentence}"
 
 
-def examine(project: Project) -> list[Finding]:
-    """Look at the tracking store, the recorded run, outboxes and the feature cache."""
-    return [_run(project), _same_run(project), _outboxes(project), _cache()]
-
-
-def _run(project: Project) -> Finding:
-    address = without_secrets(tracking_uri(project.root))
+def examine(project: Project) -> list[HealthCheck]:
+    """Check the recorded run, the metrics, offline runs and the cache."""
+    checks, run_id = [], ""
     if not project.run.is_file():
-        return Finding(False, "there is no models/run.json yet: run `dvc repro`")
-    try:
-        run_id = read_record(project.run).run_id
-        is_there = recorded_run_is_there(project)
-    except TrackingError as error:
-        return Finding(False, str(error))
-    if is_there:
-        return Finding(True, f"run {run_id} of the model here is in {address}")
-    return Finding(
-        False,
-        f"run {run_id} of the model here is not in {address}: make it again with `dvc repro "
-        "--force --single-item train && dvc repro`, or set MLFLOW_TRACKING_URI to the store that "
-        "has it; `mlflow models serve -m models/serving` works without it",
-    )
-
-
-def _same_run(project: Project) -> Finding:
-    if not (project.run.is_file() and project.metrics.is_file()):
-        return Finding(True, "there are no metrics to compare with the run yet")
-    try:
-        ours = read_record(project.run).run_id
-        theirs = str(files.read_json(project.metrics)["run_id"])
-    except TrackingError as error:
-        return Finding(False, str(error))
-    except (ValueError, TypeError, KeyError):
-        return Finding(
-            False,
-            "reports/metrics.json must name its run, but it is not as evaluate writes it: run "
-            "`dvc repro --force evaluate`",
-        )
-    if ours == theirs:
-        return Finding(True, "reports/metrics.json is of that run")
-    return Finding(False, f"reports/metrics.json is of run {theirs}, not {ours}: run `dvc repro`")
-
-
-def _outboxes(project: Project) -> Finding:
-    folder = pending_folder(project.root)
-    waiting = len(list(folder.glob("*/run.json"))) if folder.is_dir() else 0
-    if waiting:
-        return Finding(False, f"{waiting} runs wait to be sent: run `headstart sync`")
-    return Finding(True, "no run waits to be sent")
-
-
-def _cache() -> Finding:
-    return Finding(True, f"features are cached in {cache_folder()}")
+        checks.append(HealthCheck(False, "there is no models/run.json yet: run `dvc repro`"))
+    else:
+        try:
+            run_id = read_run_id(project.run)
+            find_recorded_run(open_store(project.root), run_id)
+        except TrackingError as error:
+            serves = "`mlflow models serve -m models/serving` works without it"
+            checks.append(HealthCheck(False, f"{error}; {serves}"))
+        else:
+            address = without_secrets(tracking_uri(project.root))
+            checks.append(HealthCheck(True, f"run {run_id} of the model here is in {address}"))
+    if not (run_id and project.metrics.is_file()):
+        checks.append(HealthCheck(True, "there are no metrics to compare with the run yet"))
+    else:
+        try:
+            theirs = str(files.read_json(project.metrics)["run_id"])
+        except (ValueError, TypeError, KeyError):
+            wrong = "reports/metrics.json must name its run, but it is not as evaluate writes it"
+            checks.append(HealthCheck(False, f"{wrong}: run `dvc repro --force evaluate`"))
+        else:
+            wrong = f"reports/metrics.json is of run {theirs}, not {run_id}: run `dvc repro`"
+            right = "reports/metrics.json is of that run"
+            checks.append(HealthCheck(theirs == run_id, right if theirs == run_id else wrong))
+    n_offline = len(list(offline_folder(project.root).glob("*/run.json")))
+    if n_offline:
+        waiting = f"{n_offline} offline runs are not sent yet: run `headstart sync`"
+        checks.append(HealthCheck(False, waiting))
+    else:
+        checks.append(HealthCheck(True, "there is no offline run"))
+    checks.append(HealthCheck(True, f"features are cached in {cache_folder()}"))
+    return checks

@@ -1,25 +1,162 @@
-"""From the model in the workspace to a version in the registry, once a model file."""
+"""The model in the workspace becomes a registered version, and champion if it earns that.
+
+Decided on validation images, never on the test split.
+"""
 
 import os
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.machine import library_version
 from headstart.common.paths import Project
+from headstart.evaluation.comparison import Comparison, compare_models
+from headstart.evaluation.latency import latency_ratio
+from headstart.models.predictions import read_predictions_table
 from headstart.params.register import RegisterParams
-from headstart.tracking.dvc_state import DvcState
-from headstart.tracking.gate import as_json, decide
-from headstart.tracking.registry import CHALLENGER, CHAMPION, Registry, Reign
-from headstart.tracking.runs import Run, continued_run
-from headstart.tracking.store import answering, open_store, store_exists, tracking_uri
+from headstart.tracking.lineage import DvcState
+from headstart.tracking.registry import CHALLENGER, CHAMPION, Promotion, Registry
+from headstart.tracking.runs import recorded_run
+from headstart.tracking.store import answering, tracking_uri
+
+PREDICTIONS = "predictions.csv"
+_MIN_COMMON_IMAGES = 20
+# A difference of latency below a tenth is as likely the machine's.
+_CLEARLY_FASTER = 0.9
+
+Alias = Literal["champion", "challenger"]
+
+
+def compare_predictions(
+    old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int, groups: Mapping[str, str]
+) -> Comparison | None:
+    """Compare on the images of a split that both have, with the same label; None if too few.
+
+    Args:
+        groups: sha256 of an image → key of its group; images of a group are no independent proof.
+            An image that it does not name is a group of its own.
+    """
+    classes = _class_columns(new)
+    if set(classes) != set(_class_columns(old)):
+        return None
+    now, before = (
+        table[table["split"] == split].drop_duplicates("sha256").set_index("sha256")
+        for table in (new, old)
+    )
+    both = now.join(before.add_suffix("_old"), how="inner")
+    both = both[both["label"].astype(str) == both["label_old"].astype(str)]
+    if len(both) < _MIN_COMMON_IMAGES:
+        return None
+    ids = {name[2:-1]: index for index, name in enumerate(classes)}
+    theirs, ours = (
+        both[columns].to_numpy(dtype=np.float64)
+        for columns in ([f"{name}_old" for name in classes], classes)
+    )
+    labels = np.asarray(both["label"].astype(str).map(ids), dtype=np.int64)
+    keys = [groups.get(str(sha256), str(sha256)) for sha256 in both.index]
+    return compare_models(theirs, ours, labels, seed=seed, groups=keys)
+
+
+def _class_columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in table.columns if column.startswith("p(")]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which alias a version gets, the comparison behind it, and a sentence that says why."""
+
+    alias: Alias
+    why: str
+    validation: Comparison | None = None
+    test: Comparison | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for reports/comparison.json."""
+        return asdict(self)
+
+
+def decide(
+    registry: Registry,
+    predictions: Path,
+    model: Path,
+    params: RegisterParams,
+    *,
+    groups: Mapping[str, str],
+    seed: int,
+) -> Decision:
+    """Compare a new model with the champion, on the images that both were validated with.
+
+    A champion of other classes answers another question: the new model takes its place, and it is
+    kept for a rollback.
+
+    Args:
+        predictions: the new model's predictions.csv, with rows of the validation and test split.
+        model: the new model file.
+        groups: as of `compare_predictions`.
+    """
+    champion = registry.holder(CHAMPION)
+    if champion is None:
+        return _unless_experiment(Decision("champion", "there was no champion"))
+    named, run_id = f"version {champion.version}", str(champion.run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = registry.store.artifact(run_id, PREDICTIONS, Path(folder))
+        old = None if theirs is None else read_predictions_table(theirs)
+    new = read_predictions_table(predictions)
+    validation = test = None
+    if old is None:
+        why = f"the champion, {named}, has no {PREDICTIONS} to be compared with"
+    elif set(_class_columns(old)) != set(_class_columns(new)):
+        why = (
+            f"the champion so far, {named}, has other classes "
+            "(`headstart rollback` makes it champion again)"
+        )
+        return _unless_experiment(Decision("champion", why))
+    elif validation := compare_predictions(old, new, "validation", seed, groups):
+        test = compare_predictions(old, new, "test", seed, groups)
+        why = validation.sentence
+    else:
+        why = (
+            f"the champion, {named}, shares too few validation images with this model, so the two "
+            "cannot be compared"
+        )
+    alias: Alias = "challenger"
+    if params.gate == "always":
+        alias, why = "champion", f"register.gate is always; {why}"
+    elif validation is None:
+        why = f"{why}: `headstart promote` decides by hand"
+    elif validation.verdict == "better":
+        alias = "champion"
+    elif validation.not_worse and params.gate == "not_worse_and_smaller":
+        n_bytes = champion.tags.get("model.bytes")
+        if n_bytes is not None and model.stat().st_size < int(n_bytes):
+            alias, why = "champion", f"smaller and not worse: {why}"
+    elif validation.not_worse and params.gate == "not_worse_and_faster":
+        with tempfile.TemporaryDirectory() as folder:
+            other = registry.store.artifact(run_id, "model.h5", Path(folder))
+            ratio = 1.0 if other is None else latency_ratio(model, other)
+        if ratio < _CLEARLY_FASTER:
+            alias, why = "champion", f"faster ({ratio:.2f} of its latency) and not worse: {why}"
+    return _unless_experiment(Decision(alias, why, validation, test))
+
+
+def _unless_experiment(decision: Decision) -> Decision:
+    name = os.environ.get("DVC_EXP_NAME")
+    if decision.alias == "champion" and name:
+        why = f"{decision.why}; made in the DVC experiment {name}, where only a challenger is named"
+        return replace(decision, alias="challenger", why=why)
+    return decision
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What reports/registration.json holds, and the comparison behind it."""
+    """What register decided, and the comparison behind it."""
 
     model_name: str
     version: str
@@ -27,10 +164,11 @@ class Registration:
     why: str
     run_id: str
     model_sha256: str
-    history: list[Reign]
+    history: list[Promotion]
     comparison: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
+        """Return plain values for reports/registration.json."""
         values = asdict(self)
         del values["comparison"]
         return values
@@ -52,110 +190,55 @@ def register_model(
     Raises:
         TrackingError: the run is not in the store, or the store is away.
     """
-    model_sha256 = files.sha256_of_file(project.model)
-    with (
-        answering(tracking_uri(project.root)),
-        continued_run(project, {"dvc.stage.register": "done"}) as run,
-    ):
+    name, sha256 = params.model_name, files.sha256_of_file(project.model)
+    with answering(tracking_uri(project.root)), recorded_run(project, "register") as run:
         if run.is_away:
             raise TrackingError(
                 "registering needs the tracking store, but this run is still to be sent to it: "
                 "run `headstart sync` when the store is back, then `dvc repro`"
             )
-        registry = Registry(run.store, params.model_name)
+        registry = Registry(run.store, name)
         decision = decide(
-            registry,
-            project.predictions,
-            project.model,
-            params,
-            groups=groups,
-            seed=seed,
+            registry, project.predictions, project.model, params, groups=groups, seed=seed
         )
-        version = registry.version_of(model_sha256)
+        version = registry.version_of(sha256)
         if version is None:
-            description = _description(metadata, test_metrics)
-            tags = _tags(project, run, metadata, test_metrics)
-            version = registry.add(run.run_id, model_sha256, description, tags)
+            run_tags = run.store.client.get_run(run.run_id).data.tags
+            hashes = {o.path: o.md5 for o in DvcState(project.root).outputs_before("register")}
+            tags = {
+                "model.bytes": str(project.model.stat().st_size),
+                "fingerprint": str(metadata.get("fingerprint", "")),
+                "data.md5": hashes.get("data/fetched"),
+                "git.commit": run_tags.get("git.commit"),
+                "git.dirty": run_tags.get("git.dirty"),
+                "dvc.exp_name": os.environ.get("DVC_EXP_NAME"),
+                "version.headstart": library_version("headstart"),
+            }
+            metrics = {
+                key: value for key, value in test_metrics.items() if isinstance(value, float)
+            }
+            tags |= {f"test.{key}": f"{value:.4f}" for key, value in metrics.items()}
+            accuracy, low, high = (
+                f"{100 * float(test_metrics[key]):.1f}"
+                for key in ("accuracy", "accuracy_ci95_low", "accuracy_ci95_high")
+            )
+            about = (
+                f"Test accuracy {accuracy} % (95 % interval {low} to {high}) on "
+                f"{test_metrics['n_test']} images. Classes: {', '.join(metadata['classes'][:20])}."
+            )
+            known = {key: value for key, value in tags.items() if value}
+            version = registry.add(run.run_id, sha256, about, known)
         number = str(version.version)
+        alias, why = str(decision.alias), decision.why
         champion = registry.holder(CHAMPION)
         if champion is not None and str(champion.version) == number:
-            alias, why = "champion", "it was champion before, and is the same file"
+            alias, why = CHAMPION, "it was champion before, and is the same file"
+        elif alias == CHAMPION:
+            registry.promote(number, why)
         else:
-            alias, why = decision.alias, decision.why
-            if alias == "champion":
-                registry.crown(number, why)
-            else:
-                registry.challenge(number)
+            registry.set_alias(CHALLENGER, number)
         # Not the alias: it moves, and only the registry knows where it is now.
         run.set_tags({"registered.version": number})
         return Registration(
-            params.model_name,
-            number,
-            alias,
-            why,
-            run.run_id,
-            model_sha256,
-            registry.history(),
-            as_json(decision),
+            name, number, alias, why, run.run_id, sha256, registry.history(), decision.as_json()
         )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the registry says now of a model file; None where it knows nothing."""
-
-    version: str | None
-    alias: str | None
-    champion: str | None
-
-
-def standing(project: Project, model_name: str, model_sha256: str) -> Standing | None:
-    """Ask the registry; None if there is no database here, which asking would create.
-
-    Raises:
-        TrackingError: the store does not answer.
-    """
-    if not store_exists(project.root):
-        return None
-    with answering(tracking_uri(project.root)):
-        registry = Registry(open_store(project.root), model_name)
-        found = registry.version_of(model_sha256)
-        version = str(found.version) if found else None
-        holders = {alias: registry.holder(alias) for alias in (CHAMPION, CHALLENGER)}
-    numbers = {alias: str(holder.version) for alias, holder in holders.items() if holder}
-    alias = next((alias for alias, number in numbers.items() if number == version), None)
-    return Standing(version, alias, numbers.get(CHAMPION))
-
-
-def open_registry(project: Project, params: RegisterParams) -> Registry:
-    """The registry of this project's model, for promote and rollback."""
-    return Registry(open_store(project.root), params.model_name)
-
-
-def _tags(
-    project: Project, run: Run, metadata: Mapping[str, Any], test_metrics: Mapping[str, Any]
-) -> dict[str, str]:
-    run_tags = run.store.client.get_run(run.run_id).data.tags
-    hashes = {o.path: o.md5 for o in DvcState(project.root).outputs_before("register")}
-    metrics = {f"test.{k}": f"{v:.4f}" for k, v in test_metrics.items() if isinstance(v, float)}
-    chosen = {
-        "model.bytes": str(project.model.stat().st_size),
-        "fingerprint": str(metadata.get("fingerprint", "")),
-        "data.md5": hashes.get("data/fetched", ""),
-        "git.commit": run_tags.get("git.commit", ""),
-        "git.dirty": run_tags.get("git.dirty", ""),
-        "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),
-        "version.headstart": library_version("headstart"),
-    }
-    return {**metrics, **{key: value for key, value in chosen.items() if value}}
-
-
-def _description(metadata: Mapping[str, Any], test_metrics: Mapping[str, Any]) -> str:
-    accuracy = 100 * float(test_metrics["accuracy"])
-    low = 100 * float(test_metrics["accuracy_ci95_low"])
-    high = 100 * float(test_metrics["accuracy_ci95_high"])
-    classes = ", ".join(metadata["classes"][:20])
-    return (
-        f"Test accuracy {accuracy:.1f} % (95 % interval {low:.1f} to {high:.1f}) on "
-        f"{test_metrics['n_test']} images. Classes: {classes}."
-    )

@@ -1,104 +1,95 @@
-"""A study as MLflow runs: one parent, one nested run a trial, one batched write each.
+"""A finished search as MLflow runs: one parent for the study, one nested run for each trial."""
 
-MLflow's own bridges to Optuna cost 120 to 310 ms a trial; three calls cost about 36.
-"""
-
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 from mlflow.entities import Metric, Param
 
-from headstart.common.paths import Project
+from headstart.common.errors import one_line
+from headstart.common.paths import Project, state_folder
 from headstart.common.secrets import without_secrets
-from headstart.tracking.lineage import Lineage
-from headstart.tracking.outbox import Outbox
-from headstart.tracking.runs import Run, pending_folder
-from headstart.tracking.store import TrackingStore, open_store
+from headstart.params.search import SearchParams
+from headstart.params.whole_file import load_params
+from headstart.search.search_heads import StudyResult
+from headstart.tracking.lineage import gather_lineage
+from headstart.tracking.runs import Run, curve_names, new_run
+from headstart.tracking.store import TrackingStore, answering, open_store
+from headstart.tracking.training_runs import describe_head, flatten_params, run_name
 
 _PARENT_TAG = "mlflow.parentRunId"
-# MLflow takes 1,000 entities a call, params included.
-_BATCH_METRICS = 900
+# MLflow takes 1,000 entities per call, params included.
+_METRICS_PER_CALL = 900
 
 
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as it is logged. Every trial of a study has the same param and metric names.
+def log_search(
+    project: Project,
+    outcome: StudyResult | Exception,
+    search: SearchParams,
+    *,
+    fingerprint: str,
+    reports: Sequence[Path] = (),
+) -> None:
+    """Log a study as a parent run, and its trials nested below; what is logged already stays.
 
-    Attributes:
-        metrics: final figures, under names without a slash.
-        epochs: the curve, under names with one.
-        note: its description, which MLflow shows first.
-    """
-
-    number: int
-    state: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    epochs: Sequence[Mapping[str, float]] = ()
-    reason: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """A study as its parent run shows it, which is found by `name` and shown by `run_name`."""
-
-    name: str
-    run_name: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    trials: Iterable[TrialRecord]
-    artifacts: Iterable[Path]
-
-
-def log_study(project: Project, study: StudyRecord, lineage: Lineage) -> str:
-    """Log a study and those of its trials that are not logged yet; return the parent's run id.
-
-    A study that went on after a kill, or was joined by other workers, keeps its parent run: it is
+    A study that was resumed after a kill, or joined by other workers, keeps its parent run: it is
     found by the study's name, so no trial is logged twice. MLFLOW_RUN_ID is left alone: the run
     that `mlflow run` opened is that of the trained model.
+
+    Args:
+        outcome: the study, or the error that ended its search, which leaves a FAILED run: a study
+            has no run before its end.
+
+    Raises:
+        TrackingError: the store went away; the study itself is kept, and a new run of the stage
+            logs it without searching again.
     """
-    store = open_store(project.root)
-    pending = pending_folder(project.root)
-    pending.mkdir(parents=True, exist_ok=True)
+    tags = {"headstart.kind": "study", "fingerprint": fingerprint}
+    lineage = gather_lineage(project, "search", tags)
+    if isinstance(outcome, Exception):
+        failed = new_run(project, "failed search", lineage.tags)
+        with contextlib.suppress(type(outcome)), failed:
+            failed.describe(f"A search that ended with an error: {one_line(outcome, 5000)}")
+            raise outcome
+        return
+    store, study, best = open_store(project.root), outcome.study_name, outcome.best
+    assert best.value is not None
     # Two experiments that search over the same end in the same study, perhaps at the same time.
-    with FileLock(pending.parent / f"log-{study.name}.lock"):
-        return _log(store, study, lineage, pending)
+    lock = FileLock(state_folder(project.root) / f"log-{study}.lock")
+    with answering(store.uri), lock:
+        query = f"tags.`headstart.study` = '{study}' and tags.`headstart.kind` = 'study'"
+        found = store.client.search_runs([store.experiment_id], query, max_results=1)
+        if found:
+            run = Run(project.root, store, found[0].info.run_id)
+        else:
+            name = run_name(load_params(project.params), "search")
+            run = new_run(project, name, {**lineage.tags, "headstart.study": study})
+        params = flatten_params({"search": search.model_dump(mode="json")})
+        run.log_params({name: value for name, value in params.items() if len(value) < 6000})
+        _log_trials(store, run.run_id, outcome)
+        run.log_inputs([(output, "training") for output in lineage.inputs], lineage)
+        storage = without_secrets(outcome.storage)
+        tags = {"study": study, "best.trial": str(best.number), "optuna.storage": storage}
+        run.set_tags({**lineage.tags, **tags})
+        run.log_results(
+            {f"best_{outcome.metric}": best.value, "n_trials": float(len(outcome.trials))},
+            f"Best {outcome.metric} **{best.value:.4f}** by trial {best.number} of "
+            f"{len(outcome.trials)} of study `{study}`. The trials are nested below; select them "
+            "all and press Compare for parallel coordinates. `search/index.html` among the "
+            "artifacts explains the search.",
+            reports,
+        )
+        run.end()
 
 
-def _log(store: TrackingStore, study: StudyRecord, lineage: Lineage, pending: Path) -> str:
-    parent_id = _parent(store, study, lineage)
-    run = Run(store, parent_id, Outbox(pending / parent_id, without_secrets(store.uri), parent_id))
-    run.log_params(study.params)
-    known = _logged_trials(store, parent_id)
-    for trial in study.trials:
-        if trial.number not in known:
-            _log_trial(store, parent_id, study.name, trial)
-    run.log_inputs([(output, "training") for output in lineage.inputs], lineage)
-    run.log_metrics(study.metrics)
-    run.set_tags({**lineage.tags, **study.tags})
-    for path in study.artifacts:
-        run.log_artifact(path, path.name if path.is_dir() else None)
-    run.end()
-    return parent_id
+def _log_trials(store: TrackingStore, parent_id: str, result: StudyResult) -> None:
+    """Log the trials that have no run yet, each in three calls.
 
-
-def _parent(store: TrackingStore, study: StudyRecord, lineage: Lineage) -> str:
-    query = f"tags.`headstart.study` = '{study.name}' and tags.`headstart.kind` = 'study'"
-    found = store.client.search_runs([store.experiment_id], query, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    tags = {**lineage.tags, "headstart.study": study.name, "headstart.kind": "study"}
-    made = store.client.create_run(store.experiment_id, tags=tags, run_name=study.run_name)
-    return str(made.info.run_id)
-
-
-def _logged_trials(store: TrackingStore, parent_id: str) -> set[int]:
-    numbers: set[int] = set()
+    MLflow's own bridges to Optuna take 120 to 310 ms per trial; three calls take about 36.
+    """
+    logged: set[int] = set()
     token: str | None = None
     while True:
         page = store.client.search_runs(
@@ -112,36 +103,48 @@ def _logged_trials(store: TrackingStore, parent_id: str) -> set[int]:
                 # A kill between its beginning and its end left it empty.
                 store.client.delete_run(run.info.run_id)
             else:
-                numbers.add(int(run.data.tags["optuna.trial"]))
+                logged.add(int(run.data.tags["optuna.trial"]))
         token = page.token
         if not token:
-            return numbers
-
-
-def _log_trial(store: TrackingStore, parent_id: str, study: str, trial: TrialRecord) -> None:
-    tags = {
-        _PARENT_TAG: parent_id,
-        "headstart.kind": "trial",
-        "headstart.study": study,
-        "optuna.trial": str(trial.number),
-        "optuna.state": trial.state,
-        "mlflow.note.content": trial.note,
-        **({"error": trial.reason} if trial.reason else {}),
-    }
-    now_ms = int(time.time() * 1000)
-    run_id = store.client.create_run(
-        store.experiment_id, tags=tags, run_name=f"trial {trial.number}"
-    ).info.run_id
-    metrics = [Metric(key, value, now_ms, 0) for key, value in trial.metrics.items()]
-    metrics += [
-        Metric(key, value, now_ms, step)
-        for step, epoch in enumerate(trial.epochs, start=1)
-        for key, value in epoch.items()
-    ]
-    params = [Param(key, value) for key, value in trial.params.items()]
-    first, rest = metrics[:_BATCH_METRICS], metrics[_BATCH_METRICS:]
-    store.client.log_batch(run_id, metrics=first, params=params, tags=[])
-    for start in range(0, len(rest), _BATCH_METRICS):
-        store.client.log_batch(run_id, metrics=rest[start : start + _BATCH_METRICS])
-    status = "FAILED" if trial.state == "FAIL" else "FINISHED"
-    store.client.set_terminated(run_id, status=status)
+            break
+    for trial in result.trials:
+        if trial.number in logged:
+            continue
+        reason = without_secrets(trial.reason)
+        if trial.value is not None:
+            outcome = f"{result.metric} {trial.value:.4f} at epoch {trial.best_epoch}"
+        elif reason:
+            outcome = f"failed: {reason}"
+        else:
+            n_epochs = len(trial.curve.get(result.metric, []))
+            outcome = f"{trial.state.lower()} after {n_epochs} epochs"
+        head = describe_head(trial.config) if trial.config is not None else "no head"
+        tags = {
+            _PARENT_TAG: parent_id,
+            "headstart.kind": "trial",
+            "headstart.study": result.study_name,
+            "optuna.trial": str(trial.number),
+            "optuna.state": trial.state,
+            "mlflow.note.content": (
+                f"Trial {trial.number} of {result.study_name}: {head}; {outcome}."
+            ),
+            **({"error": reason} if reason else {}),
+        }
+        now_ms = int(time.time() * 1000)
+        finals = {} if trial.value is None else {"value": trial.value}
+        finals |= {f"val_{name}": value for name, value in trial.at_best().items()}
+        metrics = [Metric(name, value, now_ms, 0) for name, value in finals.items()]
+        for step, values in enumerate(zip(*trial.curve.values(), strict=True), start=1):
+            epoch = curve_names(dict(zip(trial.curve, values, strict=True)))
+            metrics += [Metric(name, value, now_ms, step) for name, value in epoch.items()]
+        # Every trial of a study has the same param and metric names.
+        params = [Param(name, str(value)) for name, value in trial.params.items()]
+        created = store.client.create_run(
+            store.experiment_id, tags=tags, run_name=f"trial {trial.number}"
+        )
+        run_id = created.info.run_id
+        for start in range(0, max(len(metrics), 1), _METRICS_PER_CALL):
+            some = metrics[start : start + _METRICS_PER_CALL]
+            store.client.log_batch(run_id, metrics=some, params=[] if start else params)
+        status = "FAILED" if trial.state == "FAIL" else "FINISHED"
+        store.client.set_terminated(run_id, status=status)

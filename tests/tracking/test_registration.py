@@ -13,10 +13,9 @@ from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
 from headstart.params.image import ImageParams
 from headstart.params.register import RegisterParams
-from headstart.tracking.gate import Decision, decide
-from headstart.tracking.lineage import gather
+from headstart.tracking.registration import Decision, decide
 from headstart.tracking.registry import Registry
-from headstart.tracking.runs import training_run
+from tests.tracking.conftest import new_model_run
 
 N = 400
 LABELS = np.arange(N) % 2
@@ -62,15 +61,14 @@ def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Regi
     (serving / "artifacts" / "model.h5").write_bytes(b"model")
     kept = folder / "model.h5"
     kept.write_bytes(model.read_bytes())
-    lineage = gather(project, "train", {})
-    with training_run(project, "n", lineage) as run:
-        run.log_model(serving, "model")
+    with new_model_run(project, {}) as run:
+        run.log_model(serving)
         run.log_artifact(_predictions(folder / "predictions.csv", n_wrong))
         run.log_artifact(kept)
     registry = Registry(run.store, "animals")
     tags = {"model.bytes": str(model.stat().st_size)}
     registry.add(run.run_id, "aa", "a description", tags)
-    registry.crown("1", "first")
+    registry.promote("1", "first")
     return registry
 
 

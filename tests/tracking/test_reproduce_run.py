@@ -1,6 +1,6 @@
 """The verdict on a run that was made again."""
 
-from headstart.tracking.reproduce import Item, Verdict
+from headstart.tracking.reproduce_run import Item, Verdict
 
 SAME = Item("metric", "test_accuracy", "0.5", "0.5")
 
