@@ -36,7 +36,7 @@ ONLY_IN = {
 OF_EVERY_STAGE = {"Sections", "run", "summary"}
 # Names that still mean two things.
 SHARED_NAMES = {
-    "Curve", "Finding", "PackageFile", "assign", "gather", "inspect",
+    "Finding", "PackageFile", "assign", "gather", "inspect",
     "predict_files", "read_json", "reproduce", "serve", "summary", "sync", "write_pictures",
     "write_report",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from headstart.common.errors import DataError
-from headstart.evaluation.comparison import compare_models, mid_p
+from headstart.evaluation.comparison import compare_models
 
 
 def _probabilities(label_ids: NDArray[np.int64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -60,8 +60,12 @@ def test_equally_good_models_are_told_apart_at_most_one_time_in_twenty() -> None
 
 @pytest.mark.parametrize(("lost", "won"), [(4, 12), (0, 6), (9, 30), (1, 2)])
 def test_mid_p_lies_below_the_exact_test_by_half_of_the_point(lost: int, won: int) -> None:
+    champion = _probabilities(np.zeros(lost + won, np.int64), np.arange(lost + won) < lost)
+    challenger = _probabilities(np.zeros(lost + won, np.int64), np.arange(lost + won) >= lost)
+    found = compare_models(champion, challenger, np.zeros(lost + won, np.int64), seed=0)
+    assert (found.only_champion_right, found.only_challenger_right) == (lost, won)
     exact = binomtest(lost, lost + won, 0.5).pvalue
-    assert exact / 2 - 1e-12 < mid_p(lost, won) < exact
+    assert exact / 2 - 1e-12 < found.p_value < exact
 
 
 def test_repeated_images_do_not_count_as_evidence_when_grouped() -> None:

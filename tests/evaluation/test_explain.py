@@ -1,14 +1,19 @@
-"""Explaining single images."""
+"""Grad-CAM, and explaining single images."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
+from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.evaluation.explain import explain_files
+from headstart.common.errors import TrainingError
+from headstart.evaluation.explain import GradCam, explain_files, overlay
+from headstart.heads.fitted import FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
 from tests.models.conftest import IMAGE, make_encoder, make_head
@@ -77,3 +82,47 @@ def _has_a_font(text: str) -> bool:
         for path in findSystemFonts()
         if path.endswith((".ttf", ".otf", ".ttc"))
     )
+
+
+def test_heat_of_a_linear_head_is_its_weighted_map(
+    encoder: Any, head: Callable[..., FittedHead], pixels: NDArray[np.uint8]
+) -> None:
+    """With average pooling and a linear head Grad-CAM is CAM: the class's kernel on the map."""
+    import keras
+
+    fitted = head(hidden_layers=0, normalisation="none")
+    model = assemble(encoder, [fitted], 2.0)
+    class_ids = np.arange(len(pixels)) % 3
+    heat = GradCam(model).heat(pixels, class_ids)
+    maps = np.asarray(
+        keras.Model(model.input, model.get_layer("features").input)(pixels), np.float32
+    )
+    kernels = fitted.layers[0].kernel.T[class_ids]
+    coarse = np.maximum(np.einsum("nhwc,nc->nhw", maps, kernels), 0)
+    assert heat.shape == (20, 16, 16)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    peaks = coarse.reshape(20, -1).argmax(axis=1)
+    step = 16 / maps.shape[1]
+    for one, peak in zip(heat, peaks, strict=True):
+        row, column = np.unravel_index(peak, maps.shape[1:3])
+        assert one[int((row + 0.5) * step), int((column + 0.5) * step)] > 0.6
+
+
+def test_heat_needs_a_map(head: Callable[..., FittedHead]) -> None:
+    import keras
+
+    vector = keras.Input((12,), name="image")
+    features = keras.layers.Flatten(name="features")(vector)
+    model = assemble(keras.Model(vector, features), [head()], 1.0)
+    with pytest.raises(TrainingError, match=r"vectors of shape \(12,\): choose a convolutional"):
+        GradCam(model)
+
+
+def test_heat_is_laid_over_a_picture() -> None:
+    grey = np.full((8, 8, 3), 120, np.uint8)
+    hot = np.zeros((8, 8), np.float32)
+    hot[0, 0] = 1
+    shown = overlay(grey, hot)
+    assert (shown[4, 4] == 120).all()
+    assert (shown[0, 0] != 120).any()

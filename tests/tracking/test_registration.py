@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headstart.common.paths import Project
-from headstart.evaluation.latency import latency_ratio
+from headstart.evaluation.comparison import latency_ratio
 from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
 from headstart.params.image import ImageParams

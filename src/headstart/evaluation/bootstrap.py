@@ -4,7 +4,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters
 arrays, not what they measure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ def intervals(
     confidence: float = CONFIDENCE,
     estimates: Mapping[str, float] | None = None,
 ) -> dict[str, Interval]:
-    """An interval for each figure that `statistics` returns for an array of row indices.
+    """Return an interval for each figure that `statistics` returns for an array of row indices.
 
     Args:
         statistics: from row indices, int64, shape (n_drawn,), to named figures.
@@ -42,7 +42,18 @@ def intervals(
         estimates: of figures that are larger the more noise there is, such as squared gaps. Drawing
             rows again adds noise, so their draws are moved to have the estimate as their mean.
     """
-    draws = [statistics(rows) for rows in _draws(groups, n_resamples, seed)]
+    keys = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(keys)
+    rows_by_group = np.argsort(keys, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(n_resamples):
+        drawn = generator.integers(0, len(sizes), len(sizes))
+        lengths = sizes[drawn]
+        offsets = starts[drawn] - (np.cumsum(lengths) - lengths)
+        rows = rows_by_group[np.repeat(offsets, lengths) + np.arange(lengths.sum())]
+        draws.append(statistics(rows))
     tail = (1 - confidence) / 2
     found = {}
     for name in draws[0]:
@@ -53,16 +64,3 @@ def intervals(
             low, high = min(low + moved, estimate), max(high + moved, estimate)
         found[name] = Interval(low, high)
     return found
-
-
-def _draws(groups: Sequence[str], n_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    keys = np.unique(np.asarray(groups), return_inverse=True)[1]
-    sizes = np.bincount(keys)
-    rows_by_group = np.argsort(keys, kind="stable")
-    starts = np.cumsum(sizes) - sizes
-    generator = np.random.default_rng(seed)
-    for _ in range(n_resamples):
-        drawn = generator.integers(0, len(sizes), len(sizes))
-        lengths = sizes[drawn]
-        offsets = starts[drawn] - (np.cumsum(lengths) - lengths)
-        yield rows_by_group[np.repeat(offsets, lengths) + np.arange(lengths.sum())]

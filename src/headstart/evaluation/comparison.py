@@ -1,12 +1,15 @@
-"""Is one model better than another on the same images, or was it chance?
+"""Two models side by side: which is better on the same images, or is it chance; which is faster.
 
 Sources: the paired percentile bootstrap (Efron and Tibshirani, 1993) gives the size of the
 difference, McNemar's mid-p test (Fagerland, Lydersen, Laake, 2013) its surprise. A difference
-counts only if both say so. Knows probabilities and labels, not which split they come from.
+counts only if both say so. Knows models, probabilities and labels, not which split they are of.
 """
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +18,13 @@ from scipy.stats import binom
 
 from headstart.common.errors import DataError
 from headstart.evaluation.bootstrap import intervals
+from headstart.models.model_file import load_model
+from headstart.models.pixels import predict_batch
 
 NOT_WORSE_MARGIN = 0.01
 _SIGNIFICANCE = 0.05
 _TINY = 1e-15
+_WARM_UP, _ROUNDS = 3, 15
 
 Verdict = Literal["better", "worse", "undecided"]
 Probabilities = NDArray[np.floating[Any]]
@@ -59,7 +65,7 @@ class Comparison:
     sentence: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for reports/comparison.json."""
+        """Return plain values for reports/comparison.json."""
         return asdict(self)
 
 
@@ -82,7 +88,16 @@ def compare_models(
     Raises:
         DataError: the shapes differ, or there are no images.
     """
-    _check(champion_probabilities, challenger_probabilities, label_ids)
+    if champion_probabilities.shape != challenger_probabilities.shape or len(
+        champion_probabilities
+    ) != len(label_ids):
+        raise DataError(
+            "two models are compared on the same images and classes, but got probabilities of "
+            f"shape {champion_probabilities.shape} and {challenger_probabilities.shape} for "
+            f"{len(label_ids)} labels: evaluate both on the same manifest"
+        )
+    if len(label_ids) == 0:
+        raise DataError("a comparison needs images, but got none: give the split some")
     champion_right = champion_probabilities.argmax(axis=1) == label_ids
     challenger_right = challenger_probabilities.argmax(axis=1) == label_ids
     gains = {
@@ -90,87 +105,69 @@ def compare_models(
         "log_loss": _losses(challenger_probabilities, label_ids)
         - _losses(champion_probabilities, label_ids),
     }
-    keys = [str(i) for i in range(len(label_ids))] if groups is None else groups
     found = intervals(
         lambda rows: {name: float(gain[rows].mean()) for name, gain in gains.items()},
-        keys,
+        [str(i) for i in range(len(label_ids))] if groups is None else groups,
         n_resamples=n_resamples,
         seed=seed,
     )
-    differences = {
-        name: Difference(float(gain.mean()), found[name].low, found[name].high)
+    accuracy, log_loss = (
+        Difference(float(gain.mean()), found[name].low, found[name].high)
         for name, gain in gains.items()
-    }
+    )
     lost = int((champion_right & ~challenger_right).sum())
     won = int((challenger_right & ~champion_right).sum())
-    p_value = mid_p(lost, won)
-    verdict = _verdict(differences["accuracy"], p_value)
+    p_value, total = 1.0, lost + won
+    if total:
+        half = binom.cdf(min(lost, won), total, 0.5) - binom.pmf(min(lost, won), total, 0.5) / 2
+        p_value = float(min(1.0, 2 * half))
+    verdict: Verdict = "undecided"
+    conclusion = "these images cannot tell the two apart"
+    if p_value < _SIGNIFICANCE and accuracy.low > 0:
+        verdict, conclusion = "better", "the challenger is better"
+    elif p_value < _SIGNIFICANCE and accuracy.high < 0:
+        verdict, conclusion = "worse", "the challenger is worse"
+    value, low, high = (f"{100 * x:+.1f}" for x in (accuracy.value, accuracy.low, accuracy.high))
     return Comparison(
         n_images=len(label_ids),
         champion_accuracy=float(champion_right.mean()),
         challenger_accuracy=float(challenger_right.mean()),
-        accuracy=differences["accuracy"],
-        log_loss=differences["log_loss"],
+        accuracy=accuracy,
+        log_loss=log_loss,
         only_champion_right=lost,
         only_challenger_right=won,
         p_value=p_value,
         verdict=verdict,
-        not_worse=differences["accuracy"].low >= -NOT_WORSE_MARGIN,
-        sentence=_sentence(len(label_ids), differences["accuracy"], lost, won, p_value, verdict),
+        not_worse=accuracy.low >= -NOT_WORSE_MARGIN,
+        sentence=(
+            f"Of {len(label_ids)} images the challenger alone gets {won} right and the champion "
+            f"alone {lost}: accuracy {value} points (95 % interval {low} to {high}, "
+            f"p = {p_value:.3f}), so {conclusion}."
+        ),
     )
 
 
-def mid_p(lost: int, won: int) -> float:
-    """Two-sided mid-p of McNemar's test, from the counts of images only one model got right."""
-    total, fewer = lost + won, min(lost, won)
-    if total == 0:
-        return 1.0
-    half = binom.cdf(fewer, total, 0.5) - binom.pmf(fewer, total, 0.5) / 2
-    return float(min(1.0, 2 * half))
+def latency_ratio(model: Path, other: Path) -> float:
+    """Return the median time of `model` for one image alone, over that of `other`.
+
+    The two take turns, so that a machine whose speed changes is as fast for one as for the other.
+
+    Raises:
+        FormatError: one is not a model of this project.
+    """
+    models = load_model(model), load_model(other)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_WARM_UP + _ROUNDS):
+        for loaded, taken in zip(models, seconds, strict=True):
+            pixels = np.zeros((1, *loaded.model.input_shape[1:]), np.uint8)
+            started = time.perf_counter()
+            predict_batch(loaded.model, pixels)
+            taken.append(time.perf_counter() - started)
+    ours, theirs = (statistics.median(taken[_WARM_UP:]) for taken in seconds)
+    return ours / theirs
 
 
 def _losses(probabilities: Probabilities, label_ids: NDArray[np.int64]) -> NDArray[np.float64]:
     true = probabilities[np.arange(len(label_ids)), label_ids].astype(np.float64)
     losses: NDArray[np.float64] = -np.log(np.maximum(true, _TINY))
     return losses
-
-
-def _verdict(difference: Difference, p_value: float) -> Verdict:
-    if p_value >= _SIGNIFICANCE:
-        return "undecided"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "undecided"
-
-
-def _sentence(
-    n_images: int, difference: Difference, lost: int, won: int, p_value: float, verdict: Verdict
-) -> str:
-    conclusion = {
-        "better": "the challenger is better",
-        "worse": "the challenger is worse",
-        "undecided": "these images cannot tell the two apart",
-    }[verdict]
-    return (
-        f"Of {n_images} images the challenger alone gets {won} right and the champion alone "
-        f"{lost}: accuracy {_points(difference.value)} points (95 % interval "
-        f"{_points(difference.low)} to {_points(difference.high)}, p = {p_value:.3f}), "
-        f"so {conclusion}."
-    )
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
-
-
-def _check(
-    champion: Probabilities, challenger: Probabilities, label_ids: NDArray[np.int64]
-) -> None:
-    if champion.shape != challenger.shape or len(champion) != len(label_ids):
-        raise DataError(
-            "two models are compared on the same images and classes, but got probabilities of "
-            f"shape {champion.shape} and {challenger.shape} for {len(label_ids)} labels: "
-            "evaluate both on the same manifest"
-        )
-    if len(label_ids) == 0:
-        raise DataError("a comparison needs images, but got none: give the split some")

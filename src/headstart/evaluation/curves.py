@@ -16,7 +16,7 @@ _MOST_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Curve:
+class ClassCurve:
     """One class against the rest.
 
     Attributes:
@@ -64,21 +64,21 @@ class Coverage:
 
 def roc_curves(
     label_ids: NDArray[np.int64], probabilities: Floats, classes: tuple[str, ...]
-) -> list[Curve]:
-    """Receiver operating characteristic of each class that some but not all images have."""
+) -> list[ClassCurve]:
+    """Return the ROC curve of each class that some but not all images have."""
     from sklearn.metrics import auc, roc_curve
 
     found = []
     for index, positive in _one_against_rest(label_ids, len(classes)):
         x, y, _ = roc_curve(positive, probabilities[:, index])
-        found.append(Curve(classes[index], *_thinned(x, y), float(auc(x, y))))
+        found.append(ClassCurve(classes[index], *_thinned(x, y), float(auc(x, y))))
     return found
 
 
 def precision_recall_curves(
     label_ids: NDArray[np.int64], probabilities: Floats, classes: tuple[str, ...]
-) -> list[Curve]:
-    """Precision by recall of each class that some but not all images have."""
+) -> list[ClassCurve]:
+    """Return precision by recall of each class that some but not all images have."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     found = []
@@ -89,30 +89,30 @@ def precision_recall_curves(
         # Beyond the threshold that finds them all, a lower one only costs precision.
         first_full = int(np.flatnonzero(recall == 1)[-1])
         points = recall[first_full:][::-1], precision[first_full:][::-1]
-        found.append(Curve(classes[index], *_thinned(*points), area))
+        found.append(ClassCurve(classes[index], *_thinned(*points), area))
     return found
 
 
 def reliability(label_ids: NDArray[np.int64], probabilities: Floats) -> Reliability:
-    """Bins of equal width, as the diagram shows them (Guo et al., 2017)."""
+    """Return bins of equal width, as the reliability diagram shows them (Guo et al., 2017)."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == label_ids
     bins = np.clip(np.ceil(confidence * N_CONFIDENCE_BINS) - 1, 0, N_CONFIDENCE_BINS - 1)
-    place = bins.astype(np.int64)
-    count = np.bincount(place, minlength=N_CONFIDENCE_BINS).astype(np.int64)
+    index = bins.astype(np.int64)
+    count = np.bincount(index, minlength=N_CONFIDENCE_BINS).astype(np.int64)
     safe = np.where(count > 0, count, np.nan)
     edges = np.arange(N_CONFIDENCE_BINS + 1) / N_CONFIDENCE_BINS
     return Reliability(
         low=edges[:-1],
         high=edges[1:],
         count=count,
-        confidence=np.bincount(place, confidence, N_CONFIDENCE_BINS) / safe,
-        accuracy=np.bincount(place, right.astype(np.float64), N_CONFIDENCE_BINS) / safe,
+        confidence=np.bincount(index, confidence, N_CONFIDENCE_BINS) / safe,
+        accuracy=np.bincount(index, right.astype(np.float64), N_CONFIDENCE_BINS) / safe,
     )
 
 
 def coverage(label_ids: NDArray[np.int64], probabilities: Floats) -> Coverage:
-    """Accuracy when the images that the model is least sure of are left to a person."""
+    """Return the accuracy when the images that the model is least sure of are left to a person."""
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     right = (probabilities.argmax(axis=1) == label_ids)[order]
@@ -132,6 +132,6 @@ def _one_against_rest(
 
 
 def _thinned(x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
-    """At most `_MOST_POINTS` of the points, first and last among them."""
+    """Keep at most `_MOST_POINTS` of the points, first and last among them."""
     kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_POINTS)).astype(np.int64))
     return np.asarray(x[kept], np.float64), np.asarray(y[kept], np.float64)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
 from headstart.evaluation.bootstrap import Interval, intervals
-from headstart.features.feature_store import FeatureBatch, FeatureStore
-from headstart.heads.metrics import ece, log_loss, scores, softmax, squared_ece
+from headstart.features.feature_store import FeatureStore
+from headstart.heads.metrics import scores, softmax, squared_ece
 from headstart.images.decode import MAX_PIXELS
 from headstart.models.assemble import logits_model
 from headstart.models.model_file import LoadedModel
@@ -59,7 +59,7 @@ class Evaluation:
     largest_difference: float
 
     def flat_metrics(self) -> dict[str, float]:
-        """What reports/metrics.json says, but for the run's id."""
+        """Return what reports/metrics.json says, but for the run's id."""
         accuracy = self.intervals["accuracy"]
         first = {
             "accuracy": self.scores["accuracy"],
@@ -67,16 +67,6 @@ class Evaluation:
             "accuracy_ci95_high": accuracy.high,
         }
         return {**first, **self.scores, "n_test": len(self.test)}
-
-    def calibration(self) -> dict[str, float]:
-        """Calibration error and log loss, before and after temperature scaling."""
-        labels = self.test.label_ids
-        return {
-            "ece_before": float(ece(labels, self.unscaled)),
-            "ece_after": self.scores["ece"],
-            "log_loss_before": float(log_loss(labels, self.unscaled)),
-            "log_loss_after": self.scores["log_loss"],
-        }
 
 
 def evaluate_model(
@@ -88,7 +78,7 @@ def evaluate_model(
     seed: int,
     max_pixels: int = MAX_PIXELS,
 ) -> Evaluation:
-    """Evaluate on the test split.
+    """Evaluate a model on the test split.
 
     Args:
         fetched: the folder that the store's image paths are relative to.
@@ -100,25 +90,42 @@ def evaluate_model(
     """
     from sklearn import metrics
 
-    _check_fingerprint(store, loaded)
+    if store.fingerprint != loaded.metadata["fingerprint"] or store.classes != loaded.classes:
+        raise TrainingError(
+            f"model.h5 must be made for the features in {store.path}, but it is for the extractor "
+            f"{loaded.metadata['fingerprint'][:12]} and these are of {store.fingerprint[:12]}, or "
+            "the classes differ: run `dvc repro train`"
+        )
     batch = store.split("test")
     if len(batch) == 0:
         raise TrainingError("evaluation needs test images, but there are none: raise split.test")
+    image = ImageParams.model_validate(loaded.metadata["image"])
+    paths = [fetched / path for path in batch.paths]
+    to_logits = logits_model(loaded.model, from_features=not loaded.metadata["fine_tuned"])
+    if loaded.metadata["fine_tuned"]:
+        logits = predict_files(to_logits, paths, image, max_pixels=max_pixels)
+    else:
+        features = batch.features[:, 0]
+        logits = np.asarray(to_logits.predict(features, batch_size=1024, verbose=0))
     temperature = float(loaded.metadata["temperature"])
-    logits = _logits(loaded, batch, fetched, max_pixels)
     probabilities = softmax(logits / temperature)
-    checked = _spread(len(batch), N_CHECKED)
-    files = _files(batch, fetched)
-    difference = _largest_difference(
-        loaded,
-        [files[row] for row in checked],
-        probabilities[checked],
-        TOLERANCE[store.contract["precision"]],
-        max_pixels,
-    )
-    label_ids = batch.label_ids
-    predicted_ids, every_class = probabilities.argmax(axis=1), np.arange(len(loaded.classes))
-    confusion = metrics.confusion_matrix(label_ids, predicted_ids, labels=every_class)
+
+    # The whole model must give the same for the images themselves: evenly spread ones.
+    checked = np.unique(np.linspace(0, len(batch) - 1, min(len(batch), N_CHECKED)).astype(np.int64))
+    files = [paths[row] for row in checked]
+    direct = predict_files(loaded.model, files, image, max_pixels=max_pixels)
+    differences = np.abs(direct - probabilities[checked]).max(axis=1)
+    worst, tolerance = int(differences.argmax()), TOLERANCE[store.contract["precision"]]
+    if differences[worst] > tolerance:
+        raise TrainingError(
+            f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "
+            f"{files[worst].name} they differ by {differences[worst]:.2g}: data/features.h5 is of "
+            "other images or of another encoder; make both again with "
+            "`dvc repro --force extract train`"
+        )
+
+    label_ids, every_class = batch.label_ids, np.arange(len(loaded.classes))
+    predicted_ids = probabilities.argmax(axis=1)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         label_ids, predicted_ids, labels=every_class, zero_division=0
     )
@@ -129,7 +136,7 @@ def evaluate_model(
         intervals=score_intervals(
             label_ids, probabilities, batch.groups, n_resamples=n_bootstrap, seed=seed
         ),
-        confusion=confusion,
+        confusion=metrics.confusion_matrix(label_ids, predicted_ids, labels=every_class),
         precision=precision,
         recall=recall,
         f1=f1,
@@ -137,7 +144,7 @@ def evaluate_model(
         unscaled=softmax(logits),
         temperature=temperature,
         n_checked=len(checked),
-        largest_difference=difference,
+        largest_difference=float(differences[worst]),
     )
 
 
@@ -149,7 +156,7 @@ def score_intervals(
     n_resamples: int,
     seed: int,
 ) -> dict[str, Interval]:
-    """95 % bootstrap intervals of `scores`, by name; whole groups are drawn."""
+    """Return 95 % bootstrap intervals of `scores`, by name; whole groups are drawn."""
 
     def statistics(rows: NDArray[np.int64]) -> dict[str, float]:
         labels, drawn = label_ids[rows], probabilities[rows]
@@ -165,57 +172,3 @@ def score_intervals(
     squared = found["ece"]
     low, high = (math.sqrt(max(bound, 0.0)) for bound in (squared.low, squared.high))
     return {**found, "ece": Interval(low, high)}
-
-
-def _logits(
-    loaded: LoadedModel, batch: FeatureBatch, fetched: Path, max_pixels: int
-) -> NDArray[np.float32]:
-    if loaded.metadata["fine_tuned"]:
-        model = logits_model(loaded.model, from_features=False)
-        files = _files(batch, fetched)
-        return predict_files(model, files, _image(loaded), max_pixels=max_pixels)
-    model = logits_model(loaded.model, from_features=True)
-    return np.asarray(model.predict(batch.features[:, 0], batch_size=1024, verbose=0))
-
-
-def _largest_difference(
-    loaded: LoadedModel,
-    files: Sequence[Path],
-    probabilities: NDArray[np.float64],
-    tolerance: float,
-    max_pixels: int,
-) -> float:
-    """Between probabilities and those that the whole model gives for the images themselves."""
-    direct = predict_files(loaded.model, files, _image(loaded), max_pixels=max_pixels)
-    differences = np.abs(direct - probabilities).max(axis=1)
-    worst = int(differences.argmax())
-    if differences[worst] > tolerance:
-        raise TrainingError(
-            f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "
-            f"{files[worst].name} they differ by {differences[worst]:.2g}: data/features.h5 is of "
-            "other images or of another encoder; make both again with "
-            "`dvc repro --force extract train`"
-        )
-    return float(differences[worst])
-
-
-def _check_fingerprint(store: FeatureStore, loaded: LoadedModel) -> None:
-    if store.fingerprint != loaded.metadata["fingerprint"] or store.classes != loaded.classes:
-        raise TrainingError(
-            f"model.h5 must be made for the features in {store.path}, but it is for the extractor "
-            f"{loaded.metadata['fingerprint'][:12]} and these are of {store.fingerprint[:12]}, or "
-            "the classes differ: run `dvc repro train`"
-        )
-
-
-def _spread(n: int, count: int) -> NDArray[np.int64]:
-    """At most `count` row numbers, evenly over `n` rows."""
-    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))
-
-
-def _files(batch: FeatureBatch, fetched: Path) -> list[Path]:
-    return [fetched / path for path in batch.paths]
-
-
-def _image(loaded: LoadedModel) -> ImageParams:
-    return ImageParams.model_validate(loaded.metadata["image"])

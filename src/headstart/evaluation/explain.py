@@ -1,31 +1,94 @@
-"""Why the model says what it says of single images: its five best classes, and what spoke for one.
+"""Why the model says what it says of images: Grad-CAM heat maps, and a sheet for each image.
 
-Knows a model file's contents and image files; `headstart explain` is its command.
+Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017. Knows a model and image files; `headstart explain` is its command.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from headstart.common import files
-from headstart.common.errors import DataError
-from headstart.evaluation.gradcam import GradCam, overlay
+from headstart.common.errors import DataError, TrainingError
+from headstart.heads.backend import gradients
 from headstart.images.decode import MAX_PIXELS, decode, resize
+from headstart.models.assemble import FEATURES, logits_of
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
 
+if TYPE_CHECKING:
+    import keras
+
+_STRENGTH = 0.65
 # Narrow and in large letters: it is read on a phone too.
 _HEIGHT_PX = 320
 _GAP_PX = 16
 _WIDTH_PX = 2 * _HEIGHT_PX + 3 * _GAP_PX
 _TITLE_PX, _TEXT_PX, _ROW_PX = 30, 24, 62
 _INK, _QUIET, _BAR, _TRACK = (27, 31, 36), (90, 100, 112), (11, 102, 168), (223, 227, 232)
+
+
+class GradCam:
+    """Heat maps of an assembled model.
+
+    Raises:
+        TrainingError: the features are not pooled from a map (height, width, channels).
+    """
+
+    def __init__(self, model: "keras.Model") -> None:
+        import keras
+
+        maps = model.get_layer(FEATURES).input
+        if len(maps.shape) != 4:
+            raise TrainingError(
+                "Grad-CAM needs features that are pooled from a map of the image, but "
+                f"extract.layer gives vectors of shape {tuple(maps.shape[1:])}: choose a "
+                "convolutional layer"
+            )
+        self._to_maps = keras.Model(model.input, maps, name="to_maps")
+        self._to_logits = keras.Model(maps, logits_of(model), name="maps_to_logits")
+
+    def heat(self, pixels: NDArray[np.uint8], class_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return heat for one class of each image: float32, shape (n, size, size), from 0 to 1.
+
+        Args:
+            pixels: uint8, shape (n, size, size, 3).
+            class_ids: shape (n,); the class that each map explains.
+        """
+        from keras import ops
+
+        size = pixels.shape[1]
+        maps = predict_batch(self._to_maps, pixels)
+        chosen = np.eye(self._to_logits.output.shape[-1], dtype=np.float32)[class_ids]
+        slopes = gradients(
+            lambda tensors: ops.sum(self._to_logits(tensors["maps"]) * chosen),
+            {"maps": ops.convert_to_tensor(maps)},
+        )
+        slope = np.asarray(ops.convert_to_numpy(slopes["maps"]))
+        coarse = np.maximum((slope.mean(axis=(1, 2), keepdims=True) * maps).sum(axis=-1), 0)
+        coarse /= np.maximum(coarse.max(axis=(1, 2), keepdims=True), 1e-12)
+        large = [
+            Image.fromarray(one.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
+            for one in coarse
+        ]
+        return np.stack([np.clip(np.asarray(one, np.float32), 0, 1) for one in large])
+
+
+def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Lay heat, shape (height, width), over an image, shape (height, width, 3), made grey."""
+    import matplotlib
+
+    grey = pixels.astype(np.float32).mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    colour = matplotlib.colormaps["inferno"](heat)[..., :3].astype(np.float32) * 255
+    strength = _STRENGTH * heat[..., None]
+    return np.asarray((1 - strength) * grey + strength * colour).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -71,26 +134,21 @@ def explain_files(
         order = np.argsort(-probabilities, kind="stable")[:top]
         heat = cam.heat(pixels[None], order[:1].astype(np.int64))[0]
         best = tuple((loaded.classes[i], float(probabilities[i])) for i in order)
-        target = folder / _free_name(path, taken)
-        with files.replacing(target) as temporary:
-            Image.fromarray(_sheet(pixels, overlay(pixels, heat), best)).save(temporary)
-        yield Explanation(path, best, target)
-
-
-def _free_name(path: Path, taken: set[str]) -> str:
-    """`cat/001.jpg` becomes `cat-001.png`; a name that is taken gets a number."""
-    stem = f"{path.parent.name}-{path.stem}".lstrip("-")
-    name, number = f"{stem}.png", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.png", number + 1
-    taken.add(name)
-    return name
+        # `cat/001.jpg` becomes `cat-001.png`; a name that is taken gets a number.
+        stem = f"{path.parent.name}-{path.stem}".lstrip("-")
+        name, number = f"{stem}.png", 2
+        while name in taken:
+            name, number = f"{stem}-{number}.png", number + 1
+        taken.add(name)
+        with files.replacing(folder / name) as temporary:
+            _sheet(pixels, overlay(pixels, heat), best).save(temporary)
+        yield Explanation(path, best, folder / name)
 
 
 def _sheet(
     plain: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
-) -> NDArray[np.uint8]:
-    """The image beside its heat, its classes below, on white."""
+) -> Image.Image:
+    """Draw the image beside its heat, its classes below, on white."""
     top = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's baseline
     height = top + _TITLE_PX + _ROW_PX * len(best)
     sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
@@ -105,11 +163,11 @@ def _sheet(
     draw.text((left, top), name, fill=_INK, font=font, anchor="ls")
     for row, (name, probability) in enumerate(best):
         _bar(draw, top + 2 * _TITLE_PX + _ROW_PX * row, name, probability)
-    return np.asarray(sheet)
+    return sheet
 
 
 def _bar(draw: ImageDraw.ImageDraw, y: int, name: str, probability: float) -> None:
-    """A class, its probability, and a bar below them; `y` is the baseline of the text."""
+    """Draw a class, its probability, and a bar below them; `y` is the baseline of the text."""
     left, right = _GAP_PX, _WIDTH_PX - _GAP_PX
     share = f"{100 * probability:.1f} %"
     draw.text((right, y), share, fill=_INK, font=_font(_TEXT_PX), anchor="rs")
@@ -125,7 +183,7 @@ def _bar(draw: ImageDraw.ImageDraw, y: int, name: str, probability: float) -> No
 def _fitted(
     draw: ImageDraw.ImageDraw, text: str, size: int, room_px: float
 ) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text in a font that has its letters, its end left out where there is no room for it."""
+    """Return the text, cut at its end where there is no room, and a font that has its letters."""
     font = _font(size, text)
     if draw.textlength(text, font=font) > room_px:
         while text and draw.textlength(f"{text}…", font=font) > room_px:
@@ -136,7 +194,7 @@ def _fitted(
 
 @cache
 def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """matplotlib's font, which travels with it, or one of this machine that has the letters."""
+    """Return the font that matplotlib brings, or one of this machine that has the letters."""
     import matplotlib
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font

@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.common import files
 from headstart.evaluation.curves import (
-    Curve,
+    ClassCurve,
     coverage,
     precision_recall_curves,
     reliability,
@@ -109,19 +109,19 @@ def charts(evaluation: Evaluation) -> dict[str, Chart]:
     }
 
 
-def _hardest(curves: Sequence[Curve]) -> list[Curve]:
+def _hardest(curves: Sequence[ClassCurve]) -> list[ClassCurve]:
     """At most `MOST_CURVES` curves, those with the least area first."""
     return sorted(curves, key=lambda curve: curve.area)[:MOST_CURVES]
 
 
-def _up_to(limit: float, curve: Curve) -> Series:
+def _up_to(limit: float, curve: ClassCurve) -> Series:
     """The part of a rising curve up to `limit`, and on to the edge."""
     inside = curve.x <= limit
     x, y = np.append(curve.x[inside], limit), np.append(curve.y[inside], curve.y[inside][-1])
     return Series(curve.name, x, y, f"{curve.area:.3f}")
 
 
-def _write_curves(path: Path, names: tuple[str, str], curves: Sequence[Curve]) -> None:
+def _write_curves(path: Path, names: tuple[str, str], curves: Sequence[ClassCurve]) -> None:
     rows = (
         [curve.name, *_rounded(point)]
         for curve in curves

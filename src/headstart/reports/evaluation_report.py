@@ -15,12 +15,17 @@ from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.dataset.manifest import Manifest
 from headstart.evaluation.curves import coverage
-from headstart.evaluation.embedding import principal_plane
+from headstart.evaluation.error_analysis import (
+    confused_pairs,
+    likely_label_errors,
+    principal_plane,
+    sliced,
+    worst_errors,
+)
 from headstart.evaluation.evaluate_model import Evaluation
-from headstart.evaluation.gradcam import GradCam, overlay
-from headstart.evaluation.mistakes import confused_pairs, likely_label_errors, worst_errors
-from headstart.evaluation.slices import sliced
+from headstart.evaluation.explain import GradCam, overlay
 from headstart.features.feature_store import FeatureStore
+from headstart.heads.metrics import ece, log_loss
 from headstart.images.decode import decode, resize
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
@@ -90,7 +95,12 @@ def _page(subject: Subject) -> dict[str, Any]:
         "charts": {name: chart.svg() for name, chart in charts(evaluation).items()},
         "most_curves": MOST_CURVES,
         "coverage": _coverage_table(evaluation),
-        "calibration": evaluation.calibration(),
+        "calibration": {
+            "ece_before": float(ece(evaluation.test.label_ids, evaluation.unscaled)),
+            "ece_after": evaluation.scores["ece"],
+            "log_loss_before": float(log_loss(evaluation.test.label_ids, evaluation.unscaled)),
+            "log_loss_after": evaluation.scores["log_loss"],
+        },
         "errors": pictures.errors(),
         "has_heat": pictures.cam is not None,
         "pairs": pictures.pairs(),

@@ -17,8 +17,7 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.machine import library_version
 from headstart.common.paths import Project
-from headstart.evaluation.comparison import Comparison, compare_models
-from headstart.evaluation.latency import latency_ratio
+from headstart.evaluation.comparison import Comparison, compare_models, latency_ratio
 from headstart.models.predictions import read_predictions_table
 from headstart.params.register import RegisterParams
 from headstart.tracking.lineage import DvcState
