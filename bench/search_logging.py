@@ -7,7 +7,7 @@ from pathlib import Path
 from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
-from headstart.reports.search_report import write_report
+from headstart.reports.search_report import write_search_report
 from headstart.search.search_heads import StudyResult
 from headstart.tracking.store import open_store
 from headstart.tracking.study_runs import log_search
@@ -24,7 +24,7 @@ def logging_seconds(
     folder.mkdir(parents=True)
     with FeatureStore(features) as store:
         fingerprint = store.fingerprint
-    write_report(project.search_report, result, search)
+    write_search_report(project.search_report, result, search)
     open_store(project.root)
     started = time.perf_counter()
     log_search(project, result, search, fingerprint=fingerprint, reports=[project.search_report])

@@ -37,8 +37,7 @@ OF_EVERY_STAGE = {"Sections", "run", "summary"}
 # Names that still mean two things.
 SHARED_NAMES = {
     "Finding", "PackageFile", "assign", "gather", "inspect",
-    "predict_files", "read_json", "reproduce", "serve", "summary", "sync", "write_pictures",
-    "write_report",
+    "predict_files", "read_json", "reproduce", "serve", "summary", "sync",
 }  # fmt: skip
 # What must never be loaded by `headstart --help`.
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "h5py", "matplotlib", "sklearn")

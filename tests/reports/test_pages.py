@@ -29,8 +29,8 @@ from headstart.params.ingest import IngestParams
 from headstart.params.search import SearchParams
 from headstart.reports.charts import Axis, Chart, Series, shortened
 from headstart.reports.compare_report import comparison_page
-from headstart.reports.evaluation_report import Subject, write_report
-from headstart.reports.search_report import write_report as write_search_report
+from headstart.reports.evaluation_report import Subject, write_evaluation_report
+from headstart.reports.search_report import write_search_report
 from headstart.search.search_heads import StudyResult, TrialResult
 from headstart.stages import ingest
 from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
@@ -90,7 +90,7 @@ def write_evaluation(project: Project) -> Path:
             n_bootstrap=50,
             seed=0,
         )
-        write_report(project.evaluation_report, subject)
+        write_evaluation_report(project.evaluation_report, subject)
     return project.evaluation_report / "index.html"
 
 

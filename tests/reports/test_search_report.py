@@ -8,8 +8,7 @@ import pytest
 
 from headstart.heads.config import HeadConfig
 from headstart.params.search import SearchParams
-from headstart.reports.search_plots import importances
-from headstart.reports.search_report import write_report
+from headstart.reports.search_report import importances, write_search_report
 from headstart.search.search_heads import StudyResult, TrialResult
 
 SEARCH = SearchParams.model_validate(
@@ -75,7 +74,7 @@ def test_too_few_networks_tell_nothing(result: StudyResult) -> None:
 
 
 def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> None:
-    write_report(tmp_path, result, SEARCH)
+    write_search_report(tmp_path, result, SEARCH)
     assert {path.name for path in tmp_path.iterdir()} == {"index.html", "trials.csv"}
     assert len(pd.read_csv(tmp_path / "trials.csv")) == 26
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -91,7 +90,7 @@ def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> No
     assert page.count('role="img"') == 3 + 5
     assert "http://" not in page.replace("http://www.w3.org", "")
     before = (tmp_path / "index.html").read_bytes()
-    write_report(tmp_path, result, SEARCH)
+    write_search_report(tmp_path, result, SEARCH)
     assert (tmp_path / "index.html").read_bytes() == before
 
 
@@ -99,5 +98,5 @@ def test_a_page_of_three_trials_says_what_they_cannot_tell(
     result: StudyResult, tmp_path: Path
 ) -> None:
     few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, {}, result.trials[:3])
-    write_report(tmp_path, few, SEARCH)
+    write_search_report(tmp_path, few, SEARCH)
     assert "Too few networks completed to tell." in (tmp_path / "index.html").read_text("utf-8")

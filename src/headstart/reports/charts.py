@@ -27,13 +27,13 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def _polygon(n: int, turn: float, *radii: float) -> Polygon:
-    """A polygon of n corners; of two radii in turn it is a star."""
+    """Return a polygon of n corners; of two radii in turn it is a star."""
     angles = [turn + 2 * pi * i / n for i in range(n)]
     lengths = [radii[i % len(radii)] for i in range(n)]
     return tuple((r * cos(a), r * sin(a)) for r, a in zip(lengths, angles, strict=True))
 
 
-# Marks of radius 1: a circle, which has no corners, and what is told from it and the others.
+# Marks of radius 1: a circle, which has no corners, and what differs from it and the others.
 SHAPES: tuple[Polygon, ...] = (
     (),
     _polygon(4, 0, 1.35),
@@ -81,13 +81,13 @@ class Axis:
     percent: bool = True
     marks: Sequence[tuple[float, str]] | None = None
 
-    def place(self, values: Floats, low_px: float, high_px: float) -> Floats:
-        """Values as pixels."""
+    def pixels(self, values: Floats, low_px: float, high_px: float) -> Floats:
+        """Return values as pixels."""
         low, high = self.range
         return low_px + (values - low) / (high - low) * (high_px - low_px)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Four to seven round values, and what to write there."""
+        """Return four to seven round values, and what to write there."""
         if self.marks is not None:
             return list(self.marks)
         low, high = self.range
@@ -120,18 +120,29 @@ class Chart:
     size_px: tuple[int, int] = (420, 300)
 
     def svg(self) -> Markup:
-        """The chart with its legend, as a figure of a page."""
+        """Return the chart with its legend, as a figure of a page."""
         width, height = self.size_px
         picture = (
             f'<svg class="{self._look}" viewBox="0 0 {width} {height}" role="img" '
             f'aria-label="{escape(self.title)}">{self._body()}</svg>'
         )
-        legend = self._legend() if self.legend and len(self.series) > 1 else ""
+        legend = ""
+        if self.legend and len(self.series) > 1:
+            items = [
+                f'<li><svg class="chart key" viewBox="-7 -7 14 14">{_key(index, series)}</svg>'
+                f"<span><bdi>{escape(series.name)}</bdi>"
+                f"{f' <small>{escape(series.note)}</small>' if series.note else ''}</span></li>"
+                for index, series in enumerate(self.series)
+            ]
+            legend = f'<ul class="legend">{"".join(items)}</ul>'
+            if len(items) > _MOST_IN_THE_OPEN:
+                summary = f"<summary>Legend ({len(items)})</summary>"
+                legend = f"<details>{summary}{legend}</details>"
         # Every text that comes from data is escaped where it is put in.
         return Markup(f'<figure class="chart-box">{picture}{legend}</figure>')
 
     def file(self, style: str) -> str:
-        """The chart as an SVG file of its own, its legend below it.
+        """Return the chart as an SVG file of its own, its legend below it.
 
         Args:
             style: CSS, as in templates/charts.css.jinja.
@@ -152,7 +163,7 @@ class Chart:
 
     @property
     def _left(self) -> float:
-        """Where the x axis begins: right of the y axis's title and its widest tick."""
+        """Return where the x axis begins: right of the y axis's title and its widest tick."""
         return 34 + _LETTER_PX * max((len(text) for _, text in self.y.ticks()), default=0)
 
     @property
@@ -160,26 +171,45 @@ class Chart:
         return "chart weighted" if any(s.weights is not None for s in self.series) else "chart"
 
     def _body(self) -> str:
-        series = (self._series(i, s) for i, s in enumerate(self.series))
-        labels = self._labels() if self.labelled else ()
-        return "".join([*self._grid(), *series, *labels])
+        parts = self._grid()
+        for index, series in enumerate(self.series):
+            known = ~(np.isnan(series.x) | np.isnan(series.y))
+            x, y = self._points_px(series)
+            label = escape(f"{series.name} {series.note}".strip())
+            parts.append(f"<g {_colour(index)}><title>{label}</title>")
+            if series.line:
+                parts.append(f'<polyline points="{_points(x[known], y[known])}"/>')
+            radius = np.full(len(series.x), _RADIUS)
+            if series.weights is not None:
+                radius = 2.0 + 6.0 * np.sqrt(series.weights / max(int(series.weights.max()), 1))
+            if series.dots:
+                for row in np.flatnonzero(known):
+                    faint = ""
+                    if series.strengths is not None:
+                        faint = f' style="fill-opacity:{series.strengths[row]:.2f}"'
+                    parts.append(_mark(index, x[row], y[row], radius[row], faint))
+            for ringed in series.rings:
+                at = f'cx="{_px(x[ringed])}" cy="{_px(y[ringed])}" r="{_px(radius[ringed] + 3)}"'
+                parts.append(f'<circle class="ring" {at}/>')
+            parts.append("</g>")
+        return "".join([*parts, *(self._labels() if self.labelled else ())])
 
-    def _places(self, series: Series) -> tuple[Floats, Floats]:
+    def _points_px(self, series: Series) -> tuple[Floats, Floats]:
         width, height = self.size_px
-        x = self.x.place(series.x, self._left, width - _RIGHT)
-        return x, self.y.place(series.y, height - _BOTTOM, _TOP)
+        x = self.x.pixels(series.x, self._left, width - _RIGHT)
+        return x, self.y.pixels(series.y, height - _BOTTOM, _TOP)
 
     def _grid(self) -> list[str]:
         width, height = self.size_px
         left, right, top, bottom = self._left, width - _RIGHT, _TOP, height - _BOTTOM
         parts = []
         for value, text in self.x.ticks():
-            x = _px(self.x.place(np.array(value), left, right))
+            x = _px(self.x.pixels(np.array(value), left, right))
             parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>')
             at = f'x="{x}" y="{bottom + 18}" text-anchor="middle"'
             parts.append(f"<text {at}>{escape(text)}</text>")
         for value, text in self.y.ticks():
-            y = _px(self.y.place(np.array(value), bottom, top))
+            y = _px(self.y.pixels(np.array(value), bottom, top))
             parts.append(f'<line class="grid" x1="{left:g}" x2="{right}" y1="{y}" y2="{y}"/>')
             at = f'x="{left - 7:g}" y="{y}" dy=".35em" text-anchor="end"'
             parts.append(f"<text {at}>{escape(text)}</text>")
@@ -192,39 +222,19 @@ class Chart:
         )
         if self.diagonal:
             both = np.array([max(self.x.range[0], self.y.range[0]), 1.0])
-            points = _points(self.x.place(both, left, right), self.y.place(both, bottom, top))
+            points = _points(self.x.pixels(both, left, right), self.y.pixels(both, bottom, top))
             parts.append(f'<polyline class="diagonal" points="{points}"/>')
         return parts
 
-    def _series(self, index: int, series: Series) -> str:
-        known = ~(np.isnan(series.x) | np.isnan(series.y))
-        x, y = self._places(series)
-        label = escape(f"{series.name} {series.note}".strip())
-        parts = [f"<g {_colour(index)}><title>{label}</title>"]
-        if series.line:
-            parts.append(f'<polyline points="{_points(x[known], y[known])}"/>')
-        if series.dots:
-            radius = _radii(series)
-            for row in np.flatnonzero(known):
-                faint = ""
-                if series.strengths is not None:
-                    faint = f' style="fill-opacity:{series.strengths[row]:.2f}"'
-                parts.append(_mark(index, x[row], y[row], radius[row], faint))
-        for ringed in series.rings:
-            r = _radii(series)[ringed] + 3
-            at = f'cx="{_px(x[ringed])}" cy="{_px(y[ringed])}" r="{_px(r)}"'
-            parts.append(f'<circle class="ring" {at}/>')
-        return "".join([*parts, "</g>"])
-
     def _labels(self) -> list[str]:
-        """Names at the middle of their points, the largest series first, none over another."""
+        """Write names at the middle of their points, the largest series first, without overlaps."""
         width, height = self.size_px
         taken: list[tuple[float, float, float]] = []
         parts = []
         for series in sorted(self.series, key=lambda s: -len(s.x)):
             name = shortened(series.name, 18)
             half = _LETTER_PX * _width(name) / 2
-            xs, ys = self._places(series)
+            xs, ys = self._points_px(series)
             x = float(np.clip(np.nanmedian(xs), self._left + half, width - _RIGHT - half))
             y = float(np.clip(np.nanmedian(ys), _TOP + 8, height - _BOTTOM - 8))
             if any(
@@ -237,20 +247,9 @@ class Chart:
             parts.append(f'<text class="label" {at}>{escape(name)}</text>')
         return parts
 
-    def _legend(self) -> str:
-        items = [
-            f'<li><svg class="chart key" viewBox="-7 -7 14 14">{_key(index, series)}</svg>'
-            f"<span><bdi>{escape(series.name)}</bdi>"
-            f"{f' <small>{escape(series.note)}</small>' if series.note else ''}</span></li>"
-            for index, series in enumerate(self.series)
-        ]
-        listed = f'<ul class="legend">{"".join(items)}</ul>'
-        folded = f"<details><summary>Legend ({len(items)})</summary>{listed}</details>"
-        return listed if len(items) <= _MOST_IN_THE_OPEN else folded
-
 
 def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> str:
-    """A matrix of counts as an SVG file: rows are true classes, shaded by their share of the row.
+    """Draw counts as an SVG file: rows are true classes, shaded by their share of the row.
 
     Args:
         counts: shape (n_names, n_names).
@@ -287,22 +286,22 @@ def matrix_file(names: Sequence[str], counts: NDArray[np.int64], style: str) -> 
 
 
 def bars_file(
-    title: str, names: Sequence[str], measures: Sequence[tuple[str, Floats]], style: str
+    title: str, names: Sequence[str], metrics: Sequence[tuple[str, Floats]], style: str
 ) -> str:
-    """Bars of shares, 0 to 1, as an SVG file: one for each name and measure."""
+    """Draw bars of shares, 0 to 1, as an SVG file: one for each name and metric."""
     left, width, bar = 190, 300, 9
-    row_px = bar * len(measures) + 10
+    row_px = bar * len(metrics) + 10
     parts = [f'<text class="axis" x="8" y="20">{escape(title)}</text>']
-    for j, (measure, _) in enumerate(measures):
+    for j, (metric, _) in enumerate(metrics):
         x = left + 110 * j
         parts.append(f'<g transform="translate({x} 38)">{_key(j, None)}</g>')
-        parts.append(f'<text x="{x + 14}" y="38" dy=".35em">{escape(measure)}</text>')
+        parts.append(f'<text x="{x + 14}" y="38" dy=".35em">{escape(metric)}</text>')
     for i, name in enumerate(names):
         y = 56 + row_px * i
         at = f'x="{left - 8}" y="{y + row_px / 2 - 4:g}" dy=".35em" text-anchor="end"'
         parts.append(f"<text {at}>{escape(_isolated(name, 22))}</text>")
-        for j, (measure, values) in enumerate(measures):
-            hint = escape(f"{name}: {measure} {values[i]:.3f}")
+        for j, (metric, values) in enumerate(metrics):
+            hint = escape(f"{name}: {metric} {values[i]:.3f}")
             parts.append(
                 f'<rect class="bar-of {_colour_class(j)}" x="{left}" y="{y + bar * j}" '
                 f'width="{width * float(values[i]):.1f}" height="{bar - 1}">'
@@ -314,7 +313,7 @@ def bars_file(
 def svg_file(
     title: str, body: str, size_px: tuple[int, int], style: str, look: str = "chart"
 ) -> str:
-    """An SVG file with its own style."""
+    """Return an SVG file with its own style."""
     width, height = size_px
     return _CONTROL.sub(
         "\ufffd",
@@ -326,7 +325,7 @@ def svg_file(
 
 
 def shortened(name: str, most: int) -> str:
-    """At most `most` letters of a name, its middle left out: names often differ at the end.
+    """Return at most `most` letters of a name, its middle left out: names often differ at the end.
 
     Letters of East Asian scripts count as two.
     """
@@ -346,7 +345,7 @@ def shortened(name: str, most: int) -> str:
 
 
 def _isolated(name: str, most: int) -> str:
-    """A shortened name that lends its direction of writing to nothing beside it."""
+    """Return a shortened name that lends its direction of writing to nothing beside it."""
     return f"\u2068{shortened(name, most)}\u2069"
 
 
@@ -360,28 +359,20 @@ def _colour_class(index: int) -> str:
 
 
 def _colour(index: int) -> str:
-    """Attributes of a series: eight colours by eight shapes, then hues that nothing else has."""
+    """Return the look of a series: eight colours by eight shapes, then hues of its own."""
     hue = f' style="--c:hsl({index * 137.508 % 360:.0f} 60% 50%)"'
     return f'class="{_colour_class(index)}"{hue if index >= N_COLOURS * len(SHAPES) else ""}'
 
 
 def _key(index: int, series: Series | None) -> str:
-    """What stands for a series in a legend, around the origin."""
+    """Draw what stands for a series in a legend, around the origin."""
     if series is not None and series.line and not series.dots:
         return f'<g {_colour(index)}><polyline points="-7,0 7,0"/></g>'
     return f"<g {_colour(index)}>{_mark(index, 0, 0, 4.2)}</g>"
 
 
-def _radii(series: Series) -> Floats:
-    """Radius of each dot in pixels."""
-    if series.weights is None:
-        return np.full(len(series.x), _RADIUS)
-    share = series.weights / max(int(series.weights.max()), 1)
-    return 2.0 + 6.0 * np.sqrt(share)
-
-
 def _mark(index: int, x: float, y: float, radius: float, attributes: str = "") -> str:
-    """A mark at a point, its shape by the series."""
+    """Draw a mark at a point, its shape by the series."""
     corners = SHAPES[index // N_COLOURS % len(SHAPES)]
     if not corners:
         at = f'cx="{_px(x)}" cy="{_px(y)}" r="{_px(radius)}"'

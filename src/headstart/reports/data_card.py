@@ -4,7 +4,7 @@ One self-contained index.html, metrics.json with flat numbers, and tables for DV
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from headstart.common import files
 from headstart.common.errors import HeadstartError
 from headstart.dataset.duplicates import groups_of_equals
 from headstart.dataset.groups import straddling
-from headstart.dataset.ingest import Ingested, Rejection
+from headstart.dataset.ingest import Ingested
 from headstart.dataset.issues import FLAG_MEANINGS
 from headstart.dataset.manifest import FLAGS, Manifest
 from headstart.dataset.moves import Move, write_moves
@@ -29,7 +29,7 @@ from headstart.reports.html import render_page, thumbnail_uri
 
 _THUMBNAIL_PX = 96
 _MOST_CONTACTS, _CONTACTS_A_CLASS = 240, 12
-_MOST_CLUSTERS, _MEMBERS_A_CLUSTER = 12, 6
+_MOST_GROUPS, _MEMBERS_A_GROUP = 12, 6
 _MOST_REJECTED, _EXAMPLES_A_FLAG, _MOST_MOVES = 24, 6, 100
 _BINS = 16
 
@@ -49,16 +49,72 @@ class DataCard:
 
 def write_data_card(folder: Path, card: DataCard) -> None:
     """Write index.html, metrics.json, counts.csv and moves.csv."""
+    manifest, rejected = card.manifest, card.ingested.rejected
+    table, thumbnails = manifest.table, _Thumbnails(card)
     files.write_json(folder / "metrics.json", metrics(card))
-    counts = _counts(card.manifest)
+    pairs = Counter(zip(table["label"].astype(str), manifest.splits, strict=True))
+    counts: list[dict[str, Any]] = []
+    for label in manifest.classes:
+        found = {str(split): pairs[label, split] for split in SPLITS}
+        counts.append({"label": label, "images": sum(found.values()), **found})
     rows = [[row["label"], *(row[split] for split in SPLITS), row["images"]] for row in counts]
     files.write_csv(folder / "counts.csv", ("label", *SPLITS, "images"), rows)
     write_moves(folder / "moves.csv", card.moves)
-    files.write_text(folder / "index.html", render_page("data_card.html.jinja", **_page(card)))
+
+    # Duplicate groups, by path; of each a bounded number of members.
+    equals = groups_of_equals(np.array(card.ingested.duplicates, dtype=np.int64))
+    groups = sorted(rows[:_MEMBERS_A_GROUP].tolist() for rows in equals)
+    conflicting = [rows for rows in groups if table["label_conflict"].iloc[rows].any()]
+    agreeing = [rows for rows in groups if not table["label_conflict"].iloc[rows].any()]
+    width, height = table["width"].to_numpy(float), table["height"].to_numpy(float)
+    reasons = Counter(rejection.reason for rejection in rejected)
+    sentences = {rejection.reason: rejection.sentence for rejection in reversed(rejected)}
+    # Some images of each class, chosen by hash: the same ones whatever the order.
+    each = max(1, min(_CONTACTS_A_CLASS, _MOST_CONTACTS // max(1, len(manifest.classes))))
+    by_hash = pd.Series(manifest.sha256).sort_values(kind="stable").index.to_numpy()
+    label_ids = manifest.label_ids[by_hash]
+    page = {
+        "metrics": metrics(card),
+        "classes": manifest.classes,
+        "counts": counts,
+        "flags": [
+            {
+                "name": flag.replace("_", " "),
+                "column": flag,
+                "meaning": FLAG_MEANINGS[flag],
+                "count": int(table[flag].sum()),
+                "examples": thumbnails.of_rows(np.flatnonzero(table[flag])[:_EXAMPLES_A_FLAG]),
+            }
+            for flag in FLAGS
+        ],
+        "sizes": histogram(np.sqrt(width * height), "px"),
+        "ratios": histogram(width / np.maximum(height, 1), ""),
+        "rejected": {
+            "reasons": [
+                {"reason": reason, "count": count, "sentence": sentences[reason]}
+                for reason, count in reasons.most_common()
+            ],
+            "examples": [
+                {"path": r.path, "sentence": r.sentence, "uri": thumbnails.partial(r.path)}
+                for r in rejected[:_MOST_REJECTED]
+            ],
+        },
+        "n_conflicts": len(conflicting),
+        "conflicts": [thumbnails.of_rows(rows) for rows in conflicting[:_MOST_GROUPS]],
+        "n_duplicate_groups": len(agreeing),
+        "duplicate_groups": [thumbnails.of_rows(rows) for rows in agreeing[:_MOST_GROUPS]],
+        "moves": card.moves[:_MOST_MOVES],
+        "n_moves": len(card.moves),
+        "contacts": [
+            {"label": label, "images": thumbnails.of_rows(by_hash[label_ids == label_id][:each])}
+            for label_id, label in enumerate(manifest.classes[:_MOST_CONTACTS])
+        ],
+    }
+    files.write_text(folder / "index.html", render_page("data_card.html.jinja", **page))
 
 
 def metrics(card: DataCard) -> dict[str, int | float]:
-    """Flat numbers for DVC: counts of images, and leaks, which must be zero."""
+    """Return flat numbers for DVC: counts of images, and leaks, which must be zero."""
     manifest, rejected = card.manifest, card.ingested.rejected
     splits = Counter(manifest.splits)
     return {
@@ -73,42 +129,8 @@ def metrics(card: DataCard) -> dict[str, int | float]:
     }
 
 
-def _page(card: DataCard) -> dict[str, Any]:
-    pictures = _Pictures(card)
-    table = card.manifest.table
-    clusters = _clusters(card)
-    conflicting = [rows for rows in clusters if table["label_conflict"].iloc[rows].any()]
-    alike = [rows for rows in clusters if not table["label_conflict"].iloc[rows].any()]
-    width, height = table["width"].to_numpy(float), table["height"].to_numpy(float)
-    return {
-        "metrics": metrics(card),
-        "classes": card.manifest.classes,
-        "counts": _counts(card.manifest),
-        "flags": [
-            {
-                "name": flag.replace("_", " "),
-                "column": flag,
-                "meaning": FLAG_MEANINGS[flag],
-                "count": int(table[flag].sum()),
-                "examples": pictures.of_rows(np.flatnonzero(table[flag])[:_EXAMPLES_A_FLAG]),
-            }
-            for flag in FLAGS
-        ],
-        "sizes": histogram(np.sqrt(width * height), "px"),
-        "ratios": histogram(width / np.maximum(height, 1), ""),
-        "rejected": _rejected(card.ingested.rejected, pictures),
-        "n_conflicts": len(conflicting),
-        "conflicts": [pictures.of_rows(rows) for rows in conflicting[:_MOST_CLUSTERS]],
-        "n_alike": len(alike),
-        "alike": [pictures.of_rows(rows) for rows in alike[:_MOST_CLUSTERS]],
-        "moves": card.moves[:_MOST_MOVES],
-        "n_moves": len(card.moves),
-        "contacts": _contacts(card.manifest, pictures),
-    }
-
-
 def histogram(values: NDArray[np.float64], unit: str) -> list[dict[str, Any]]:
-    """Bars of a histogram: a text for their range, a count, and a share of the largest."""
+    """Return a histogram's bars: a text for their range, a count, and a share of the largest."""
     if not len(values):
         return []
     low, high = float(values.min()), float(values.max())
@@ -135,49 +157,7 @@ def _range_text(low: float, high: float, unit: str) -> str:
     return f"{text} {unit}".strip()
 
 
-def _counts(manifest: Manifest) -> list[dict[str, Any]]:
-    """Images of each class by split, in the order of the classes."""
-    pairs = Counter(zip(manifest.table["label"].astype(str), manifest.splits, strict=True))
-    rows: list[dict[str, Any]] = []
-    for label in manifest.classes:
-        found = {str(split): pairs[label, split] for split in SPLITS}
-        rows.append({"label": label, "images": sum(found.values()), **found})
-    return rows
-
-
-def _clusters(card: DataCard) -> list[list[int]]:
-    """Rows of each cluster of copies and near copies, a bounded number of members, by path."""
-    clusters = groups_of_equals(np.array(card.ingested.duplicates, dtype=np.int64))
-    return sorted(rows[:_MEMBERS_A_CLUSTER].tolist() for rows in clusters)
-
-
-def _contacts(manifest: Manifest, pictures: "_Pictures") -> list[dict[str, Any]]:
-    """Some images of each class, chosen by hash: the same ones whatever the order."""
-    each = max(1, min(_CONTACTS_A_CLASS, _MOST_CONTACTS // max(1, len(manifest.classes))))
-    rows = pd.Series(manifest.sha256).sort_values(kind="stable").index.to_numpy()
-    label_ids = manifest.label_ids[rows]
-    return [
-        {"label": label, "images": pictures.of_rows(rows[label_ids == label_id][:each])}
-        for label_id, label in enumerate(manifest.classes[:_MOST_CONTACTS])
-    ]
-
-
-def _rejected(rejected: list[Rejection], pictures: "_Pictures") -> dict[str, Any]:
-    reasons = Counter(rejection.reason for rejection in rejected)
-    sentences = {rejection.reason: rejection.sentence for rejection in reversed(rejected)}
-    return {
-        "reasons": [
-            {"reason": reason, "count": count, "sentence": sentences[reason]}
-            for reason, count in reasons.most_common()
-        ],
-        "examples": [
-            {"path": r.path, "sentence": r.sentence, "uri": pictures.partial(r.path)}
-            for r in rejected[:_MOST_REJECTED]
-        ],
-    }
-
-
-class _Pictures:
+class _Thumbnails:
     """Thumbnails of images in the manifest, decoded once each, several at a time."""
 
     def __init__(self, card: DataCard) -> None:
@@ -185,8 +165,11 @@ class _Pictures:
         self._uris: dict[int, str] = {}
 
     def of_rows(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return the thumbnail, path, label and split of each of these rows of the manifest."""
         chosen = [int(row) for row in rows]
-        self._decode(row for row in chosen if row not in self._uris)
+        missing = [row for row in chosen if row not in self._uris]
+        with ThreadPoolExecutor() as pool:
+            self._uris |= zip(missing, pool.map(self._uri, missing), strict=True)
         table = self._card.manifest.table
         return [
             {
@@ -197,22 +180,15 @@ class _Pictures:
         ]
 
     def partial(self, path: str) -> str:
-        """What can be seen of a rejected file; empty if nothing can."""
+        """Return what can be seen of a rejected file; empty if nothing can."""
         pixels = decode_what_is_there(self._card.fetched / path, _THUMBNAIL_PX)
         return "" if pixels is None else thumbnail_uri(pixels, _THUMBNAIL_PX)
 
-    def _decode(self, rows: Iterable[int]) -> None:
-        wanted = list(rows)
-        paths = self._card.manifest.paths
-        with ThreadPoolExecutor() as pool:
-            self._uris |= zip(
-                wanted, pool.map(self._uri, (paths[row] for row in wanted)), strict=True
-            )
-
-    def _uri(self, path: str) -> str:
+    def _uri(self, row: int) -> str:
+        manifest = self._card.manifest
         try:
-            data = (self._card.fetched / path).read_bytes()
-            pixels = decode_preview(data, _THUMBNAIL_PX, max_pixels=self._card.manifest.max_pixels)
+            data = (self._card.fetched / manifest.paths[row]).read_bytes()
+            pixels = decode_preview(data, _THUMBNAIL_PX, max_pixels=manifest.max_pixels)
         except (OSError, HeadstartError):
             return ""  # it was there a moment ago; a report is no reason to stop
         return thumbnail_uri(pixels, _THUMBNAIL_PX)

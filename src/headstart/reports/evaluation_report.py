@@ -1,6 +1,7 @@
-"""reports/evaluation/: the page that shows how good the model is, and where it fails.
+"""reports/evaluation/ and reports/plots/: how good the model is, and where it fails.
 
-One self-contained index.html beside the same charts as SVG files.
+One self-contained index.html beside its charts as SVG files, and tables for DVC's plots. Knows an
+evaluation, not where it comes from.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,13 @@ from numpy.typing import NDArray
 from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.dataset.manifest import Manifest
-from headstart.evaluation.curves import coverage
+from headstart.evaluation.curves import (
+    ClassCurve,
+    coverage,
+    precision_recall_curves,
+    reliability,
+    roc_curves,
+)
 from headstart.evaluation.error_analysis import (
     confused_pairs,
     likely_label_errors,
@@ -30,10 +37,10 @@ from headstart.images.decode import decode, resize
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
 from headstart.params.image import ImageParams
-from headstart.reports.charts import Axis, Chart, Series
-from headstart.reports.evaluation_plots import MOST_CURVES, charts, write_pictures
+from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
 from headstart.reports.html import render_page, thumbnail_uri
 
+_MOST_CURVES = 10
 _MOST_ERRORS = 24
 _MOST_PAIRS = 5
 _IMAGES_A_SIDE = 3
@@ -76,141 +83,196 @@ class Subject:
     seed: int
 
 
-def write_report(folder: Path, subject: Subject) -> None:
-    """Write index.html and the SVG files."""
-    write_pictures(folder, subject.evaluation)
-    files.write_text(folder / "index.html", render_page("evaluation.html.jinja", **_page(subject)))
-
-
-def _page(subject: Subject) -> dict[str, Any]:
+def write_evaluation_report(folder: Path, subject: Subject) -> None:
+    """Write index.html, and the SVG files, which `dvc plots` and MLflow show."""
     evaluation = subject.evaluation
-    pictures = _Pictures(subject)
-    return {
+    test, classes = evaluation.test, evaluation.test.classes
+    hardest_first = np.argsort(evaluation.f1, kind="stable")
+    charts, style = _charts(evaluation), render_page("charts.css.jinja")
+    for name, chart in charts.items():
+        files.write_text(folder / f"{name}.svg", chart.file(style))
+    bars = bars_file(
+        "Precision and recall of each class, the hardest first",
+        [classes[i] for i in hardest_first],
+        [(name, getattr(evaluation, name)[hardest_first]) for name in ("precision", "recall")],
+        style,
+    )
+    files.write_text(folder / "per_class.svg", bars)
+    counts = evaluation.confusion
+    files.write_text(folder / "confusion.svg", matrix_file(classes, counts, style))
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    answered = coverage(test.label_ids, test.probabilities)
+    rows = [(share, round(share * len(test)) - 1) for share in _COVERAGES]
+    page = {
         "evaluation": evaluation,
-        "classes": evaluation.test.classes,
-        "metrics": _metrics(evaluation),
-        "n_errors": int((evaluation.test.predicted_ids != evaluation.test.label_ids).sum()),
-        "matrix": _matrix(evaluation),
-        "per_class": _per_class(evaluation),
-        "charts": {name: chart.svg() for name, chart in charts(evaluation).items()},
-        "most_curves": MOST_CURVES,
-        "coverage": _coverage_table(evaluation),
+        "classes": classes,
+        "metrics": [
+            {
+                "key": key,
+                "name": _NAMES[key],
+                "value": value,
+                "interval": evaluation.intervals[key],
+                "percent": key not in ("log_loss", "brier"),
+            }
+            for key, value in evaluation.scores.items()
+        ],
+        "n_errors": int((test.predicted_ids != test.label_ids).sum()),
+        "matrix": [
+            {
+                "name": name,
+                "cells": [
+                    {
+                        "count": int(counts[row, column]),
+                        "share": float(shares[row, column]),
+                        "right": row == column,
+                        "predicted": predicted,
+                    }
+                    for column, predicted in enumerate(classes)
+                ],
+            }
+            for row, name in enumerate(classes if len(classes) <= _MOST_MATRIX_CLASSES else ())
+        ],
+        "per_class": [
+            {"name": classes[i], "support": int(evaluation.support[i])}
+            | {key: float(getattr(evaluation, key)[i]) for key in ("precision", "recall", "f1")}
+            for i in hardest_first
+        ],
+        "charts": {name: chart.svg() for name, chart in charts.items()},
+        "most_curves": _MOST_CURVES,
+        "coverage": [
+            {
+                "coverage": share,
+                "accuracy": float(answered.accuracy[row]),
+                "threshold": float(answered.threshold[row]),
+            }
+            for share, row in rows
+            if row >= 0
+        ],
         "calibration": {
-            "ece_before": float(ece(evaluation.test.label_ids, evaluation.unscaled)),
+            "ece_before": float(ece(test.label_ids, evaluation.unscaled)),
             "ece_after": evaluation.scores["ece"],
-            "log_loss_before": float(log_loss(evaluation.test.label_ids, evaluation.unscaled)),
+            "log_loss_before": float(log_loss(test.label_ids, evaluation.unscaled)),
             "log_loss_after": evaluation.scores["log_loss"],
         },
-        "errors": pictures.errors(),
-        "has_heat": pictures.cam is not None,
-        "pairs": pictures.pairs(),
-        "listed_pairs": _listed_pairs(evaluation),
-        "label_errors": pictures.label_errors(),
         "map": _map(subject),
         "slices": sliced(
-            evaluation.test,
-            subject.manifest,
-            n_resamples=min(subject.n_bootstrap, 1000),
-            seed=subject.seed,
+            test, subject.manifest, n_resamples=min(subject.n_bootstrap, 1000), seed=subject.seed
         ),
         "metadata": subject.loaded.metadata,
         "summary": subject.summary,
+        **_pictures(subject),
+    }
+    files.write_text(folder / "index.html", render_page("evaluation.html.jinja", **page))
+
+
+def write_tables(folder: Path, evaluation: Evaluation) -> None:
+    """Write the CSV files that dvc.yaml's plots draw."""
+    test, classes = evaluation.test, evaluation.test.classes
+    pairs = zip(test.label_ids, test.predicted_ids, strict=True)
+    files.write_csv(
+        folder / "confusion.csv",
+        ["actual", "predicted"],
+        ([classes[actual], classes[predicted]] for actual, predicted in pairs),
+    )
+    roc = roc_curves(test.label_ids, test.probabilities, classes)
+    _write_curves(folder / "roc.csv", ("false_positive_rate", "true_positive_rate"), roc)
+    pr = precision_recall_curves(test.label_ids, test.probabilities, classes)
+    _write_curves(folder / "precision_recall.csv", ("recall", "precision"), pr)
+    rows = []
+    for name, probabilities in (
+        ("before scaling", evaluation.unscaled),
+        ("after scaling", test.probabilities),
+    ):
+        bins = reliability(test.label_ids, probabilities)
+        for index in np.flatnonzero(bins.count):
+            point = (bins.confidence[index], bins.accuracy[index], bins.count[index])
+            rows.append([name, *_rounded(point)])
+    header = ["probabilities", "confidence", "accuracy", "n_images"]
+    files.write_csv(folder / "reliability.csv", header, rows)
+    found = coverage(test.label_ids, test.probabilities)
+    kept = np.unique(np.linspace(0, len(test) - 1, 200).astype(np.int64))
+    points = zip(found.coverage[kept], found.accuracy[kept], found.threshold[kept], strict=True)
+    header = ["coverage", "accuracy", "confidence_threshold"]
+    files.write_csv(folder / "coverage.csv", header, (_rounded(point) for point in points))
+    columns = (evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support)
+    files.write_csv(
+        folder / "per_class.csv",
+        ["class", "precision", "recall", "f1", "support"],
+        ([name, *_rounded(row)] for name, *row in zip(classes, *columns, strict=True)),
+    )
+
+
+def _charts(evaluation: Evaluation) -> dict[str, Chart]:
+    """Return charts by the name of their file: calibration, and each class against the rest."""
+    test = evaluation.test
+    before = reliability(test.label_ids, evaluation.unscaled)
+    after = reliability(test.label_ids, test.probabilities)
+    answered = coverage(test.label_ids, test.probabilities)
+    kept = np.unique(np.linspace(0, len(test) - 1, 300).astype(np.int64))
+    least = max(0.0, np.floor(20 * float(answered.accuracy.min()) - 0.01) / 20)
+    # The hardest classes: those with the least area under the curve.
+    roc, pr = (
+        sorted(curves(test.label_ids, test.probabilities, test.classes), key=lambda c: c.area)
+        for curves in (roc_curves, precision_recall_curves)
+    )
+    roc, pr = roc[:_MOST_CURVES], pr[:_MOST_CURVES]
+    # The part of the plane where curves differ: a good model's ROC hugs its corner.
+    last = max((float(c.x[np.argmax(c.y >= 0.999)]) for c in roc), default=1.0)
+    widest = next(limit for limit in (0.05, 0.1, 0.2, 0.5, 1.0) if last <= limit)
+    lowest = min((float(c.y.min()) for c in pr), default=0.0)
+    cut = []
+    for curve in roc:
+        inside = curve.x <= widest
+        x, y = np.append(curve.x[inside], widest), np.append(curve.y[inside], curve.y[inside][-1])
+        cut.append(Series(curve.name, x, y, f"{curve.area:.3f}"))
+    return {
+        "reliability": Chart(
+            Axis("confidence (%)"),
+            Axis("accuracy (%)"),
+            [
+                Series(name, bins.confidence, bins.accuracy, weights=bins.count, dots=True)
+                for name, bins in (("before scaling", before), ("after scaling", after))
+            ],
+            "Reliability diagram",
+            diagonal=True,
+        ),
+        "coverage": Chart(
+            Axis("images answered, the surest first (%)"),
+            Axis("accuracy on those (%)", (min(least, 0.9), 1.0)),
+            [Series("accuracy", answered.coverage[kept], answered.accuracy[kept])],
+            "Accuracy by coverage",
+        ),
+        "roc": Chart(
+            Axis("false positive rate (%)", (0.0, widest)),
+            Axis("true positive rate (%)"),
+            cut,
+            "ROC curves, one class against the rest",
+        ),
+        "precision_recall": Chart(
+            Axis("recall (%)"),
+            Axis("precision (%)", (np.floor(10 * min(lowest, 0.9)) / 10, 1.0)),
+            [Series(c.name, c.x, c.y, f"{c.area:.3f}") for c in pr],
+            "Precision by recall, one class against the rest",
+        ),
     }
 
 
-def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
-    return [
-        {
-            "key": key,
-            "name": _NAMES[key],
-            "value": value,
-            "interval": evaluation.intervals[key],
-            "percent": key not in ("log_loss", "brier"),
-        }
-        for key, value in evaluation.scores.items()
-    ]
-
-
-def _matrix(evaluation: Evaluation) -> list[dict[str, Any]] | None:
-    """Rows of the confusion matrix; None where there are too many classes for a table."""
-    counts, classes = evaluation.confusion, evaluation.test.classes
-    if len(classes) > _MOST_MATRIX_CLASSES:
-        return None
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return [
-        {
-            "name": name,
-            "cells": [
-                {
-                    "count": int(counts[row, column]),
-                    "share": float(shares[row, column]),
-                    "right": row == column,
-                    "predicted": classes[column],
-                }
-                for column in range(len(classes))
-            ],
-        }
-        for row, name in enumerate(classes)
-    ]
-
-
-def _listed_pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The most confused pairs, more of them than there are pictures of."""
-    test = evaluation.test
-    return [
-        {
-            "true": test.classes[pair.true_id],
-            "predicted": test.classes[pair.predicted_id],
-            "count": pair.count,
-            "support": int(evaluation.support[pair.true_id]),
-        }
-        for pair in confused_pairs(test.label_ids, test.probabilities, _MOST_LISTED_PAIRS)
-    ]
-
-
-def _per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Every class, the hardest first."""
-    return [
-        {
-            "name": evaluation.test.classes[i],
-            "precision": float(evaluation.precision[i]),
-            "recall": float(evaluation.recall[i]),
-            "f1": float(evaluation.f1[i]),
-            "support": int(evaluation.support[i]),
-        }
-        for i in np.argsort(evaluation.f1, kind="stable")
-    ]
-
-
-def _coverage_table(evaluation: Evaluation) -> list[dict[str, float]]:
-    found = coverage(evaluation.test.label_ids, evaluation.test.probabilities)
-    rows = [round(share * len(found.coverage)) - 1 for share in _COVERAGES]
-    return [
-        {
-            "coverage": share,
-            "accuracy": float(found.accuracy[row]),
-            "threshold": float(found.threshold[row]),
-        }
-        for share, row in zip(_COVERAGES, rows, strict=True)
-        if row >= 0
-    ]
-
-
 def _map(subject: Subject) -> dict[str, Any]:
-    """Test images in the plane of the training images' principal components."""
+    """Return a map of test images: the plane of the training images' principal components."""
     store, test = subject.store, subject.evaluation.test
     rows = np.linspace(0, len(test) - 1, min(len(test), _MOST_MAP_POINTS)).astype(np.int64)
     train = store.indices("train")
     reference = train[:: max(1, len(train) // 2000)]
-    places, explained = principal_plane(
+    points, explained = principal_plane(
         np.ascontiguousarray(store.features[reference, 0]),
         np.ascontiguousarray(store.features[store.indices("test")[rows], 0]),
         seed=subject.seed,
     )
     labels, wrong = test.label_ids[rows], test.predicted_ids[rows] != test.label_ids[rows]
     shown = np.unique(labels)
-    margin = 0.04 * (places.max(axis=0) - places.min(axis=0)) + 1e-9
-    low, high = places.min(axis=0) - margin, places.max(axis=0) + margin
+    margin = 0.04 * (points.max(axis=0) - points.min(axis=0)) + 1e-9
+    low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
     chart = Chart(
         Axis(f"first component ({100 * explained[0]:.0f} % of variance)", (low[0], high[0]), False),
         Axis(
@@ -219,8 +281,8 @@ def _map(subject: Subject) -> dict[str, Any]:
         [
             Series(
                 test.classes[i],
-                places[labels == i, 0],
-                places[labels == i, 1],
+                points[labels == i, 0],
+                points[labels == i, 1],
                 line=False,
                 dots=True,
                 rings=np.flatnonzero(wrong[labels == i]).tolist(),
@@ -234,74 +296,16 @@ def _map(subject: Subject) -> dict[str, Any]:
     return {"chart": chart.svg(), "n_images": len(rows), "explained": explained.sum()}
 
 
-class _Pictures:
-    """Thumbnails for the page; only what is shown is ever decoded."""
+def _pictures(subject: Subject) -> dict[str, Any]:
+    """Return worst errors, confused pairs and label issues with thumbnails; no more is decoded."""
+    test = subject.evaluation.test
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._image = ImageParams.model_validate(subject.loaded.metadata["image"])
-        try:
-            self.cam: GradCam | None = GradCam(subject.loaded.model)
-        except TrainingError:
-            self.cam = None
+    def decoded(path: str) -> NDArray[np.uint8]:
+        data = (subject.fetched / path).read_bytes()
+        return decode(data, max_pixels=subject.manifest.max_pixels)
 
-    def errors(self) -> list[dict[str, Any]]:
-        """The worst errors, each with what spoke for the wrong class."""
-        test = self._subject.evaluation.test
-        rows = worst_errors(test.label_ids, test.probabilities, _MOST_ERRORS)
-        pictures = [self._pixels(test.paths[row]) for row in rows]
-        heat = self._heat(pictures, test.predicted_ids[rows])
-        return [
-            {**self._figure(test, row, picture), "heat": hot}
-            for row, picture, hot in zip(rows, pictures, heat, strict=True)
-        ]
-
-    def pairs(self) -> list[dict[str, Any]]:
-        """Images taken for another class, beside images of that class."""
-        test = self._subject.evaluation.test
-        found = confused_pairs(test.label_ids, test.probabilities, _MOST_PAIRS)
-        return [
-            {
-                "true": test.classes[pair.true_id],
-                "predicted": test.classes[pair.predicted_id],
-                "count": pair.count,
-                "support": int(self._subject.evaluation.support[pair.true_id]),
-                "mistaken": self._figures(test, pair.rows[:_IMAGES_A_SIDE]),
-                "typical": self._figures(test, _typical(test, pair.predicted_id)),
-            }
-            for pair in found
-        ]
-
-    def label_errors(self) -> dict[str, Any]:
-        """Images whose label is likely wrong, of the validation and the test split."""
-        parts = (self._subject.validation, self._subject.evaluation.test)
-        figures, count = [], 0
-        labels = np.concatenate([part.label_ids for part in parts])
-        probabilities = np.concatenate([part.probabilities for part in parts])
-        places = [(part, row) for part in parts for row in range(len(part))]
-        rows = likely_label_errors(labels, probabilities)
-        count = len(rows)
-        for part, row in (places[row] for row in rows[:_MOST_LABEL_ERRORS]):
-            figure = self._figure(part, row, self._pixels(part.paths[row]))
-            figures.append({**figure, "split": part.split})
-        return {"figures": figures, "count": count, "n_images": len(labels)}
-
-    def _heat(
-        self, pictures: Sequence[NDArray[np.uint8]], class_ids: NDArray[np.int64]
-    ) -> list[str | None]:
-        if self.cam is None or not pictures:
-            return [None] * len(pictures)
-        resized = np.stack([resize(picture, self._image) for picture in pictures])
-        heat = self.cam.heat(resized, class_ids)
-        return [
-            thumbnail_uri(overlay(pixels, one)) for pixels, one in zip(resized, heat, strict=True)
-        ]
-
-    def _figures(self, part: Predictions, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-        return [self._figure(part, row, self._pixels(part.paths[row])) for row in rows]
-
-    def _figure(
-        self, part: Predictions, row: int | np.int64, picture: NDArray[np.uint8]
+    def figure(
+        part: Predictions, row: int | np.int64, picture: NDArray[np.uint8]
     ) -> dict[str, Any]:
         label, predicted = part.label_ids[row], part.predicted_ids[row]
         return {
@@ -313,14 +317,79 @@ class _Pictures:
             "p_predicted": float(part.probabilities[row, predicted]),
         }
 
-    def _pixels(self, path: str) -> NDArray[np.uint8]:
-        data = (self._subject.fetched / path).read_bytes()
-        return decode(data, max_pixels=self._subject.manifest.max_pixels)
+    def figures(part: Predictions, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+        return [figure(part, row, decoded(part.paths[row])) for row in rows]
+
+    # The worst errors, each with what spoke for the wrong class.
+    wrong = worst_errors(test.label_ids, test.probabilities, _MOST_ERRORS)
+    pictures = [decoded(test.paths[row]) for row in wrong]
+    heat: list[str | None] = [None] * len(pictures)
+    try:
+        cam: GradCam | None = GradCam(subject.loaded.model)
+    except TrainingError:
+        cam = None
+    if cam is not None and pictures:
+        image = ImageParams.model_validate(subject.loaded.metadata["image"])
+        resized = np.stack([resize(picture, image) for picture in pictures])
+        maps = cam.heat(resized, test.predicted_ids[wrong])
+        heat = [thumbnail_uri(overlay(*each)) for each in zip(resized, maps, strict=True)]
+
+    # Images taken for another class, beside the images of that class that the model is surest of.
+    listed: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    for pair in confused_pairs(test.label_ids, test.probabilities, _MOST_LISTED_PAIRS):
+        listed.append(
+            {
+                "true": test.classes[pair.true_id],
+                "predicted": test.classes[pair.predicted_id],
+                "count": pair.count,
+                "support": int(subject.evaluation.support[pair.true_id]),
+            }
+        )
+        if len(pairs) < _MOST_PAIRS:
+            class_id = pair.predicted_id
+            right = (test.label_ids == class_id) & (test.predicted_ids == class_id)
+            rows = np.flatnonzero(right)
+            surest = rows[np.argsort(-test.probabilities[rows, class_id], kind="stable")]
+            mistaken = figures(test, pair.rows[:_IMAGES_A_SIDE])
+            typical = figures(test, surest[:_IMAGES_A_SIDE])
+            pairs.append({**listed[-1], "mistaken": mistaken, "typical": typical})
+
+    # Label issues of both splits together, since confident learning compares within a class.
+    parts = (subject.validation, test)
+    labels = np.concatenate([part.label_ids for part in parts])
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    suspicious = likely_label_errors(labels, probabilities)
+    label_errors = []
+    for index in suspicious[:_MOST_LABEL_ERRORS]:
+        in_validation = index < len(subject.validation)
+        part, row = (parts[0], index) if in_validation else (test, index - len(subject.validation))
+        label_errors += [{**each, "split": part.split} for each in figures(part, np.array([row]))]
+    return {
+        "errors": [
+            {**figure(test, row, picture), "heat": hot}
+            for row, picture, hot in zip(wrong, pictures, heat, strict=True)
+        ],
+        "has_heat": cam is not None,
+        "pairs": pairs,
+        "listed_pairs": listed,
+        "label_errors": {
+            "figures": label_errors,
+            "count": len(suspicious),
+            "n_images": len(labels),
+        },
+    }
 
 
-def _typical(test: Predictions, class_id: int) -> NDArray[np.int64]:
-    """Images of a class that the model is surest of and right about."""
-    right = (test.label_ids == class_id) & (test.predicted_ids == class_id)
-    rows = np.flatnonzero(right)
-    order = np.argsort(-test.probabilities[rows, class_id], kind="stable")
-    return rows[order][:_IMAGES_A_SIDE].astype(np.int64)
+def _write_curves(path: Path, names: tuple[str, str], curves: Sequence[ClassCurve]) -> None:
+    rows = (
+        [curve.name, *_rounded(point)]
+        for curve in curves
+        for point in zip(curve.x, curve.y, strict=True)
+    )
+    files.write_csv(path, ["class", *names], rows)
+
+
+def _rounded(values: Sequence[float]) -> list[str]:
+    """Write six digits: enough to draw, and few enough to differ for a reason."""
+    return [f"{value:.6g}" for value in values]

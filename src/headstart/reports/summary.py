@@ -4,17 +4,16 @@ import importlib.util
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project, state_folder
-from headstart.tracking.registry import Standing, standing
+from headstart.tracking.registry import standing
 
 
 def summarise(project: Project) -> str:
-    """A text of about twenty lines: figures from the reports, the alias from the registry.
+    """Return about twenty lines: figures from the reports, the alias from the registry.
 
     It names only what is in this checkout.
     """
@@ -39,20 +38,31 @@ def summarise(project: Project) -> str:
     except TrackingError as error:
         problem = str(error)
     if found is not None and found.version is not None:
-        registered = [f"{name} version {found.version}, {_alias(found)}"]
+        alias = found.alias
+        if alias != "champion":
+            champion = found.champion
+            leader = f"champion is version {champion}" if champion else "there is no champion"
+            alias = f"{alias}; {leader}" if alias else leader
+        registered = [f"{name} version {found.version}, {alias}"]
     else:
         # What is in git may be of another machine.
         registered = [f"{then}, when register ran", f"({problem})"]
     pages = [f"reports/{page}/index.html" for page in ("evaluation", "data", "search")]
     reports = [page for page in pages if (project.root / page).is_file()]
-    is_here = project.model.is_file()
-    model = "models/model.h5 (loads in plain Keras)" if is_here else "not here: `dvc pull`"
-    seconds = ", ".join(f"{stage} {t:.0f}" for stage, t in _seconds(project).items())
+    is_here, away = project.model.is_file(), "not here: `dvc pull`"
+    # Each stage's last run in this checkout, in the order of dvc.yaml.
+    latest: dict[str, float] = {}
+    log = state_folder(project.root) / "seconds.jsonl"
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
+        entry = json.loads(line)
+        latest[entry["stage"]] = float(entry["seconds"])
+    stages = [stage for stage in files.read_yaml(project.dvc_yaml)["stages"] if stage in latest]
+    seconds = ", ".join(f"{stage} {latest[stage]:.0f}" for stage in stages)
     lines = [
         ("Test accuracy", [figure]),
         ("Registered as", registered),
-        ("Reports", reports or ["not here: `dvc pull`"]),
-        ("Model", [model]),
+        ("Reports", reports or [away]),
+        ("Model", ["models/model.h5 (loads in plain Keras)" if is_here else away]),
         ("Seconds", [seconds or "no stage has run in this checkout"]),
     ]
     said = [
@@ -61,8 +71,37 @@ def summarise(project: Project) -> str:
         for position, line in enumerate(texts)
     ]
     invitation = "With the environment active (`. .venv/bin/activate`), try:"
-    commands = [f"  {command}" for command in _commands(project, name, found)]
-    return "\n".join(["", *said, "", invitation, *commands])
+    commands = []
+    if found is not None:
+        commands.append("mlflow ui -w 1                        # the runs, side by side")
+    serve = "mlflow models serve -m {} --env-manager local -p 5001"
+    if found is not None and found.champion is not None:
+        commands.append(serve.format(f"models:/{name}@champion"))
+    elif project.serving.is_dir():
+        commands.append(serve.format("models/serving"))
+    if project.serving.is_dir():
+        commands.append("headstart serve                       # the same app, behind limits")
+    if is_here and project.fetched.is_dir():
+        commands.append("headstart predict data/fetched        # classes of images")
+    if is_here:
+        commands.append(
+            "dvc exp run --temp -S seed=1          # another experiment: `dvc exp show -A`"
+        )
+    else:
+        commands.append(
+            "dvc pull                              # the model and its data, from a DVC remote"
+        )
+    try:
+        study = files.read_json(project.best_head)["study"]
+        journal = state_folder(project.root) / "studies" / f"{study}.journal"
+    except (OSError, ValueError, TypeError, KeyError):
+        journal = None
+    if journal is not None and journal.is_file():
+        if importlib.util.find_spec("optuna_dashboard") is None:
+            commands.append("pip install optuna-dashboard          # then:")
+        path = shlex.quote(os.path.relpath(journal, project.root))
+        commands.append(f"optuna-dashboard {path}")
+    return "\n".join(["", *said, "", invitation, *(f"  {command}" for command in commands)])
 
 
 def _report(project: Project, name: str) -> dict[str, Any]:
@@ -84,48 +123,3 @@ def _report(project: Project, name: str) -> dict[str, Any]:
             f"reports/{name}`, or run `dvc repro`"
         )
     return content
-
-
-def _seconds(project: Project) -> dict[str, float]:
-    """Seconds each stage took when it last ran in this checkout, in the order of dvc.yaml."""
-    path = state_folder(project.root) / "seconds.jsonl"
-    latest: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            latest[entry["stage"]] = float(entry["seconds"])
-    stages = files.read_yaml(project.dvc_yaml)["stages"]
-    return {name: latest[name] for name in stages if name in latest}
-
-
-def _alias(found: Standing) -> str:
-    if found.alias == "champion":
-        return "champion"
-    champion = f"champion is version {found.champion}" if found.champion else "there is no champion"
-    return f"{found.alias}; {champion}" if found.alias else champion
-
-
-def _commands(project: Project, name: str, found: Standing | None) -> Iterator[str]:
-    if found is not None:
-        yield "mlflow ui -w 1                        # the runs, side by side"
-    if found is not None and found.champion is not None:
-        yield f"mlflow models serve -m models:/{name}@champion --env-manager local -p 5001"
-    elif project.serving.is_dir():
-        yield "mlflow models serve -m models/serving --env-manager local -p 5001"
-    if project.serving.is_dir():
-        yield "headstart serve                       # the same app, behind limits"
-    if project.model.is_file() and project.fetched.is_dir():
-        yield "headstart predict data/fetched        # classes of images"
-    if project.model.is_file():
-        yield "dvc exp run --temp -S seed=1          # another experiment: `dvc exp show -A`"
-    else:
-        yield "dvc pull                              # the model and its data, from a DVC remote"
-    try:
-        study = files.read_json(project.best_head)["study"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return
-    journal = state_folder(project.root) / "studies" / f"{study}.journal"
-    if journal.is_file():
-        if importlib.util.find_spec("optuna_dashboard") is None:
-            yield "pip install optuna-dashboard          # then:"
-        yield f"optuna-dashboard {shlex.quote(os.path.relpath(journal, project.root))}"

@@ -14,8 +14,11 @@ from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions, write_predictions
 from headstart.params.base import Section, Seed
 from headstart.params.evaluate import EvaluateParams
-from headstart.reports.evaluation_plots import write_tables
-from headstart.reports.evaluation_report import Subject, write_report
+from headstart.reports.evaluation_report import (
+    Subject,
+    write_evaluation_report,
+    write_tables,
+)
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.runs import recorded_run
 
@@ -57,7 +60,7 @@ def run(project: Project, params: Sections) -> str:
             seed=params.seed,
         )
         begin_step("writing the report")
-        write_report(project.evaluation_report, subject)
+        write_evaluation_report(project.evaluation_report, subject)
         write_tables(project.plots, evaluation)
         write_predictions(project.predictions, [subject.validation, evaluation.test])
         begin_step("logging the evaluation")

@@ -12,7 +12,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import write_head
 from headstart.params.base import Section, Seed
 from headstart.params.search import SearchParams
-from headstart.reports.search_report import write_report
+from headstart.reports.search_report import write_search_report
 from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import StudyResult, run_study
 from headstart.stages.run_stage import run_stage
@@ -45,7 +45,7 @@ def run(project: Project, params: Sections) -> str:
             raise
     begin_step("writing the report")
     write_head(project.best_head, result.best_head())
-    write_report(project.search_report, result, params.search)
+    write_search_report(project.search_report, result, params.search)
     begin_step("logging the trials")
     log_search(
         project, result, params.search, fingerprint=fingerprint, reports=[project.search_report]
