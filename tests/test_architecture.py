@@ -37,7 +37,7 @@ OF_EVERY_STAGE = {"Sections", "run", "summary"}
 # Names that still mean two things.
 SHARED_NAMES = {
     "Finding", "PackageFile", "assign", "gather", "inspect",
-    "predict_files", "read_json", "reproduce", "serve", "summary", "sync",
+    "predict_files", "read_json", "reproduce", "summary", "sync",
 }  # fmt: skip
 # What must never be loaded by `headstart --help`.
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "h5py", "matplotlib", "sklearn")
@@ -147,6 +147,9 @@ def _imported_by(stage: str) -> set[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = {name for name in _imports(tree) if name.startswith("headstart.")}
             waiting += [file for name in names for file in _files_of(name)]
+        if path == PACKAGE / "serving" / "package.py":
+            # Not imported, but packed: MLflow runs this file.
+            waiting.append(path.with_name("pyfunc_model.py"))
     if PACKAGE / "reports" / "html.py" in found:
         found.add(PACKAGE / "reports" / "templates")
     return {path.relative_to(PACKAGE).as_posix() for path in found}

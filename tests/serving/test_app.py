@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import ServingError
-from headstart.serving.app import make_app
-from headstart.serving.requests import MAX_IMAGES, read_csv, read_json
+from headstart.serving.app import make_app, read_csv_body, read_json_body
+from headstart.serving.package import MAX_IMAGES
 from tests.serving.conftest import base64_of, png
 
 JSON = [(b"content-type", b"application/json")]
@@ -213,7 +213,7 @@ def test_any_body_gets_a_reason_and_never_comes_back(
         assert SECRET not in json.dumps(answer)
 
 
-@pytest.mark.parametrize("read", [read_json, read_csv])
+@pytest.mark.parametrize("read", [read_json_body, read_csv_body])
 @pytest.mark.parametrize(
     ("start", "again"),
     [

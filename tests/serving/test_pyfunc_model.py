@@ -1,5 +1,6 @@
-"""The model in Python, as `mlflow.pyfunc.load_model` gives it."""
+"""The model in Python, as `mlflow.pyfunc.load_model` gives it; what a request may be."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,17 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
+from PIL import Image
 
-from headstart.serving.requests import read_csv, read_json
+from headstart.common.errors import ServingError
+from headstart.params.image import ImageParams
+from headstart.serving.app import read_csv_body, read_json_body
+from headstart.serving.package import MAX_IMAGES
+from headstart.serving.pyfunc_model import answer, decode_request
 from tests.serving.conftest import base64_of, png
 
 FILES = [png(1), png(2)]
+IMAGE = ImageParams(size=32)
 TEXTS = [base64_of(data) for data in FILES]
 
 
@@ -77,7 +84,7 @@ def test_json_is_read_as_mlflows_own_server_reads_it(model: Any, form: dict[str,
 
     schema = model.metadata.get_input_schema()
     theirs = model.predict(scoring_server.infer_and_parse_data(form, schema))
-    ours = read_json(json.dumps({**form, "params": None}).encode())
+    ours = read_json_body(json.dumps({**form, "params": None}).encode())
     pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"image": ours})), theirs)
 
 
@@ -87,4 +94,58 @@ def test_csv_is_read_as_mlflows_own_server_reads_it(model: Any) -> None:
     text = pd.DataFrame({"id": [1, 2], "image": TEXTS}).to_csv(index=False)
     schema = model.metadata.get_input_schema()
     theirs = scoring_server.parse_csv_input(io.StringIO(text), schema)
-    assert read_csv(text.encode()) == theirs["image"].tolist() == TEXTS
+    assert read_csv_body(text.encode()) == theirs["image"].tolist() == TEXTS
+
+
+def _png(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (10, 8), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_base64_becomes_pixels() -> None:
+    pixels = decode_request([base64_of(_png((255, 0, 0))), base64_of(_png((0, 0, 255)))], IMAGE)
+    assert pixels.shape == (2, 32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[0, 5, 5].tolist() == [255, 0, 0]
+    assert pixels[1, 5, 5].tolist() == [0, 0, 255]
+
+
+def test_data_uris_and_line_breaks_are_tolerated() -> None:
+    plain = base64_of(_png((9, 9, 9)))
+    wrapped = "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
+    pixels = decode_request([f"data:image/png;base64,{plain}", wrapped], IMAGE)
+    assert (pixels[0] == pixels[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "row 1: `image` must be a string of base64, but got a NoneType"),
+        (7, "row 1: `image` must be a string of base64, but got a int"),
+        ("", "row 1: `image` must not be empty"),
+        ("not base64 !!", "row 1: `image` must be base64 of an image file's bytes"),
+        ("data:image/png,abc", "row 1: a data: URI must be of the form"),
+        (base64_of(b"<html>no image</html>"), "row 1: .*"),
+        (base64_of(_png((1, 2, 3))[:40]), "row 1: .*"),
+    ],
+)
+def test_a_bad_row_is_named_and_not_repeated(value: object, says: str) -> None:
+    with pytest.raises(ServingError, match=says) as caught:
+        decode_request([base64_of(_png((0, 0, 0))), value], IMAGE)
+    if isinstance(value, str) and value:
+        assert value not in str(caught.value)
+
+
+def test_too_many_and_none() -> None:
+    with pytest.raises(ServingError, match=f"1 to {MAX_IMAGES} images, but got 0"):
+        decode_request([], IMAGE)
+    with pytest.raises(ServingError, match=f"but got {MAX_IMAGES + 1}: split it"):
+        decode_request(["x"] * (MAX_IMAGES + 1), IMAGE)
+
+
+def test_the_answer_has_a_column_a_class() -> None:
+    table = answer(np.array([[0.2, 0.8], [0.9, 0.1]], np.float32), ["ant", "bee"])
+    assert list(table.columns) == ["predicted_label", "predicted_label_id", "p(ant)", "p(bee)"]
+    assert table["predicted_label"].tolist() == ["bee", "ant"]
+    assert table["predicted_label_id"].tolist() == [1, 0]

@@ -9,11 +9,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.utils import pyfunc
 
 from headstart import cli
 from headstart.common.errors import HeadstartError
-from headstart.serving.app import serve, served_model
+from headstart.serving.app import run_server
 from tests.serving.conftest import png
 
 PASSWORD = "hunter2-of-the-store"
@@ -59,21 +60,30 @@ def test_a_damaged_folder_is_told_in_one_sentence(
     folder = shutil.copytree(serving, tmp_path / "serving")
     DAMAGES[damage](folder)
     with pytest.raises(HeadstartError, match=r"must .*, but .*: ") as caught:
-        serve(str(folder), "127.0.0.1", 1, store)
+        run_server(str(folder), "127.0.0.1", 1, store)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_any_name_is_loaded(serving: Path, tmp_path: Path) -> None:
+def test_a_folder_of_any_name_is_loaded(
+    serving: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = shutil.copytree(serving, tmp_path / "my café #1: 50%20?x" / "serving")
     image = base64.b64encode(png(0)).decode()
-    with served_model(str(folder)) as loaded:
-        assert len(loaded.predict(pd.DataFrame({"image": [image]}))) == 1
+    n_answers: list[int] = []
+
+    def keep(model: PyFuncModel) -> None:
+        n_answers.append(len(model.predict(pd.DataFrame({"image": [image]}))))
+
+    monkeypatch.setattr("headstart.serving.app.make_app", keep)
+    monkeypatch.setattr("uvicorn.run", lambda *_arguments, **_named: None)
+    run_server(str(folder), "127.0.0.1", 1, store)
+    assert n_answers == [1]
 
 
 def test_a_model_of_others_is_not_served(tmp_path: Path, store: str) -> None:
     mlflow.pyfunc.save_model(tmp_path / "echo", python_model=echo, pip_requirements=["mlflow"])
     with pytest.raises(HeadstartError, match="must take one column 'image', but"):
-        serve(str(tmp_path / "echo"), "127.0.0.1", 1, store)
+        run_server(str(tmp_path / "echo"), "127.0.0.1", 1, store)
 
 
 @pytest.mark.usefixtures("store")

@@ -1,4 +1,4 @@
-"""Packing models/model.h5 as a pyfunc model folder that `mlflow models serve` starts anywhere."""
+"""The pyfunc model folder that `mlflow models serve` starts anywhere, made of models/model.h5."""
 
 import base64
 import logging
@@ -14,20 +14,33 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 import headstart
 from headstart.common.machine import library_version
-from headstart.serving.requests import IMAGE_COLUMN
 
+IMAGE_COLUMN = "image"
+MAX_IMAGES = 256
 _REQUIREMENTS = ("mlflow", "keras", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
 
 
 def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: bytes) -> None:
-    """Write the pyfunc model folder, replacing an older one.
+    """Write the pyfunc model folder atomically, replacing an older one.
 
     Args:
-        folder: where to; it appears atomically.
         model_h5: the model file that is served.
         classes: class names in the order of the probabilities.
         example: bytes of one image file, the input example.
     """
+    # The installed versions: asking MLflow to infer them takes seconds.
+    tensorflow = next(filter(library_version, ("tensorflow-cpu", "tensorflow")), None)
+    if tensorflow is None:
+        raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "predicted_label"),
+        ColSpec(DataType.long, "predicted_label_id"),
+        *(ColSpec(DataType.double, f"p({name})") for name in classes),
+    ]
+    # In MLflow's rules a string column may hold bytes. It is optional so that the model answers a
+    # request without it (a plain list, a column of another name) with what to send: MLflow's own
+    # refusal repeats the request.
+    inputs = Schema([ColSpec(DataType.string, IMAGE_COLUMN, required=False)])
     # It says that it validates the input example; a stage prints one line.
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     scratch = folder.with_name(f".{folder.name}.tmp")
@@ -37,19 +50,15 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         # MLflow reads this as an address, whatever characters the path has.
         artifacts={"model": model_h5.absolute().as_uri()},
-        signature=signature(classes),
+        signature=ModelSignature(inputs, Schema(outputs)),
         input_example=pd.DataFrame({IMAGE_COLUMN: [base64.b64encode(example).decode()]}),
-        pip_requirements=requirements(),
+        pip_requirements=[
+            f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, tensorflow)
+        ],
         code_paths=[str(Path(headstart.__file__).parent)],
     )
-    _leave_out_this_machine(scratch)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-
-
-def _leave_out_this_machine(folder: Path) -> None:
-    """Make relative the paths of this machine that MLflow notes in MLmodel and does not read."""
-    path = folder / "MLmodel"
+    # Paths of this machine that MLflow notes in MLmodel, and does not read, become relative.
+    path = scratch / "MLmodel"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     flavor = content["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
@@ -57,27 +66,5 @@ def _leave_out_this_machine(folder: Path) -> None:
         artifact["uri"] = artifact["path"]
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
-
-
-def signature(classes: Sequence[str]) -> ModelSignature:
-    """One string column in; label, label id and a probability a class out.
-
-    In MLflow's rules a string column may hold bytes. It is declared optional so that a request
-    without it (a plain list, a column of another name) is told by the model what to send: MLflow's
-    own refusal repeats the request.
-    """
-    outputs: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.string, "predicted_label"),
-        ColSpec(DataType.long, "predicted_label_id"),
-        *(ColSpec(DataType.double, f"p({name})") for name in classes),
-    ]
-    inputs = Schema([ColSpec(DataType.string, IMAGE_COLUMN, required=False)])
-    return ModelSignature(inputs, Schema(outputs))
-
-
-def requirements() -> list[str]:
-    """The installed versions of what serving needs; asking MLflow to infer them takes seconds."""
-    tensorflow = next(filter(library_version, ("tensorflow-cpu", "tensorflow")), None)
-    if tensorflow is None:
-        raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")
-    return [f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, tensorflow)]
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)

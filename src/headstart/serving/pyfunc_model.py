@@ -1,20 +1,33 @@
-"""The model as `mlflow models serve` starts it (MLflow's "models from code": this file is it)."""
+"""The model as `mlflow models serve` starts it (MLflow's "models from code": this file is it).
 
+Base64 or bytes of image files in, one row of probabilities each out. Errors name the row or the
+rule, and never repeat what was sent.
+"""
+
+import base64
+import binascii
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
 
-from headstart.common.errors import ServingError
+from headstart.common.errors import DataError, ServingError
 from headstart.common.quiet import quiet_libraries
+from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
-from headstart.serving.requests import IMAGE_COLUMN, answer, decode_request
+from headstart.serving.package import IMAGE_COLUMN, MAX_IMAGES
+
+MAX_IMAGE_BYTES = 32 * 2**20
+_MAX_PIXELS = 100_000_000
 
 
 class ImageClassifier(PythonModel):
@@ -42,24 +55,91 @@ class ImageClassifier(PythonModel):
         loaded = self._loaded
         assert loaded is not None, "MLflow calls load_context first"
         try:
+            if not isinstance(model_input, pd.DataFrame) or IMAGE_COLUMN not in model_input.columns:
+                raise ServingError(
+                    f"a request must have a column {IMAGE_COLUMN!r}: send "
+                    f'{{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}} or, in Python, '
+                    f"pandas.DataFrame({{{IMAGE_COLUMN!r}: [<bytes or base64>]}})"
+                )
+            values = list(model_input[IMAGE_COLUMN])
+            # What MLflow makes of {"image": ["<base64>", "<base64>"]}, where that holds no bytes.
+            values = values[0] if len(values) == 1 and isinstance(values[0], list) else values
             image = ImageParams.model_validate(loaded.metadata["image"])
-            pixels = decode_request(_column(model_input), image)
+            pixels = decode_request(values, image)
         except ServingError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         probabilities = predict_batch(loaded.model, pixels)
         return answer(probabilities, loaded.metadata["classes"])
 
 
-def _column(model_input: object) -> list[object]:
-    if isinstance(model_input, pd.DataFrame) and IMAGE_COLUMN in model_input.columns:
-        values = list(model_input[IMAGE_COLUMN])
-        # What MLflow makes of {"image": ["<base64>", "<base64>"]}, where that holds no bytes.
-        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    raise ServingError(
-        f"a request must have a column {IMAGE_COLUMN!r}: send "
-        f'{{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}} or, in Python, '
-        f"pandas.DataFrame({{{IMAGE_COLUMN!r}: [<bytes or base64>]}})"
-    )
+def decode_request(values: Sequence[object], image: ImageParams) -> NDArray[np.uint8]:
+    """Return the images of a request as uint8 pixels, shape (n_images, size, size, 3).
+
+    Raises:
+        ServingError: naming the row and why; never repeating what was sent.
+    """
+    if not 1 <= len(values) <= MAX_IMAGES:
+        raise ServingError(
+            f"a request must hold 1 to {MAX_IMAGES} images, but got {len(values)}: split it"
+        )
+    pixels = []
+    for row, value in enumerate(values):
+        try:
+            pixels.append(decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS))
+        except (DataError, ServingError) as error:
+            raise ServingError(f"row {row}: {error}") from None
+    return np.stack(pixels)
+
+
+def answer(probabilities: NDArray[np.float32], classes: Sequence[str]) -> pd.DataFrame:
+    """Return probabilities, shape (n_images, n_classes), as the columns that are served."""
+    label_ids = probabilities.argmax(axis=1)
+    columns: dict[str, object] = {
+        "predicted_label": [classes[i] for i in label_ids],
+        "predicted_label_id": label_ids.astype(np.int64),
+    }
+    for index, name in enumerate(classes):
+        columns[f"p({name})"] = probabilities[:, index].astype(np.float64)
+    return pd.DataFrame(columns)
+
+
+def _image_bytes(value: object) -> bytes:
+    """Return the bytes of an image file, given as they are (in Python) or as base64."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        _check_image_size(len(value))
+        return bytes(value)
+    if not isinstance(value, str):
+        raise ServingError(
+            f"`{IMAGE_COLUMN}` must be a string of base64, but got a {type(value).__name__}: "
+            "encode the image file's bytes as base64"
+        )
+    text = value.strip()
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise ServingError(
+                "a data: URI must be of the form data:<type>;base64,<data>: send it so, or the "
+                "base64 text alone"
+            )
+    _check_image_size(len(text) * 3 // 4)
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ServingError(
+            f"`{IMAGE_COLUMN}` must be base64 of an image file's bytes, but it is no valid base64: "
+            "encode it with `base64`"
+        ) from None
+    if not data:
+        raise ServingError(f"`{IMAGE_COLUMN}` must not be empty: send an image")
+    return data
+
+
+def _check_image_size(size_bytes: int) -> None:
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise ServingError(
+            f"an image may have {MAX_IMAGE_BYTES // 2**20} MiB, but got about "
+            f"{size_bytes // 2**20} MiB: send a smaller one"
+        )
 
 
 mlflow.models.set_model(ImageClassifier())
