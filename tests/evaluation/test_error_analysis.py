@@ -63,9 +63,9 @@ def test_the_map_is_that_of_scikit_learn(n: int) -> None:
     generator = np.random.default_rng(0)
     scale = np.array([5, 3, *[1] * (4 if n > 50 else 30)])
     rows = (generator.normal(size=(n, len(scale))) * scale).astype(np.float32)
-    places, explained = principal_plane(rows, rows[:10], seed=0)
+    points, explained = principal_plane(rows, rows[:10], seed=0)
     expected = PCA(2).fit(rows)
-    assert np.abs(places) == pytest.approx(np.abs(expected.transform(rows[:10])), abs=1e-4)
+    assert np.abs(points) == pytest.approx(np.abs(expected.transform(rows[:10])), abs=1e-4)
     assert explained == pytest.approx(expected.explained_variance_ratio_, abs=1e-6)
 
 

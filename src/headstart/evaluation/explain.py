@@ -115,7 +115,7 @@ def explain_files(
     top: int = 5,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Explanation]:
-    """Explain files one after another, writing a picture of each to `folder`.
+    """Explain files one after another, writing a sheet of each to `folder`.
 
     Raises:
         TrainingError: the model's features are not pooled from a map of the image.
@@ -140,30 +140,24 @@ def explain_files(
         while name in taken:
             name, number = f"{stem}-{number}.png", number + 1
         taken.add(name)
+        # The sheet: the image beside its heat, its classes below, on white.
+        baseline = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's
+        height = baseline + _TITLE_PX + _ROW_PX * len(best)
+        sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
+        for index, side in enumerate((pixels, overlay(pixels, heat))):
+            large = Image.fromarray(side).resize((_HEIGHT_PX, _HEIGHT_PX), Image.Resampling.BICUBIC)
+            sheet.paste(large, (_GAP_PX + index * (_HEIGHT_PX + _GAP_PX), _GAP_PX))
+        draw = ImageDraw.Draw(sheet)
+        title = "What speaks for "
+        draw.text((_GAP_PX, baseline), title, fill=_QUIET, font=_font(_TEXT_PX), anchor="ls")
+        left = _GAP_PX + draw.textlength(title, font=_font(_TEXT_PX))
+        shown, font = _fitted(draw, best[0][0], _TITLE_PX, _WIDTH_PX - _GAP_PX - left)
+        draw.text((left, baseline), shown, fill=_INK, font=font, anchor="ls")
+        for row, (label, probability) in enumerate(best):
+            _bar(draw, baseline + 2 * _TITLE_PX + _ROW_PX * row, label, probability)
         with files.replacing(folder / name) as temporary:
-            _sheet(pixels, overlay(pixels, heat), best).save(temporary)
+            sheet.save(temporary)
         yield Explanation(path, best, folder / name)
-
-
-def _sheet(
-    plain: NDArray[np.uint8], hot: NDArray[np.uint8], best: tuple[tuple[str, float], ...]
-) -> Image.Image:
-    """Draw the image beside its heat, its classes below, on white."""
-    top = _HEIGHT_PX + 2 * _GAP_PX + _TITLE_PX  # the title's baseline
-    height = top + _TITLE_PX + _ROW_PX * len(best)
-    sheet = Image.new("RGB", (_WIDTH_PX, height), "white")
-    for index, pixels in enumerate((plain, hot)):
-        large = Image.fromarray(pixels).resize((_HEIGHT_PX, _HEIGHT_PX), Image.Resampling.BICUBIC)
-        sheet.paste(large, (_GAP_PX + index * (_HEIGHT_PX + _GAP_PX), _GAP_PX))
-    draw = ImageDraw.Draw(sheet)
-    title = "What speaks for "
-    draw.text((_GAP_PX, top), title, fill=_QUIET, font=_font(_TEXT_PX), anchor="ls")
-    left = _GAP_PX + draw.textlength(title, font=_font(_TEXT_PX))
-    name, font = _fitted(draw, best[0][0], _TITLE_PX, _WIDTH_PX - _GAP_PX - left)
-    draw.text((left, top), name, fill=_INK, font=font, anchor="ls")
-    for row, (name, probability) in enumerate(best):
-        _bar(draw, top + 2 * _TITLE_PX + _ROW_PX * row, name, probability)
-    return sheet
 
 
 def _bar(draw: ImageDraw.ImageDraw, y: int, name: str, probability: float) -> None:
@@ -194,7 +188,7 @@ def _fitted(
 
 @cache
 def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """Return the font that matplotlib brings, or one of this machine that has the letters."""
+    """Return the font that comes with matplotlib, or one of this machine that has the letters."""
     import matplotlib
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font
