@@ -211,7 +211,7 @@ def _features(
     bench.run("stage", encoder, how, folder, limit)
     (out,) = [path for path in set(bench.folder.iterdir()) - before if path.name != "cache"]
     with FeatureStore(out / "features.h5") as store:
-        return np.array(store.features[:, 0])
+        return store.rows(np.arange(len(store))).features[:, 0]
 
 
 def _cross_validated(features: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -283,9 +283,10 @@ def reading(bench: Bench) -> None:
     write_features(
         path,
         rows=rows,
-        blocks=[features],
+        parts=[features],
         n_views=1,
-        feature_dim=dim,
+        encoder="made-up",
+        blocks={"last": slice(0, dim)},
         classes=["one"],
         contract={},
         fingerprint="0" * 64,

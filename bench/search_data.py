@@ -91,9 +91,10 @@ def resplit(path: Path, target: Path, seed: int, *, n_test: float) -> Path:
         write_features(
             target,
             rows=rows,
-            blocks=[np.asarray(store.features)],
+            parts=[store.rows(np.arange(len(store))).features],
             n_views=store.n_views,
-            feature_dim=store.feature_dim,
+            encoder=store.contract["backbone"],
+            blocks=store.columns(),
             classes=store.classes,
             contract=store.contract,
             fingerprint=store.fingerprint,

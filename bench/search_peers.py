@@ -105,7 +105,7 @@ def _fit(
     search: SearchParams,
     seed: int,
 ) -> tuple[float, Predict]:
-    if config.kind == "linear_probe":
+    if config.kind == "logistic_regression":
         return _fit_probe(config, train, validation, search.metric)
     keras.utils.set_random_seed(seed)
     model = _model(config, train.features[:, 0], n_classes)

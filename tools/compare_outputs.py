@@ -19,7 +19,7 @@ BYTES = (
     "data/best_head.json",
     "reports/rejected.csv",
     "reports/predictions.csv",
-    "reports/validation.csv",
+    "reports/out_of_fold.csv",
     "reports/search/trials.csv",
 )
 

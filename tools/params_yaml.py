@@ -78,7 +78,7 @@ def _lines(section: Section, schema: Mapping[str, Any], depth: int) -> Iterator[
 def _space_lines(space: SearchSpace, schema: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the hyperparameters that the default space varies."""
     for key, field, value in _fields(Params().search.default_head):
-        domain = getattr(space, key)
+        domain = getattr(space, key, value)
         if domain != value:
             yield f"    {key}: {_flow(domain)}{_comment(field, schema['properties'][key])}"
 
@@ -115,7 +115,7 @@ def _hyperparameters(head: HeadConfig, schema: Mapping[str, Any], name: str) -> 
     yield "|---|---|---|---|---|"
     for key, field, value in _fields(head):
         mark = r" \*" if field in _rarely_changed(head) else ""
-        domain = getattr(space, key)
+        domain = getattr(space, key, value)
         varied = _cell(domain) if domain != value else ""
         allowed, purpose = _allowed(schema["properties"][key]), field.description or ""
         yield f"| `{key}`{mark} | {_cell(value)} | {varied} | {allowed} | {purpose} |"

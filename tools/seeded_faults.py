@@ -241,8 +241,8 @@ FAULTS = (
     Fault(
         "train-reads-test",
         "heads are stopped and calibrated on the test split",
-        'store.split("validation")\n    for name, batch',
-        'store.split("test")\n    for name, batch',
+        'layers=layers) for name in ("train", "validation"))',
+        'layers=layers) for name in ("train", "test"))',
         ("test_training_knows_nothing_of_the_test_split",),
     ),
     Fault(

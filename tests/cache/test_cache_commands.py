@@ -62,7 +62,7 @@ def test_entries_say_what_they_are(root: Path) -> None:
     found = entries(root)
     assert names(root) == ["xception", "vgg16", "resnet50"]
     assert [(entry.n_rows, entry.n_shards) for entry in found] == [(60, 6), (40, 4), (20, 2)]
-    assert found[1].meaning() == ("vgg16 block5_pool avg, 96 px bicubic stretch, openvino bfloat16")
+    assert found[1].meaning() == ("vgg16 3 blocks avg, 96 px bicubic stretch, openvino bfloat16")
 
 
 def test_ls_is_a_table(root: Path) -> None:
@@ -70,7 +70,7 @@ def test_ls_is_a_table(root: Path) -> None:
     assert lines[0].split() == ["fingerprint", "rows", "shards", "size", "last", "used", "what"]
     assert len(lines) == 5
     assert lines[3].startswith(fingerprint(contract_of("resnet50"))[:12])
-    assert "xception block14_sepconv2_act avg, 96 px" in lines[1]
+    assert "xception 3 blocks avg, 96 px" in lines[1]
     assert lines[-1].endswith(f" in {root}")
 
 

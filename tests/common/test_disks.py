@@ -26,9 +26,10 @@ def _features(path: Path) -> None:
     write_features(
         path,
         rows=feature_rows(100),
-        blocks=[np.zeros((100, 1, 400), np.float32)],
+        parts=[np.zeros((100, 1, 400), np.float32)],
         n_views=1,
-        feature_dim=400,
+        encoder="small",
+        blocks={"last": slice(0, 400)},
         classes=("cat", "dog"),
         contract={},
         fingerprint="f",

@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from headstart.common.paths import Project
+from headstart.encoders.catalogue import ENCODERS
 from tests.e2e.conftest import (
     IMAGES_PER_CLASS,
     TRIALS,
@@ -62,7 +63,11 @@ def test_every_artifact_is_there(reproduced: Workspace) -> None:
     ]
     assert [name for name in outputs if not (reproduced.root / name).is_file()] == []
     with h5py.File(reproduced.root / "data/features.h5") as file:
-        assert file["features"].shape == (10 * IMAGES_PER_CLASS, 1, 1280)
+        blocks = file["features/efficientnet-lite0"]
+        assert {name: block.shape for name, block in blocks.items()} == {
+            name: (10 * IMAGES_PER_CLASS, 1, width)
+            for name, width in ENCODERS["efficientnet-lite0"].blocks.items()
+        }
         assert file.attrs["format"] == "headstart-features"
     assert "Data and pipelines are up to date." in reproduced.run("dvc", "status")
 
@@ -160,7 +165,7 @@ def test_the_study_opens_with_optuna(reproduced: Workspace) -> None:
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
     assert len(study.trials) == TRIALS
     assert study.metric_names == ["accuracy"]
-    assert summary.study_name.startswith("efficientnet-lite0-accuracy-10-classes-")
+    assert summary.study_name.startswith("efficientnet-lite0-accuracy-5-folds-10-classes-")
     # Of trials with equal values Optuna names the first, the search that with the least log loss.
     best = _json(reproduced, "data/best_head.json")["trial"]
     assert study.trials[best].value == study.best_value

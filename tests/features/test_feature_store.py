@@ -19,13 +19,14 @@ from tests.features.samples import feature_rows
 CONTRACT = {"backbone": "vgg16", "precision": "float32"}
 
 
-def write(path: Path, features: NDArray[np.float32], n_blocks: int = 1, seed: int = 0) -> None:
+def write(path: Path, features: NDArray[np.float32], n_parts: int = 1, seed: int = 0) -> None:
     write_features(
         path,
         rows=feature_rows(len(features), seed),
-        blocks=np.array_split(features, n_blocks),
+        parts=np.array_split(features, n_parts),
         n_views=features.shape[1],
-        feature_dim=features.shape[2],
+        encoder="small",
+        blocks={"last": slice(0, features.shape[2])},
         classes=("cat", "dög"),
         contract=CONTRACT,
         fingerprint="f" * 64,
@@ -42,20 +43,20 @@ def some_features(n_images: int, n_views: int = 1, dim: int = 7) -> NDArray[np.f
     n_images=st.integers(1, 40),
     n_views=st.integers(1, 3),
     dim=st.integers(1, 33),
-    n_blocks=st.integers(1, 5),
+    n_parts=st.integers(1, 5),
 )
 def test_what_goes_in_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, n_images: int, n_views: int, dim: int, n_blocks: int
+    tmp_path_factory: pytest.TempPathFactory, n_images: int, n_views: int, dim: int, n_parts: int
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "features.h5"
     features = some_features(n_images, n_views, dim)
-    write(path, features, n_blocks)
+    write(path, features, n_parts)
     rows = feature_rows(n_images)
     with FeatureStore(path) as store:
         assert (len(store), store.n_views, store.feature_dim) == (n_images, n_views, dim)
         assert store.classes == ("cat", "dög")
         assert (store.contract, store.fingerprint) == (CONTRACT, "f" * 64)
-        np.testing.assert_array_equal(store.features, features)
+        np.testing.assert_array_equal(store.rows(np.arange(len(store))).features, features)
         np.testing.assert_array_equal(store.label_ids, rows.label_ids)
         for name in ("sha256", "paths", "splits", "groups"):
             assert list(getattr(store, name)) == list(getattr(rows, name)), name
@@ -85,8 +86,6 @@ def test_rows_and_slices_without_reading_everything(tmp_path: Path) -> None:
     wanted = np.random.default_rng(0).integers(0, 5000, 300)
     with FeatureStore(path) as store:
         np.testing.assert_array_equal(store.rows(wanted).features, features[wanted])
-        np.testing.assert_array_equal(store.features[10:20, 0, 3], features[10:20, 0, 3])
-        assert isinstance(store.features, np.memmap)
 
 
 def test_other_processes_read_at_once(tmp_path: Path) -> None:
@@ -107,8 +106,8 @@ def test_other_processes_read_at_once(tmp_path: Path) -> None:
 
 def test_same_bytes_however_the_rows_came(tmp_path: Path) -> None:
     features = some_features(50)
-    write(tmp_path / "a.h5", features, n_blocks=1)
-    write(tmp_path / "b.h5", features, n_blocks=7)
+    write(tmp_path / "a.h5", features, n_parts=1)
+    write(tmp_path / "b.h5", features, n_parts=7)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
@@ -118,9 +117,10 @@ def test_too_few_rows_are_not_written(tmp_path: Path) -> None:
         write_features(
             path,
             rows=feature_rows(3),
-            blocks=[some_features(2)],
+            parts=[some_features(2)],
             n_views=1,
-            feature_dim=7,
+            encoder="small",
+            blocks={"last": slice(0, 7)},
             classes=("cat", "dog"),
             contract=CONTRACT,
             fingerprint="f" * 64,
@@ -139,7 +139,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 9
     with pytest.raises(
-        FormatError, match=r"features\.h5 must be of version 1 .* is of version 9: run dvc repro"
+        FormatError, match=r"features\.h5 must be of version 2 .* is of version 9: run dvc repro"
     ):
         FeatureStore(path)
 
@@ -172,3 +172,31 @@ def test_few_rows_and_many_are_those_that_are_asked_for(n: int) -> None:
     for wrong in (n, -n - 1):
         with pytest.raises(IndexError, match="out of bounds"):
             gather(mapped, np.array([wrong]))
+
+
+def test_blocks_are_datasets_and_are_chosen_by_layer(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    parts = some_features(20, dim=9)
+    write_features(
+        path,
+        rows=feature_rows(20),
+        parts=[parts[:12], parts[12:]],
+        n_views=1,
+        encoder="small",
+        blocks={"head": slice(4, 9), "stage": slice(0, 3)},
+        classes=("cat", "dog"),
+        contract=CONTRACT,
+        fingerprint="f" * 64,
+    )
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["features/small/stage"], parts[..., :3])
+    wanted = np.array([13, 2])
+    with FeatureStore(path) as store:
+        assert store.layers == ("head", "stage")
+        assert store.columns() == {"head": slice(0, 5), "stage": slice(5, 8)}
+        assert store.columns(["stage"]) == {"stage": slice(0, 3)}
+        both = np.concatenate([parts[..., 4:], parts[..., :3]], axis=-1)
+        np.testing.assert_array_equal(store.rows(wanted).features, both[wanted])
+        np.testing.assert_array_equal(store.rows(wanted, ["stage"]).features, parts[wanted, :, :3])
+        with pytest.raises(FormatError, match="must hold the blocks stem, but holds head, stage"):
+            store.rows(wanted, ["stem"])

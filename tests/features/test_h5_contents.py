@@ -18,10 +18,10 @@ def test_features(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     write(path, some_features(12, 2, 5))
     text = inspect_text(path)
-    assert text.startswith(f"{path}: bottleneck features (headstart-features, version 1), ")
+    assert text.startswith(f"{path}: bottleneck features (headstart-features, version 2), ")
     assert "contract.backbone: vgg16" in text
     row = next(line for line in text.splitlines() if line.startswith("  features"))
-    assert " ".join(row.split()) == "features float32 12 × 2 × 5 480 B contiguous"
+    assert " ".join(row.split()) == "features/small/last float32 12 × 2 × 5 480 B contiguous"
     assert "images by split: test 3, train 6, validation 3" in text
     assert "images by class: cat " in text
 
@@ -52,7 +52,7 @@ def test_a_encoder(cache_root: Path) -> None:
     text = inspect_text(extractor(cache_root).frozen().h5)
     assert "a Keras model (.h5)" in text
     assert "input: uint8 [None, 32, 32, 3]" in text
-    assert "features (GlobalAveragePooling2D)" in text
+    assert "features (Concatenate)" in text
     assert "parameters: 3,413,024" in text
 
 

@@ -24,7 +24,7 @@ OTHER_EXTRACT: dict[str, Any] = {
     "encoders": "resnet50",
     "weights": "random",
     "weights_sha256": "a" * 64,
-    "layer": "block3_add",
+    "layers": ("block3_add",),
     "pooling": "max",
     "views": 3,
     "runtime": "keras",
@@ -48,7 +48,10 @@ def of(
 
 def test_the_default_contract_has_a_pinned_fingerprint() -> None:
     # If this changes, every cache of every user is extracted again: raise a version knowingly.
-    assert fingerprint(of()) == "323a2d329129a7f0a3a90114bf01dae98a7ec266ec29588f6546b3d127c99ec0"
+    assert fingerprint(of()) == "b3ce7d6ac09d612eeb8952f3c444f1ca2a1ff5141475445cfbe846d0e7538662"
+    # As version 0.1.0 named the rows of one layer, or of one that is flattened.
+    flat = of(ExtractParams(layers=("block3_add",)))
+    assert fingerprint(flat) == "85093b7deef7797ea695de01c7f4d8ea7f7a225b8cb44b82af8f9141435edd61"
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
@@ -70,8 +73,23 @@ def test_each_image_field_changes_it(name: str) -> None:
     assert fingerprint(of(image=other)) != fingerprint(of())
 
 
-def test_naming_the_default_layer_changes_nothing() -> None:
-    assert of(ExtractParams(layer="head_relu")) == of()
+def test_what_is_shown_of_the_blocks_changes_the_fingerprint_but_not_the_rows() -> None:
+    every = tuple(ENCODERS["efficientnet-lite0"].blocks)
+    assert of(ExtractParams(layers=every)) == of(ExtractParams(layers=every[::-1])) == of()
+    some = of(ExtractParams(layers=every[:2]))
+    assert fingerprint(some) != fingerprint(of())
+    assert rows_contract(some) == rows_contract(of())
+    assert model_key(some) == model_key(of())
+    other = of(ExtractParams(layers=("block3_add",)))
+    assert rows_contract(other) != rows_contract(of())
+
+
+def test_blocks_are_not_mixed_with_other_layers_or_flattened() -> None:
+    with pytest.raises(ParamsError, match=r"must be any of head_relu, .* or one layer of"):
+        of(ExtractParams(layers=("head_relu", "block3_add")))
+    with pytest.raises(ParamsError, match="with pooling flatten: name one layer"):
+        of(ExtractParams(layers=("head_relu", "block14_add"), pooling="flatten"))
+    assert of(ExtractParams(pooling="flatten"))["layer"] == "head_relu"
 
 
 def test_the_seed_counts_only_where_views_are_drawn() -> None:

@@ -32,7 +32,7 @@ seed: 0
 image: {size_px: 96}
 data: {source: data/own}
 pack: {splits: [train, validation, test]}
-search: {n_trials: 1, metric: log_loss}
+search: {n_trials: 3, metric: log_loss}
 train: {seeds: 1}
 evaluate: {n_bootstrap: 100}
 """
@@ -46,7 +46,8 @@ for stage in {STAGES}:
 HEADS: dict[str, dict[str, Any]] = {
     "network": {"hidden_layers": 1, "width": 16, "normalisation": "layer_norm", "epochs": 6},
     "linear network": {"hidden_layers": 0, "normalisation": "none", "epochs": 6},
-    "logistic regression": {"kind": "linear_probe", "normalisation": "none", "l2": 0.01},
+    "ridge": {"kind": "ridge", "penalty": 100.0},
+    "logistic regression": {"kind": "logistic_regression", "normalisation": "none", "l2": 0.01},
 }
 N_PROJECTIONS = 8
 
@@ -78,7 +79,7 @@ def golden_results(root: Path) -> dict[str, Any]:
     for path in sorted(manifest):
         first_of_group.setdefault(manifest[path]["group"], path)
     pixels = _pixels(root)
-    projections = _projections(root)
+    of_last, of_others = _projections(root, last=True), _projections(root, last=False)
     return {
         "made_with": versions(),
         "rows": {
@@ -88,7 +89,8 @@ def golden_results(root: Path) -> dict[str, Any]:
                 "group": first_of_group[row["group"]],
                 "pixels_sha256": hashlib.sha256(pixels[row["sha256"]].tobytes()).hexdigest(),
                 "pixels_mean": _rounded(pixels[row["sha256"]].mean((0, 1)), 2),
-                "features": _rounded(projections[row["sha256"]], 4),
+                "features": _rounded(of_last[row["sha256"]], 4),
+                "other_blocks": _rounded(of_others[row["sha256"]], 4),
             }
             for path, row in sorted(manifest.items())
         },
@@ -188,11 +190,17 @@ def _pixels(root: Path) -> dict[str, NDArray[np.uint8]]:
         return dict(zip(keys, file["images"][...], strict=True))
 
 
-def _projections(root: Path) -> dict[str, NDArray[np.float64]]:
-    """Return, by sha256, a row of features on fixed directions: any change of it shows there."""
+def _projections(root: Path, last: bool) -> dict[str, NDArray[np.float64]]:
+    """Return, by sha256, a row of features on fixed directions: any change of it shows there.
+
+    Args:
+        last: of the last layer's block, or of all others.
+    """
     with h5py.File(root / "data/features.h5") as file:
         keys = [value.decode() for value in file["sha256"][...]]
-        rows = file["features"][:, 0].astype(np.float64)
+        blocks = file["features/efficientnet-lite0"]
+        chosen = [name for name in sorted(blocks) if (name == "head_relu") == last]
+        rows = np.concatenate([blocks[name][:, 0] for name in chosen], axis=1).astype(np.float64)
     directions = np.random.default_rng(0).normal(size=(rows.shape[1], N_PROJECTIONS))
     return dict(zip(keys, rows @ directions, strict=True))
 

@@ -59,9 +59,10 @@ def test_input_pixels(golden: dict[str, Any], results: dict[str, Any]) -> None:
 
 def test_features(golden: dict[str, Any], results: dict[str, Any]) -> None:
     """To float32's precision: kinds of processor differ in the last bits of sums."""
-    expected = np.array([row["features"] for row in golden["rows"].values()])
-    found = np.array([results["rows"][path]["features"] for path in golden["rows"]])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
+    for name in ("features", "other_blocks"):
+        expected = np.array([row[name] for row in golden["rows"].values()])
+        found = np.array([results["rows"][path][name] for path in golden["rows"]])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3, err_msg=name)
 
 
 def test_out_of_fold_logits(golden: dict[str, Any], results: dict[str, Any]) -> None:

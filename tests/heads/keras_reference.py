@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from headstart.heads.backend import gradients
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON, feature_statistics
+from headstart.heads.folds import RowGroup, balanced_weights
 from headstart.heads.randomness import dropout_key, dropout_uniform, first_kernel, row_order
-from headstart.heads.stack import RowGroup, balanced_weights
 from headstart.heads.table import warmup_steps
 
 Array = NDArray[Any]

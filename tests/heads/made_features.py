@@ -17,6 +17,7 @@ def write_made_features(
     seed: int = 0,
     scale: float = 1.0,
     fingerprint: str = "f" * 64,
+    blocks: dict[str, slice] | None = None,
 ) -> None:
     """Write a store whose classes overlap a little; two rows in three are for training."""
     chance = np.random.default_rng(seed)
@@ -29,9 +30,10 @@ def write_made_features(
     write_features(
         path,
         rows=FeatureRows(label_ids, names, paths, splits, names),
-        blocks=[(features * scale).astype(np.float32)],
+        parts=[(features * scale).astype(np.float32)],
         n_views=n_views,
-        feature_dim=feature_dim,
+        encoder="made-up",
+        blocks=blocks or {"last": slice(0, feature_dim)},
         classes=[f"class-{label}" for label in range(n_classes)],
         contract={"backbone": "made-up"},
         fingerprint=fingerprint,

@@ -118,8 +118,10 @@ def test_groups_that_memory_parts_come_to_the_same(monkeypatch: pytest.MonkeyPat
         np.testing.assert_allclose(values, apart[1].curve[name], rtol=1e-4)
 
 
-def test_a_linear_probe_has_one_epoch() -> None:
-    head = fit_head(HeadConfig(kind="linear_probe"), TRAIN, VALIDATION, n_classes=CLASSES, seed=0)
+def test_a_solved_head_has_one_epoch() -> None:
+    head = fit_head(
+        HeadConfig(kind="logistic_regression"), TRAIN, VALIDATION, n_classes=CLASSES, seed=0
+    )
     assert head.epochs == 1
     assert [len(values) for values in head.curve.values()] == [1, 1]
 
@@ -138,10 +140,10 @@ def test_views_are_drawn_and_the_plain_one_is_scored() -> None:
     np.testing.assert_allclose(head.mean, rows.mean(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["network", "linear_probe"])
+@pytest.mark.parametrize("kind", ["network", "logistic_regression"])
 @pytest.mark.parametrize("judged_on", ["plain", "mean_of_views"])
 def test_a_head_is_judged_on_the_plain_view_or_on_the_mean_over_views(
-    kind: Literal["network", "linear_probe"], judged_on: Literal["plain", "mean_of_views"]
+    kind: Literal["network", "logistic_regression"], judged_on: Literal["plain", "mean_of_views"]
 ) -> None:
     validation = _batch(30, 2, n_views=3)
     head = fit_head(

@@ -6,10 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import SearchError
-from headstart.features.feature_store import FeatureBatch
-from headstart.heads.config import HeadConfig
-from headstart.heads.folds import assign_folds, fold_groups, split_groups
-from headstart.training.out_of_fold import out_of_fold
+from headstart.heads.folds import assign_folds, count_folds, fold_groups, split_groups
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,7 +17,11 @@ def test_no_group_straddles_two_folds(n: int, folds: int, n_classes: int, seed: 
     keys += [f"own-{index}" for index in range(folds)]
     label_ids = chance.integers(n_classes, size=n)
     fold = assign_folds(label_ids, keys, folds=folds, seed=seed)
-    assert set(fold) == set(range(folds))
+    assert set(fold) <= {-1, *range(folds)}
+    groups_of_class = [{k for k, c in zip(keys, label_ids, strict=True) if c == own}
+                       for own in range(n_classes)]  # fmt: skip
+    alone = set().union(*(groups for groups in groups_of_class if len(groups) == 1))
+    assert {k for f, k in zip(fold, keys, strict=True) if f == -1} == alone
     for key in set(keys):
         assert len({f for f, k in zip(fold, keys, strict=True) if k == key}) == 1
     assert np.array_equal(fold, assign_folds(label_ids, keys, folds=folds, seed=seed))
@@ -57,18 +58,15 @@ def test_split_groups_train_on_the_first_rows() -> None:
     assert groups[0].validation.tolist() == [6, 7, 8]
 
 
-def test_more_folds_than_groups_is_refused() -> None:
-    with pytest.raises(SearchError, match="5 folds and 2 groups"):
-        assign_folds(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"], folds=5, seed=0)
-    names = [list("aabb")] * 3
-    with pytest.raises(SearchError, match=r"train\.folds must .* 2 groups: lower train\.folds"):
-        out_of_fold(
-            HeadConfig(),
-            FeatureBatch(np.zeros((4, 1, 2), np.float32), np.array([0, 1, 0, 1]), *names),
-            n_classes=2,
-            seeds=[0],
-            folds=5,
-            epochs=1,
-            batch_size=4,
-            metric="log_loss",
-        )
+def test_there_are_no_more_folds_than_the_smallest_class_has_groups() -> None:
+    label_ids = np.repeat([0, 1, 2], [12, 3, 1])
+    keys = [str(index) for index in range(16)]
+    assert count_folds(label_ids, keys, most=5) == 3, "the class of one group only trains"
+    assert count_folds(label_ids, keys, most=2) == 2
+    fold = assign_folds(label_ids, keys, folds=3, seed=0)
+    assert fold[-1] == -1
+    assert sorted(fold[12:15]) == [0, 1, 2]
+    groups = fold_groups(label_ids, keys, folds=5, repeats=1, seed=0)
+    assert all(15 in group.rows for group in groups)
+    with pytest.raises(SearchError, match="needs a class of two groups, but every class has one"):
+        count_folds(np.array([0, 0, 1]), ["a", "a", "b"], most=5)

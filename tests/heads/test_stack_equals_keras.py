@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from headstart.heads.config import HeadConfig
+from headstart.heads.folds import RowGroup
 from headstart.heads.lanes import shape_for
-from headstart.heads.stack import HeadStack, RowGroup, StackData
+from headstart.heads.stack import HeadStack, StackData
 from tests.heads import keras_reference
 
 N, DIM, CLASSES, BATCH, EPOCHS = 150, 20, 4, 32, 3

@@ -77,7 +77,7 @@ def test_the_schema_holds_for_the_file() -> None:
         "image: {size_px: 64, resampling: lanczos}",
         "train: {epochs: 20, learning_rate: 1e-4}",
         "search: {space: {epochs: 20, width: {choices: [32]}, l2: {low: 0.1, high: 1, log: true}}}",
-        "extract: {batch_size: auto, layer: null}",
+        "extract: {batch_size: auto, layers: null}",
         "register: {gate: always}",
     ],
 )

@@ -136,7 +136,7 @@ def write_search(folder: Path) -> Path:
     trials = []
     for number in range(40):
         config = HeadConfig(
-            kind="network" if number % 4 else "linear_probe",
+            kind="network" if number % 4 else "logistic_regression",
             learning_rate=float(10 ** chance.uniform(-4, -1)),
             weight_decay=float(10 ** chance.uniform(-5, -1)),
             width=int(chance.choice([64, 128, 256])),
@@ -164,7 +164,9 @@ def write_search(folder: Path) -> Path:
                 reused_from="",
             )
         )
-    result = StudyResult("heads-1", "x", "accuracy", "maximize", 64, {}, tuple(trials))
+    result = StudyResult(
+        "heads-1", "x", "accuracy", "maximize", 64, {"folds": 5}, tuple(trials), 0.9
+    )
     write_search_report(folder, result, SearchParams())
     return folder / "index.html"
 

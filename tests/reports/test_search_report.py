@@ -11,10 +11,11 @@ from headstart.params.search import SearchParams
 from headstart.reports.search_report import importances, write_search_report
 from headstart.search.search_heads import StudyResult, TrialResult
 
+TOPIC = {"folds": 1}
 SEARCH = SearchParams.model_validate(
     {
         "folds": 1,
-        "default_head": {"label_smoothing": 0.05},
+        "default_head": {"kind": "network", "label_smoothing": 0.05},
         "space": {
             "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
             "label_smoothing": {"low": 0.001, "high": 0.2, "log": True},
@@ -55,9 +56,11 @@ def result() -> StudyResult:
         )
         value = -np.log10(config.learning_rate) + 0.01 * config.label_smoothing
         trials.append(_trial(number, config, float(value)))
-    trials.append(_trial(24, HeadConfig(kind="linear_probe"), 0.75))
+    trials.append(_trial(24, HeadConfig(kind="logistic_regression"), 0.75))
     trials.append(_trial(25, HeadConfig(width=64), 9.0, state="FAIL"))
-    return StudyResult("heads-1", "x.journal", "log_loss", "minimize", 64, {}, tuple(trials))
+    return StudyResult(
+        "heads-1", "x.journal", "log_loss", "minimize", 64, TOPIC, tuple(trials), 0.8
+    )
 
 
 def test_importances_name_what_decides(result: StudyResult) -> None:
@@ -69,7 +72,7 @@ def test_importances_name_what_decides(result: StudyResult) -> None:
 
 
 def test_too_few_networks_tell_nothing(result: StudyResult) -> None:
-    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, {}, result.trials[:7])
+    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, result.trials[:7])
     assert importances(few, SEARCH.space) == {}
 
 
@@ -81,7 +84,8 @@ def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> No
     best = result.best
     assert f"{best.value:.4f}" in page
     assert f"best log loss, trial {best.number}" in page
-    assert "best linear probe, trial 24" in page
+    assert "0.8000" in page
+    assert "expected on new images" in page
     assert "its worker died" in page
     assert "on the validation split" in page
     assert "optuna-dashboard .headstart/studies/heads-1.journal" in page
@@ -97,6 +101,6 @@ def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> No
 def test_a_page_of_three_trials_says_what_they_cannot_tell(
     result: StudyResult, tmp_path: Path
 ) -> None:
-    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, {}, result.trials[:3])
+    few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, result.trials[:3])
     write_search_report(tmp_path, few, SEARCH)
     assert "Too few networks completed to tell." in (tmp_path / "index.html").read_text("utf-8")

@@ -19,9 +19,12 @@ BASE: dict[str, Any] = {
     "population": 4,
     "batch_size": 32,
     "patience": 3,
-    "default_head": {"width": 8, "epochs": 4},
+    "folds": 1,
+    "default_head": {"kind": "network", "width": 8, "epochs": 4},
     "space": {
         **DEFAULT_SPACE.model_dump(),
+        "kind": {"choices": ["network", "logistic_regression"]},
+        "layers": "all",
         "width": {"choices": [4, 8]},
         "activation": "relu",
         "epochs": 4,

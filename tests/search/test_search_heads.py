@@ -16,6 +16,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fit import FitOptions, fit_head
 from headstart.heads.fitted import FittedHead
+from headstart.heads.linear import RIDGE_PENALTIES
 from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
 from headstart.search.search_heads import TrialResult, run_study
@@ -95,7 +96,7 @@ def test_a_search_knows_nothing_of_the_test_split(
         rows = np.flatnonzero(file["splits"][...] == b"test")
         assert len(rows) > 20
         for row in rows:
-            file["features"][row], file["labels"][row] = np.nan, 0
+            file["features/made-up/last"][row], file["labels"][row] = np.nan, 0
     known = run(features, tmp_path / "a", n_trials=3, folds=folds)
     assert run(others, tmp_path / "b", n_trials=3, folds=folds).trials == known.trials
 
@@ -187,8 +188,8 @@ def test_failing_trials_do_not_count_and_ten_in_a_row_stop(tmp_path: Path) -> No
         huge,
         tmp_path,
         n_trials=2,
-        space={**wild, "kind": {"choices": ["network", "linear_probe"]}},
-        default_head={"kind": "linear_probe", "normalisation": "standardise"},
+        space={**wild, "kind": {"choices": ["network", "logistic_regression"]}},
+        default_head={"kind": "logistic_regression", "normalisation": "standardise"},
     )
     assert sum(trial.state == "COMPLETE" for trial in mixed.trials) == 2
 
@@ -219,10 +220,9 @@ def test_folds_and_repeats(features: Path, tmp_path: Path) -> None:
     with FeatureStore(features) as store:
         plan = plan_study(store, params(folds=3, repeats=2), seed=0)
         assert len(plan.groups) == 6
-        assert len(plan.label_ids) == len(store.indices("train"))
-    probe = result.trials[1]
-    assert probe.config is not None
-    assert probe.config.kind == "linear_probe"
+        development = len(store.indices("train")) + len(store.indices("validation"))
+        assert len(plan.label_ids) == development
+        assert plan.judged_rows.tolist() == list(range(development))
 
 
 def test_a_grid_is_searched_whole(features: Path, tmp_path: Path) -> None:
@@ -369,3 +369,22 @@ def test_the_metric_must_fit_the_classes(tmp_path: Path) -> None:
     write_made_features(path, n_classes=3)
     with pytest.raises(SearchError, match="for 3 classes, but got top_3_accuracy"):
         run(path, tmp_path, metric="top_3_accuracy")
+
+
+def test_by_default_sets_of_blocks_are_tried_with_ridge(tmp_path: Path) -> None:
+    blocks = {"head": slice(0, 12), "stage6": slice(12, 18), "stage5": slice(18, 24)}
+    path = tmp_path / "features.h5"
+    write_made_features(path, blocks=blocks)
+    with FeatureStore(path) as store:
+        result = run_study(store, SearchParams(n_trials=50), seed=0, storage_folder=tmp_path)
+        again = run_study(store, SearchParams(n_trials=50), seed=0, storage_folder=tmp_path)
+    heads = [(t.config.kind, t.config.layers) for t in result.trials if t.config]
+    assert heads[:2] == [("logistic_regression", "last"), ("ridge", "all")]
+    sets = ["stage6", "stage5", "head+stage6", "head+stage5", "stage6+stage5"]
+    assert sorted(heads[1:]) == sorted(("ridge", name) for name in ("last", "all", *sets))
+    assert again == result, "every set was tried"
+    best = result.best_head()
+    assert best.folds == 5
+    assert best.estimate is not None
+    assert best.estimate <= best.value + 1e-9
+    assert best.config.kind != "ridge" or best.config.penalty in RIDGE_PENALTIES

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from headstart.heads.folds import RowGroup
 from headstart.heads.program import MOST_TRAINING_BYTES
-from headstart.heads.stack import RowGroup
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan
 from headstart.search.sampling import first_heads
@@ -17,7 +17,9 @@ def _lanes(feature_dim: int, n_groups: int) -> tuple[int, int]:
     group = RowGroup(np.ones(2, np.float32), np.arange(1), 0)
     plan = StudyPlan(
         features=np.zeros((2, 1, feature_dim), np.float32),
+        blocks={"last": slice(0, feature_dim)},
         label_ids=np.array([0, 1]),
+        keys=("a", "b"),
         groups=(group,) * n_groups,
         n_classes=10,
         name="heads-1",

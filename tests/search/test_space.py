@@ -29,13 +29,15 @@ from headstart.search.space import (
 
 
 def _space(**fields: object) -> SearchSpace:
-    """The default space with other fields."""
-    space = {**DEFAULT_SPACE.model_dump(), **fields}
+    """The default space of networks and logistic regression, with other fields."""
+    kinds = {"choices": ["network", "logistic_regression"]}
+    space = {**DEFAULT_SPACE.model_dump(), "kind": kinds, "layers": "all", **fields}
     return SearchParams.model_validate({"space": space}).space
 
 
 def test_every_field_of_a_head_is_in_the_space() -> None:
-    assert set(FIELDS) == set(HeadConfig.model_fields) == set(SearchSpace.model_fields)
+    assert set(FIELDS) == set(SearchSpace.model_fields)
+    assert set(HeadConfig.model_fields) - set(FIELDS) == {"penalty"}, "of which all are tried"
 
 
 def test_only_fields_that_count_are_asked_for() -> None:
@@ -57,7 +59,7 @@ def test_only_fields_that_count_are_asked_for() -> None:
         assert {name: getattr(head, name) for name in asked} == asked
         assert known_fields(space, head) == asked
         assert trial.distributions == distributions(space, asked)
-        assert ("l2" in asked) == (head.kind == "linear_probe")
+        assert ("l2" in asked) == (head.kind == "logistic_regression")
         assert ("learning_rate" in asked) == (head.kind == "network")
         hidden = head.kind == "network" and head.hidden_layers > 0
         assert {"width", "activation", "dropout"} <= set(asked) if hidden else "width" not in asked
@@ -78,7 +80,7 @@ def test_heads_outside_of_the_space() -> None:
 
 
 def test_drawn_heads_are_in_the_space() -> None:
-    space = DEFAULT_SPACE
+    space = _space()
     chance = np.random.default_rng(0)
     heads = [suggest(space, drawing(chance)) for _ in range(50)]
     assert all(is_in_space(space, head) for head in heads)
@@ -109,7 +111,7 @@ def test_a_grid_has_every_head_once() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("widht: 3", "search.space.widht: unknown; allowed here: kind, hidden_layers"),
+        ("widht: 3", "search.space.widht: unknown; allowed here: kind, layers, hidden_layers"),
         ("width: {low: 64, high: 16}", "search.space.width: low must not be above high"),
         ("width: {choices: [16, 16]}", "search.space.width: choices must differ"),
         ("width: {choices: [16], low: 3}", "search.space.width: choices stand alone"),
@@ -122,7 +124,7 @@ def test_a_grid_has_every_head_once() -> None:
         ("weight_decay: {low: 0.0, high: 1.0, log: true}", "a log range needs low above 0"),
         ("l2: {low: 0.1, high: 1.0, log: true, step: 0.1}", "log and step exclude each other"),
         ("optimizer: adam", "search.space.optimizer: Input should be 'adamw' or 'sgd'"),
-        ("kind: {choices: [svm]}", "search.space.kind.choices.0: Input should be 'network'"),
+        ("kind: {choices: [svm]}", "search.space.kind.choices.0: Input should be 'ridge'"),
         ("kind: {choices: []}", "search.space.kind.choices: .* at least 1"),
     ],
 )
@@ -147,7 +149,7 @@ def test_a_field_that_the_space_leaves_out_keeps_the_default_heads_value(tmp_pat
 
 
 _DOMAINS: dict[str, list[list[Any]]] = {
-    "kind": [["network"], ["linear_probe"], ["network", "linear_probe"]],
+    "kind": [["network"], ["logistic_regression"], ["network", "logistic_regression"]],
     "normalisation": [["none"], ["none", "standardise"]],
     "hidden_layers": [[0], [0, 1], [0, 1, 2]],
     "width": [[4], [4, 8, 16]],
@@ -171,11 +173,17 @@ def test_the_size_of_a_grid_is_how_many_heads_it_has(choices: dict[str, list[Any
 
 def test_a_range_of_whole_numbers_is_a_grid_and_of_hidden_layers_too() -> None:
     search = SearchParams.model_validate(
-        {"space": {"hidden_layers": {"low": 0, "high": 2}, "width": {"low": 4, "high": 6}}}
+        {
+            "space": {
+                "kind": "network",
+                "hidden_layers": {"low": 0, "high": 2},
+                "width": {"low": 4, "high": 6},
+            }
+        }
     )
     heads = list(grid(search.space))
     assert len(heads) == len(set(heads)) == grid_size(search.space) == 1 + 2 * 3
 
 
 def test_a_space_with_a_range_without_steps_has_no_size() -> None:
-    assert grid_size(DEFAULT_SPACE) is None
+    assert grid_size(_space()) is None

@@ -14,6 +14,8 @@ from headstart.common.paths import Project
 from headstart.params.whole_file import load_params
 from headstart.stages.checks import STAGES, check_possible
 
+NO_GRID = "kind: network, dropout: {low: 0.0, high: 0.5}"
+
 
 def _project(folder: Path, text: str) -> Project:
     (folder / "params.yaml").write_text(text)
@@ -58,7 +60,7 @@ def test_the_defaults_can_be(repository: Path) -> None:
         ),
         ("train: {fine_tune: {enabled: true}}\npack: {splits: [train]}", "pack.splits is .train.:"),
         (
-            "search: {sampler: grid, space: {dropout: {low: 0.0, high: 0.5}}}",
+            "search: {sampler: grid, space: {kind: network, dropout: {low: 0.0, high: 0.5}}}",
             "dropout is a range without steps",
         ),
         ("search: {storage: studies.db}", "search.storage must be an Optuna storage"),
@@ -77,7 +79,7 @@ def test_what_cannot_be_is_told_before_anything_runs(
 def test_all_of_it_is_told_at_once(tmp_path: Path) -> None:
     text = (
         "extract: {weights: nowhere.h5, precision: bfloat16, layer: nolayer}\n"
-        "search: {sampler: grid}\n"
+        f"search: {{sampler: grid, space: {{{NO_GRID}}}}}\n"
         "pack: {splits: [validation]}\n"
         "train: {fine_tune: {enabled: true}}\n"
     )
@@ -120,7 +122,11 @@ def test_names_are_met_with_the_nearest(tmp_path: Path, text: str, message: str)
 
 @pytest.mark.parametrize(
     "text",
-    ["search: {sampler: grid}\n", "register: {gate: bettr}\n", "train: {eposch: 3}\n"],
+    [
+        "search: {sampler: grid, space: {kind: network, width: {low: 8, high: 9, log: true}}}\n",
+        "register: {gate: bettr}\n",
+        "train: {eposch: 3}\n",
+    ],
 )
 def test_the_first_stage_tells_of_a_later_section(
     tmp_path: Path, repository: Path, text: str

@@ -47,7 +47,7 @@ def test_it_writes_features_and_encoder(workspace: Path) -> None:
         "extract   12 images by efficientnet-lite0 in onnxruntime float32"
     )
     with FeatureStore(workspace / "data" / "features.h5") as store:
-        assert (len(store), store.feature_dim, store.n_views) == (12, 1280, 1)
+        assert (len(store), store.feature_dim, store.n_views) == (12, 1904, 1)
     first = outputs(workspace)
     again = run(workspace)
     assert ": 0 rows extracted, 12 from the cache" in again.stdout
@@ -64,7 +64,7 @@ def outputs(workspace: Path) -> list[bytes]:
     [
         ({"encoders": "vgg"}, "extract.encoders must be a known encoder, but got vgg: did you m"),
         ({"weights": "lost.h5"}, "there is no file"),
-        ({"layer": "head_rellu"}, "has none named head_rellu: nearest are head_relu"),
+        ({"layers": "head_rellu"}, "has none named head_rellu: nearest are head_relu"),
         ({"runtime": "onnxruntime", "precision": "bfloat16"}, "set extract.runtime to openvino"),
     ],
 )

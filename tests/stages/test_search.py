@@ -22,8 +22,14 @@ SEARCH = SearchParams.model_validate(
         "metric": "log_loss",
         "population": 4,
         "batch_size": 32,
-        "space": {**DEFAULT_SPACE.model_dump(), "width": {"choices": [8, 16]}, "epochs": 5},
-        "default_head": {"width": 16, "epochs": 5},
+        "space": {
+            **DEFAULT_SPACE.model_dump(),
+            "kind": {"choices": ["network", "logistic_regression", "ridge"]},
+            "layers": "all",
+            "width": {"choices": [8, 16]},
+            "epochs": 5,
+        },
+        "default_head": {"kind": "network", "width": 16, "epochs": 5},
     }
 )
 
@@ -45,7 +51,8 @@ def test_writes_the_best_head_and_every_trial_the_same_twice(
         assert head.value == trials["value"].min()
         assert head.trial == int(trials["value"].argmin())
         assert (trials.loc[0, "width"], trials.loc[0, "kind"]) == (16, "network")
-        assert trials.loc[1, "kind"] == "linear_probe"
+        assert trials.loc[1, "kind"] == "ridge"
+        assert {"network", "ridge", "logistic_regression"} >= set(trials["kind"])
         report = sorted(workspace.search_report.iterdir())
         assert {path.name for path in report} == {"index.html", "trials.csv"}
         outputs.append([path.read_bytes() for path in (workspace.best_head, *report)])

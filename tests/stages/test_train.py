@@ -69,7 +69,7 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(
     assert np.abs(direct - test.probabilities).max() < 1e-5
     assert len(list((own_cache / "fine_tuned").iterdir())) == 1
     # Run again, the stage takes the result of the same fine-tuning from the cache.
-    before = {path: path.read_bytes() for path in (project.model, project.validation_predictions)}
+    before = {path: path.read_bytes() for path in (project.model, project.out_of_fold)}
     monkeypatch.setattr(Trainer, "run_epoch", None)
     assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
     assert {path: path.read_bytes() for path in before} == before

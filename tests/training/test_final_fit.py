@@ -12,16 +12,16 @@ from pydantic import ValidationError
 
 from headstart.common.errors import TrainingError
 from headstart.common.paths import Project
-from headstart.features.feature_store import FeatureBatch, FeatureStore
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.metrics import scores, softmax
 from headstart.params.train import TrainParams
-from headstart.training.final_fit import TrainedHead, joined, mean_logits, train_model
+from headstart.training.final_fit import TrainedHead, mean_logits, train_model
 from headstart.training.out_of_fold import out_of_fold
 
 LINEAR = HeadConfig(hidden_layers=0, epochs=10, learning_rate=1e-2)
 NETWORK = HeadConfig(width=16, epochs=10, learning_rate=1e-2)
-PROBE = HeadConfig(kind="linear_probe")
+PROBE = HeadConfig(kind="logistic_regression")
 
 
 def _best(config: HeadConfig) -> BestHead:
@@ -91,10 +91,11 @@ def test_training_on_both_splits_judges_itself_out_of_fold(
 ) -> None:
     trained = _train(store, config, splits="train+validation", folds=3)
     assert trained.trained_on["splits"] == ["train", "validation"]
-    assert trained.trained_on["n_images"] == 180
+    assert trained.trained_on["n_images"] == len(trained.validation) == 180
+    assert set(trained.folds) == {0, 1, 2}
     if config.kind == "network":
         assert {head.epochs for head in trained.heads} == {6}
-    in_sample = softmax(mean_logits(trained.heads, store.split("validation")))
+    in_sample = softmax(mean_logits(trained.heads, store.split("train", "validation")))
     assert not np.allclose(trained.validation.probabilities, in_sample, atol=1e-3)
     assert trained.scores["accuracy"] > 0.4
 
@@ -133,7 +134,7 @@ def test_training_knows_nothing_of_the_test_split(
         rows = np.flatnonzero(file["splits"][...] == b"test")
         assert len(rows) == 60
         for row in rows:
-            file["features"][row], file["labels"][row] = np.nan, 0
+            file["features/small/last"][row], file["labels"][row] = np.nan, 0
     known = _train(store, splits=splits)
     with FeatureStore(tmp_path / "features.h5") as others:
         trained = _train(others, splits=splits)
@@ -146,7 +147,7 @@ def test_training_knows_nothing_of_the_test_split(
 
 def test_rows_of_both_splits_stay_in_order(store: FeatureStore) -> None:
     train, validation = store.split("train"), store.split("validation")
-    both = joined(train, validation)
+    both = store.split("train", "validation")
     assert list(both.paths) == [*train.paths, *validation.paths]
     assert np.array_equal(both.features[len(train) :], validation.features)
 
@@ -154,8 +155,7 @@ def test_rows_of_both_splits_stay_in_order(store: FeatureStore) -> None:
 def test_an_empty_split_is_an_error_with_the_remedy(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = FeatureBatch(np.zeros((0, 1, 12), np.float32), np.zeros(0, np.int64), [], [], [])
-    monkeypatch.setattr(store, "split", lambda _: empty)
+    monkeypatch.setattr(store, "indices", lambda _: np.arange(0))
     with pytest.raises(TrainingError, match=r"train split, but there are none: add images"):
         _train(store)
 

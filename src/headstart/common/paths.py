@@ -89,8 +89,8 @@ class Project:
         return self.root / "reports" / "train"
 
     @property
-    def validation_predictions(self) -> Path:
-        return self.root / "reports" / "validation.csv"
+    def out_of_fold(self) -> Path:
+        return self.root / "reports" / "out_of_fold.csv"
 
     @property
     def plots(self) -> Path:

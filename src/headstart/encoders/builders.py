@@ -1,4 +1,4 @@
-"""Building an encoder: a flat frozen Keras model from uint8 pixels to float32 features.
+"""Building an encoder: a flat frozen Keras model from uint8 pixels to float32 feature blocks.
 
 Knows nothing of the cache, of batches or of files of images. Importing this imports no Keras.
 """
@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.errors import ParamsError
-from headstart.encoders.catalogue import ENCODERS, Encoder, check_size, encoder_named
+from headstart.encoders.catalogue import (
+    BLOCK_PREFIX,
+    ENCODERS,
+    Encoder,
+    check_size,
+    encoder_named,
+    row_layers,
+)
 from headstart.encoders.preprocessing import PREPROCESSING
 from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
@@ -21,7 +28,8 @@ __all__ = ["ENCODERS", "Encoder", "bare_network", "build", "check_size", "encode
 def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) -> Any:
     """A frozen, flat `keras.Model`: uint8 (n, size, size, 3) → float32 (n, feature_dim).
 
-    Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`.
+    Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`. With
+    several layers, that of each is pooled by "features_<layer>", and "features" joins them.
     Relative weights paths are taken from `root`, by default the working directory.
 
     Raises:
@@ -61,13 +69,21 @@ def _graph(encoder: Encoder, extract: ExtractParams, size_px: int) -> Any:
 
     pixels = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
     whole = _named(encoder.network(PREPROCESSING[encoder.preprocessing](pixels)))
-    output = _layer(whole, extract.layer or encoder.default_layer).output
-    if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
-        raise ParamsError(
-            "extract.layer must give one map (height, width, channels) or one vector an image, "
-            f"but {extract.layer} gives {output}: choose another layer"
-        )
-    return keras.Model(whole.inputs[0], _pooled(output, extract.pooling), name=encoder.name)
+    names = row_layers(encoder, extract)
+    pooled = []
+    for name in names:
+        output = _layer(whole, name).output
+        if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
+            raise ParamsError(
+                "extract.layers must name layers that give one map (height, width, channels) or "
+                f"one vector an image, but {name} gives {output}: choose another layer"
+            )
+        given = "features" if len(names) == 1 else f"{BLOCK_PREFIX}{name}"
+        pooled.append(_pooled(output, extract.pooling, given))
+    features = pooled[0]
+    if len(pooled) > 1:
+        features = keras.layers.Concatenate(name="features", dtype="float32")(pooled)
+    return keras.Model(whole.inputs[0], features, name=encoder.name)
 
 
 def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
@@ -81,14 +97,14 @@ def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
     return [layer.name for layer in _named(_graph(encoder, extract, image.size)).layers]
 
 
-def _pooled(output: Any, pooling: str) -> Any:
+def _pooled(output: Any, pooling: str, name: str) -> Any:
     import keras
 
     layers = keras.layers
     if len(output.shape) == 2 or pooling == "flatten":
-        return layers.Flatten(name="features", dtype="float32")(output)
+        return layers.Flatten(name=name, dtype="float32")(output)
     pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-    return pool(name="features", dtype="float32")(output)
+    return pool(name=name, dtype="float32")(output)
 
 
 def _layer(model: Any, name: str) -> Any:
@@ -96,7 +112,7 @@ def _layer(model: Any, name: str) -> Any:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[-5:]
         raise ParamsError(
-            f"extract.layer must be a layer of {model.name}, but it has none named {name}: "
+            f"extract.layers must name layers of {model.name}, but it has none named {name}: "
             f"nearest are {', '.join(near)}"
         )
     return model.get_layer(name)

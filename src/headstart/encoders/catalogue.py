@@ -26,7 +26,11 @@ from headstart.encoders.weights import (
     KerasFile,
     PackageFile,
 )
+from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
+
+# Of the layer that pools a block, where there are several; the layer `features` joins them.
+BLOCK_PREFIX = "features_"
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Encoder:
 
     Attributes:
         network: takes a Keras tensor (n, size, size, 3), returns the network without classifier.
-        default_layer: the layer whose output is pooled when extract.layer names none.
-        feature_dim: channels of the default layer, so features with pooling avg or max.
+        blocks: its feature blocks, layer name → channels: layers whose pooled outputs a forward
+            pass yields together, the last map first, then the last stages.
         default_size_px, least_size_px: the input size it was trained on, and the least.
         from_pytorch: turns a PyTorch state into tensors by layer, where such weights exist.
         repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
@@ -45,13 +49,17 @@ class Encoder:
     name: str
     network: Callable[[Any], Any] = field(repr=False)
     preprocessing: str
-    default_layer: str
-    feature_dim: int
+    blocks: Mapping[str, int]
     default_size_px: int
     least_size_px: int
     imagenet: Imagenet | None = None
     from_pytorch: FromPytorch | None = None
     repair: Callable[[Tensors], Tensors] | None = None
+
+    @property
+    def last_layer(self) -> str:
+        """The layer of the last map."""
+        return next(iter(self.blocks))
 
 
 def _application(module: str, builder: str) -> Callable[[Any], Any]:
@@ -81,8 +89,12 @@ _ALL = (
         name="efficientnet-lite0",
         network=lite0.network,
         preprocessing="lite",
-        default_layer="head_relu",
-        feature_dim=1280,
+        blocks={
+            "head_relu": 1280,
+            "block15_project_bn": 320,
+            "block14_add": 192,
+            "block10_add": 112,
+        },
         default_size_px=224,
         least_size_px=32,
         imagenet=Imagenet(
@@ -97,8 +109,7 @@ _ALL = (
         name="vgg16",
         network=_application("vgg16", "VGG16"),
         preprocessing="caffe",
-        default_layer="block5_pool",
-        feature_dim=512,
+        blocks={"block5_pool": 512, "block4_pool": 512, "block3_pool": 256},
         default_size_px=224,
         least_size_px=32,
         imagenet=Imagenet(
@@ -116,8 +127,7 @@ _ALL = (
         name="vgg19",
         network=_application("vgg19", "VGG19"),
         preprocessing="caffe",
-        default_layer="block5_pool",
-        feature_dim=512,
+        blocks={"block5_pool": 512, "block4_pool": 512, "block3_pool": 256},
         default_size_px=224,
         least_size_px=32,
         imagenet=_of_keras(
@@ -131,8 +141,7 @@ _ALL = (
         name="resnet50",
         network=_application("resnet", "ResNet50"),
         preprocessing="caffe",
-        default_layer="conv5_block3_out",
-        feature_dim=2048,
+        blocks={"conv5_block3_out": 2048, "conv4_block6_out": 1024, "conv3_block4_out": 512},
         default_size_px=224,
         least_size_px=32,
         imagenet=_of_keras(
@@ -146,8 +155,7 @@ _ALL = (
         name="resnet50v2",
         network=_application("resnet_v2", "ResNet50V2"),
         preprocessing="tf",
-        default_layer="post_relu",
-        feature_dim=2048,
+        blocks={"post_relu": 2048, "conv4_block6_out": 1024, "conv3_block4_out": 512},
         default_size_px=224,
         least_size_px=32,
         imagenet=_of_keras(
@@ -161,8 +169,12 @@ _ALL = (
         name="mobilenetv2",
         network=_application("mobilenet_v2", "MobileNetV2"),
         preprocessing="tf",
-        default_layer="out_relu",
-        feature_dim=1280,
+        blocks={
+            "out_relu": 1280,
+            "block_16_project_BN": 320,
+            "block_15_add": 160,
+            "block_12_add": 96,
+        },
         default_size_px=224,
         least_size_px=32,
         # Keras publishes no hash of this one's weights, so that they must be given.
@@ -171,8 +183,12 @@ _ALL = (
         name="efficientnetb0",
         network=_application("efficientnet", "EfficientNetB0"),
         preprocessing="inside",
-        default_layer="top_activation",
-        feature_dim=1280,
+        blocks={
+            "top_activation": 1280,
+            "block7a_project_bn": 320,
+            "block6d_add": 192,
+            "block5c_add": 112,
+        },
         default_size_px=224,
         least_size_px=32,
         imagenet=_of_keras(
@@ -187,8 +203,7 @@ _ALL = (
         name="densenet121",
         network=_application("densenet", "DenseNet121"),
         preprocessing="torch",
-        default_layer="relu",
-        feature_dim=1024,
+        blocks={"relu": 1024, "conv4_block24_concat": 1024, "conv3_block12_concat": 512},
         default_size_px=224,
         least_size_px=32,
         imagenet=_of_keras(
@@ -202,8 +217,7 @@ _ALL = (
         name="inceptionv3",
         network=_application("inception_v3", "InceptionV3"),
         preprocessing="tf",
-        default_layer="mixed10",
-        feature_dim=2048,
+        blocks={"mixed10": 2048, "mixed8": 1280, "mixed7": 768},
         default_size_px=299,
         least_size_px=75,
         imagenet=_of_keras(
@@ -217,8 +231,11 @@ _ALL = (
         name="xception",
         network=_application("xception", "Xception"),
         preprocessing="tf",
-        default_layer="block14_sepconv2_act",
-        feature_dim=2048,
+        blocks={
+            "block14_sepconv2_act": 2048,
+            "block14_sepconv1_act": 1536,
+            "block13_sepconv2_bn": 1024,
+        },
         default_size_px=299,
         least_size_px=71,
         imagenet=_of_keras(
@@ -276,6 +293,32 @@ def encoder_named(name: str) -> Encoder:
     raise ParamsError(
         f"extract.encoders must be a known encoder, but got {name}: {offer}{', '.join(ENCODERS)}"
     )
+
+
+def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
+    """The layers whose pooled outputs features.h5 shows, in the catalogue's order.
+
+    Raises:
+        ParamsError: several layers of which one is no block, or several flattened.
+    """
+    if extract.layers is None:
+        return (encoder.last_layer,) if extract.pooling == "flatten" else tuple(encoder.blocks)
+    others = [name for name in extract.layers if name not in encoder.blocks]
+    if len(extract.layers) > 1 and (others or extract.pooling == "flatten"):
+        raise ParamsError(
+            f"extract.layers must be any of {', '.join(encoder.blocks)}, which are pooled "
+            f"together, or one layer of {encoder.name}, but got {', '.join(extract.layers)} "
+            f"with pooling {extract.pooling}: name one layer, or blocks with pooling avg or max"
+        )
+    return (*others, *(name for name in encoder.blocks if name in extract.layers))
+
+
+def row_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
+    """The layers that a cached row holds: all blocks, where those that are shown are blocks."""
+    shown = shown_layers(encoder, extract)
+    if extract.pooling == "flatten" or not set(shown) <= encoder.blocks.keys():
+        return shown
+    return tuple(encoder.blocks)
 
 
 def check_size(encoder: Encoder, image: ImageParams) -> None:

@@ -96,7 +96,7 @@ def evaluate_model(
             f"{loaded.metadata['fingerprint'][:12]} and these are of {store.fingerprint[:12]}, or "
             "the classes differ: run `dvc repro train`"
         )
-    batch = store.split("test")
+    batch = store.split("test", layers=loaded.metadata.get("layers"))
     if len(batch) == 0:
         raise TrainingError("evaluation needs test images, but there are none: raise split.test")
     image = ImageParams.model_validate(loaded.metadata["image"])

@@ -18,7 +18,7 @@ from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
 from headstart.heads.backend import gradients
 from headstart.images.decode import MAX_PIXELS, decode, resize
-from headstart.models.assemble import FEATURES, logits_of
+from headstart.models.assemble import logits_of, pooled_maps
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
@@ -45,40 +45,52 @@ class GradCam:
     def __init__(self, model: "keras.Model") -> None:
         import keras
 
-        maps = model.get_layer(FEATURES).input
-        if len(maps.shape) != 4:
-            raise TrainingError(
-                "Grad-CAM needs features that are pooled from a map of the image, but "
-                f"extract.layer gives vectors of shape {tuple(maps.shape[1:])}: choose a "
-                "convolutional layer"
-            )
+        maps = pooled_maps(model)
+        for one in maps:
+            if len(one.shape) != 4:
+                raise TrainingError(
+                    "Grad-CAM needs features that are pooled from a map of the image, but "
+                    f"extract.layers gives vectors of shape {tuple(one.shape[1:])}: choose a "
+                    "convolutional layer"
+                )
         self._to_maps = keras.Model(model.input, maps, name="to_maps")
         self._to_logits = keras.Model(maps, logits_of(model), name="maps_to_logits")
 
     def heat(self, pixels: NDArray[np.uint8], class_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return heat for one class of each image: float32, shape (n, size, size), from 0 to 1.
 
+        The sum over all feature blocks, of each in the proportion in which it adds to the logit.
+
         Args:
             pixels: uint8, shape (n, size, size, 3).
             class_ids: shape (n,); the class that each map explains.
         """
+        import keras
         from keras import ops
 
         size = pixels.shape[1]
-        maps = predict_batch(self._to_maps, pixels)
+        # One image at a time, as `predict_batch` does it.
+        each = [
+            keras.tree.flatten(self._to_maps.predict_on_batch(pixels[i : i + 1]))
+            for i in range(len(pixels))
+        ]
+        maps = [np.concatenate(one) for one in zip(*each, strict=True)]
         chosen = np.eye(self._to_logits.output.shape[-1], dtype=np.float32)[class_ids]
         slopes = gradients(
-            lambda tensors: ops.sum(self._to_logits(tensors["maps"]) * chosen),
-            {"maps": ops.convert_to_tensor(maps)},
+            lambda tensors: ops.sum(self._to_logits(list(tensors.values())) * chosen),
+            {str(i): ops.convert_to_tensor(one) for i, one in enumerate(maps)},
         )
-        slope = np.asarray(ops.convert_to_numpy(slopes["maps"]))
-        coarse = np.maximum((slope.mean(axis=(1, 2), keepdims=True) * maps).sum(axis=-1), 0)
-        coarse /= np.maximum(coarse.max(axis=(1, 2), keepdims=True), 1e-12)
-        large = [
-            Image.fromarray(one.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
-            for one in coarse
-        ]
-        return np.stack([np.clip(np.asarray(one, np.float32), 0, 1) for one in large])
+        heat = np.zeros(pixels.shape[:3], np.float32)
+        for i, values in enumerate(maps):
+            slope = np.asarray(ops.convert_to_numpy(slopes[str(i)]))
+            coarse = np.maximum((slope.mean(axis=(1, 2), keepdims=True) * values).sum(axis=-1), 0)
+            # What a pooled block adds is a sum over its places: more where the map is finer.
+            coarse *= coarse.shape[1] * coarse.shape[2]
+            for row, one in enumerate(coarse.astype(np.float32)):
+                large = Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)
+                heat[row] += np.maximum(np.asarray(large, np.float32), 0)
+        scaled: NDArray[np.float32] = heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
+        return scaled
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:

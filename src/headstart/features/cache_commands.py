@@ -38,9 +38,10 @@ class CacheEntry:
     def meaning(self) -> str:
         """What the rows are, for a person."""
         c = self.contract
+        layer = c["layer"] if "layer" in c else f"{len(c['layers'])} blocks"
         weights = "random weights, " if str(c["weights"]).startswith("random") else ""
         return (
-            f"{c['backbone']} {c['layer']} {c['pooling']}, {weights}{c['image_size']} px "
+            f"{c['backbone']} {layer} {c['pooling']}, {weights}{c['image_size']} px "
             f"{c['resampling']} {c['fit']}, {c['runtime']} {c['precision']}"
         )
 

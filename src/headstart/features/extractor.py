@@ -24,6 +24,7 @@ from headstart.common.machine import library_version, processor_name, usable_cor
 from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
+from headstart.encoders.catalogue import encoder_named, row_layers, shown_layers
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import Fitting, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
@@ -86,6 +87,19 @@ class Extractor:
         folder = self.cache_root / "backbones" / model_key(self.contract())[:32]
         return FrozenModel(folder, partial(build, self.extract, self.image, self.root))
 
+    def blocks(self, row_length: int) -> dict[str, slice]:
+        """The columns of a cached row that features.h5 shows, by layer."""
+        encoder = encoder_named(self.extract.encoder)
+        held, shown = row_layers(encoder, self.extract), shown_layers(encoder, self.extract)
+        if len(held) == 1:
+            return {held[0]: slice(0, row_length)}
+        ends = np.cumsum([encoder.blocks[layer] for layer in held]).tolist()
+        return {
+            layer: slice(end - encoder.blocks[layer], end)
+            for layer, end in zip(held, ends, strict=True)
+            if layer in shown
+        }
+
     def how(self) -> str:
         """Encoder, runtime and precision, for a person."""
         return f"{self.extract.encoder} in {self.extract.runtime} {self.extract.precision}"
@@ -129,9 +143,10 @@ def extract_features(
         write_features(
             features,
             rows=_rows(manifest),
-            blocks=_blocks(cache, keys),
+            parts=_parts(cache, keys),
             n_views=extractor.plan.n_views,
-            feature_dim=cache.feature_dim,
+            encoder=extractor.extract.encoder,
+            blocks=extractor.blocks(cache.feature_dim),
             classes=manifest.classes,
             contract=extractor.contract(),
             fingerprint=fingerprint(extractor.contract()),
@@ -254,7 +269,7 @@ def _unique(keys: Keys) -> Keys:
     return np.unique(keys)
 
 
-def _blocks(cache: FeatureCache, keys: Keys) -> Iterator[NDArray[np.float32]]:
+def _parts(cache: FeatureCache, keys: Keys) -> Iterator[NDArray[np.float32]]:
     n_images, n_views = keys.shape
     step = max(1, _BLOCK_ROWS // n_views)
     for start in range(0, n_images, step):

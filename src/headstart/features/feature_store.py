@@ -1,8 +1,9 @@
-"""data/features.h5: bottleneck features, one row an image (and view), in the manifest's order.
+"""data/features.h5: feature blocks, one row an image (and view), in the manifest's order.
 
-The same bytes whatever the history. Features lie contiguously in the file and are mapped into
-memory, so that a split loads about as fast as `np.load`, slices of any size are cheap, and several
-processes may read at once. Knows nothing of how features are made.
+A block is a dataset of its own, `features/<encoder>/<layer>`. The same bytes whatever the history.
+Blocks lie contiguously in the file and are mapped into memory, so that a split loads about as fast
+as `np.load`, slices of any size are cheap, and several processes may read at once. Knows nothing of
+how features are made.
 """
 
 import json
@@ -16,10 +17,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.common.errors import FormatError
 from headstart.common.files import replacing
 from headstart.common.hdf5 import Strings, check_format, gather, map_dataset, open_h5, write_strings
 
-FORMAT, FORMAT_VERSION = "headstart-features", 1
+FORMAT, FORMAT_VERSION = "headstart-features", 2
 _STRINGS = ("sha256", "paths", "splits", "groups")
 
 
@@ -28,7 +30,8 @@ class FeatureBatch:
     """Rows of one split in memory.
 
     Attributes:
-        features: float32, shape (n_images, n_views, feature_dim); view 0 is the plain one.
+        features: float32, shape (n_images, n_views, feature_dim): the chosen blocks side by side;
+            view 0 is the plain one.
         label_ids: int64, shape (n_images,); indexes into the store's classes.
         sha256, paths, groups: one string an image; groups may not straddle folds.
     """
@@ -58,16 +61,19 @@ def write_features(
     path: Path,
     *,
     rows: FeatureRows,
-    blocks: Iterable[NDArray[np.float32]],
+    parts: Iterable[NDArray[np.float32]],
     n_views: int,
-    feature_dim: int,
+    encoder: str,
+    blocks: Mapping[str, slice],
     classes: Sequence[str],
     contract: Mapping[str, Any],
     fingerprint: str,
 ) -> None:
     """Write a store atomically; the same rows give the same bytes.
 
-    `blocks` are float32 of shape (n, n_views, feature_dim), together one row an image of `rows`.
+    Args:
+        parts: float32 (n, n_views, row length), together one row an image of `rows`.
+        blocks: layer → its columns of the parts, in the order in which heads see them.
     """
     n_images = len(rows.sha256)
     with replacing(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
@@ -79,11 +85,20 @@ def write_features(
         file.create_dataset("labels", data=np.asarray(rows.label_ids, np.int64))
         for name in _STRINGS:
             write_strings(file, name, getattr(rows, name))
-        features = file.create_dataset("features", (n_images, n_views, feature_dim), np.float32)
+        file.attrs["blocks"] = json.dumps([f"{encoder}/{layer}" for layer in blocks])
+        datasets = {
+            layer: file.create_dataset(
+                f"features/{encoder}/{layer}",
+                (n_images, n_views, columns.stop - columns.start),
+                np.float32,
+            )
+            for layer, columns in blocks.items()
+        }
         done = 0
-        for block in blocks:
-            features[done : done + len(block)] = block
-            done += len(block)
+        for part in parts:
+            for layer, columns in blocks.items():
+                datasets[layer][done : done + len(part)] = part[..., columns]
+            done += len(part)
         if done != n_images:
             raise ValueError(f"expected {n_images} rows of features, got {done}")
 
@@ -104,7 +119,10 @@ class FeatureStore:
             self.fingerprint = str(file.attrs["fingerprint"])
             self.label_ids: NDArray[np.int64] = file["labels"][...]
             self._encoded = {name: file[name][...] for name in _STRINGS}
-            self.features: NDArray[np.float32] = map_dataset(file["features"], path)
+            self._blocks: dict[str, NDArray[np.float32]] = {
+                name.partition("/")[2]: map_dataset(file[f"features/{name}"], path)
+                for name in json.loads(file.attrs["blocks"])
+            }
         self.sha256, self.paths, self.splits, self.groups = (
             Strings(self._encoded[name]) for name in _STRINGS
         )
@@ -122,31 +140,59 @@ class FeatureStore:
 
     def close(self) -> None:
         """Let go of the mapped file; batches already loaded stay valid."""
-        self.features = np.empty((0, *self.features.shape[1:]), np.float32)
+        for name, block in self._blocks.items():
+            self._blocks[name] = np.empty((0, *block.shape[1:]), np.float32)
 
     def __len__(self) -> int:
         return len(self.label_ids)
 
     @property
     def n_views(self) -> int:
-        return int(self.features.shape[1])
+        return int(next(iter(self._blocks.values())).shape[1])
 
     @property
     def feature_dim(self) -> int:
-        return int(self.features.shape[2])
+        """Length of a row of all blocks."""
+        return sum(int(block.shape[2]) for block in self._blocks.values())
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose blocks the file holds, the encoder's last one first."""
+        return tuple(self._blocks)
+
+    def columns(self, layers: Sequence[str] | None = None) -> dict[str, slice]:
+        """Where in a row of these layers' blocks, of all by default, each one lies."""
+        found, start = {}, 0
+        for layer in self.layers:
+            if layers is None or layer in layers:
+                width = int(self._blocks[layer].shape[2])
+                found[layer] = slice(start, start + width)
+                start += width
+        return found
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Row numbers of a split, ascending."""
         return np.flatnonzero(self._encoded["splits"] == split.encode()).astype(np.int64)
 
-    def split(self, name: str) -> FeatureBatch:
-        """All rows of a split, in memory."""
-        return self.rows(self.indices(name))
+    def split(self, *names: str, layers: Sequence[str] | None = None) -> FeatureBatch:
+        """All rows of a split, or of several one after the other, in memory."""
+        return self.rows(np.concatenate([self.indices(name) for name in names]), layers)
 
-    def rows(self, indices: NDArray[np.int64]) -> FeatureBatch:
-        """The rows of those numbers, in that order, in memory."""
+    def rows(self, indices: NDArray[np.int64], layers: Sequence[str] | None = None) -> FeatureBatch:
+        """The rows of those numbers, in that order, in memory; of these layers, or of all.
+
+        Raises:
+            FormatError: a layer is not in the file.
+        """
+        if missing := set(layers or ()) - set(self.layers):
+            raise FormatError(
+                f"{self.path} must hold the blocks {', '.join(sorted(missing))}, but holds "
+                f"{', '.join(self.layers)}: run `dvc repro`"
+            )
+        chosen = [block for name, block in self._blocks.items() if not layers or name in layers]
+        found = [gather(block, indices) for block in chosen]
         return FeatureBatch(
-            features=gather(self.features, indices),
+            features=found[0] if len(found) == 1 else np.concatenate(found, axis=-1),
             label_ids=self.label_ids[indices],
             sha256=Strings(self._encoded["sha256"], indices),
             paths=Strings(self._encoded["paths"], indices),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import sha256_of_json
-from headstart.encoders.catalogue import check_size, encoder_named
+from headstart.encoders.catalogue import check_size, encoder_named, row_layers, shown_layers
 from headstart.encoders.weights import weights_identity
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.images.decode import DECODE_VERSION
@@ -19,7 +19,7 @@ from headstart.params.image import ImageParams
 # Raised when the network or the preprocessing that this code builds gives other numbers.
 NETWORK_VERSION = 1
 
-_OF_THE_MODEL = ("backbone", "weights", "layer", "pooling", "preprocessing", "network_version")
+_NOT_OF_THE_MODEL = ("resampling", "fit", "decode_version", "runtime", "precision")
 
 
 def contract(
@@ -36,10 +36,12 @@ def contract(
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
     runtime = f"keras-{backend}" if extract.runtime == "keras" else extract.runtime
+    shown, held = shown_layers(encoder, extract), row_layers(encoder, extract)
     result: dict[str, Any] = {
         "backbone": encoder.name,
         "weights": weights_identity(extract, encoder.imagenet, root),
-        "layer": extract.layer or encoder.default_layer,
+        # A single layer as version 0.1.0 wrote it, so that its rows are found again.
+        **({"layers": list(held)} if len(held) > 1 else {"layer": held[0]}),
         "pooling": extract.pooling,
         "preprocessing": encoder.preprocessing,
         "network_version": NETWORK_VERSION,
@@ -50,6 +52,8 @@ def contract(
         "runtime": runtime,
         "precision": extract.precision,
     }
+    if shown != held:
+        result["shown"] = list(shown)
     if extract.views > 1:
         result["views"] = {
             "n_views": extract.views,
@@ -65,14 +69,15 @@ def fingerprint(contract: Mapping[str, Any]) -> str:
 
 
 def rows_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """The contract of single rows: without the views, which are part of a row's key.
+    """The contract of single rows, which hold all blocks of one view, whatever is shown of them.
 
-    So the plain view is extracted once, however many augmented views are asked beside it.
+    So no row is extracted again where other blocks, or more augmented views, are asked for.
     """
-    return {key: value for key, value in contract.items() if key != "views"}
+    return {key: value for key, value in contract.items() if key not in ("views", "shown")}
 
 
 def model_key(contract: Mapping[str, Any]) -> str:
     """Names the frozen model that a contract needs: runtimes and resamplings share it."""
-    chosen = {key: contract[key] for key in (*_OF_THE_MODEL, "image_size")}
+    rows = rows_contract(contract)
+    chosen = {key: value for key, value in rows.items() if key not in _NOT_OF_THE_MODEL}
     return sha256_of_json(chosen)

@@ -3,11 +3,12 @@
 Knows nothing of how a head is trained.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from headstart.common.errors import FormatError
+from headstart.common.errors import FormatError, SearchError
 from headstart.common.files import read_json, write_json
 from headstart.params.base import Section
 from headstart.params.head import HeadConfig, JudgedOn
@@ -28,6 +29,27 @@ class BestHead(Section):
     batch_size: int = Field(ge=1)
     first_epoch: int = Field(0, ge=0, description="where in the study's row orders it began")
     judged_on: JudgedOn = Field("plain", description="what view of a validation image")
+    folds: int = Field(1, ge=1, description="of cross-validation; 1: the validation split decided")
+    estimate: float | None = Field(
+        None, description="the value to expect on new images: corrected for the choice among trials"
+    )
+
+
+def chosen_layers(layers: str, available: Sequence[str]) -> tuple[str, ...]:
+    """The feature blocks that a head's `layers` stands for, in the order of `available`.
+
+    Raises:
+        SearchError: one is not there.
+    """
+    if layers == "all":
+        return tuple(available)
+    named = [available[0]] if layers == "last" else layers.split("+")
+    if missing := [name for name in named if name not in available]:
+        raise SearchError(
+            f"layers of a head must be all, last, or feature blocks joined by +, but got {layers}: "
+            f"{', '.join(missing)} is none of {', '.join(available)}"
+        )
+    return tuple(name for name in available if name in named)
 
 
 def write_head(path: Path, head: BestHead) -> None:

@@ -11,10 +11,12 @@ from headstart.features.feature_store import FeatureBatch
 from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
 from headstart.heads.fitted import FittedHead
+from headstart.heads.folds import RowGroup
 from headstart.heads.lanes import columns_needed, groups_that_fit, shape_for
-from headstart.heads.probe import ProbeRows
+from headstart.heads.linear import LinearHeads
+from headstart.heads.metrics import one_of_views
 from headstart.heads.program import Shape
-from headstart.heads.stack import HeadStack, RowGroup, StackData
+from headstart.heads.stack import HeadStack, StackData
 from headstart.params.head import JudgedOn
 
 
@@ -78,18 +80,28 @@ def fit_heads(
     features, label_ids, held_out = _joined(train, validation)
     weights = np.ones(len(label_ids), np.float32)
     weights[held_out] = 0
-    data = StackData(features, label_ids, n_classes, options.judged_on)
     groups = [RowGroup(weights, held_out, seed) for seed in seeds]
     heads: dict[int, list[FittedHead]] = {}
-    probe_rows = ProbeRows(features, label_ids, weights, n_classes)
     for index, config in enumerate(configs):
-        if config.kind == "linear_probe":
-            probe = probe_rows.fit(config)
-            heads[index] = [_with_curve(probe, data, held_out, options.metric)] * len(seeds)
+        if config.kind != "network":
+            head = _fit_linear(config, features, label_ids, n_classes, groups[0], options)
+            heads[index] = [head] * len(seeds)
     networks = {i: config for i, config in enumerate(configs) if config.kind == "network"}
     if networks:
+        data = StackData(features, label_ids, n_classes, options.judged_on)
         heads |= _fit_networks(networks, data, groups, options)
     return [head for index in range(len(configs)) for head in heads[index]]
+
+
+def linear_heads(
+    config: HeadConfig,
+    features: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    n_classes: int,
+) -> tuple[LinearHeads, HeadConfig]:
+    """What fits a linear head on the features of its own layers alone, and its config for that."""
+    solver = LinearHeads(features, label_ids, n_classes, {"all": slice(0, features.shape[2])})
+    return solver, config.model_copy(update={"layers": "all"})
 
 
 def _joined(
@@ -103,14 +115,28 @@ def _joined(
     return features, label_ids, np.arange(len(train.label_ids), len(label_ids))
 
 
-def _with_curve(
-    head: FittedHead, data: StackData, held_out: NDArray[np.int64], metric: str
+def _fit_linear(
+    config: HeadConfig,
+    features: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    n_classes: int,
+    group: RowGroup,
+    options: FitOptions,
 ) -> FittedHead:
-    if not len(held_out):
-        return head
-    logits = data.judged_logits(head, held_out)[None]
-    found = epoch_scores(curve_metrics(metric), [data.label_ids[held_out]], [logits])
-    return replace(head, curve={name: [float(v[0, 0])] for name, v in found.items()})
+    """Solve a head; its curve is one epoch on the held-out rows, where there are some."""
+    solver, whole = linear_heads(config, features, label_ids, n_classes)
+    if not len(group.validation):
+        return replace(solver.fit(whole, group.rows), config=config)
+    (answers,) = solver.out_of_fold(whole, [group])
+    n_views = features.shape[1]
+    logits = answers.logits[0][::n_views]
+    if options.judged_on == "mean_of_views":
+        logits = one_of_views(answers.logits[0], n_views)
+    labels = label_ids[group.validation]
+    found = epoch_scores(curve_metrics(options.metric), [labels], [logits[None]])
+    head = solver.fit(whole, group.rows, answers.temperature)
+    curve = {name: [float(value[0, 0])] for name, value in found.items()}
+    return replace(head, config=config, curve=curve)
 
 
 def _fit_networks(

@@ -50,22 +50,17 @@ def macro_f1(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
 
 def top_3_accuracy(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
     """Fraction of rows whose label is among the three most probable; ties go to the lower id."""
-    own = _of_label(label_ids, probabilities)[..., None]
-    ids = np.arange(probabilities.shape[-1])
-    before = (probabilities > own) | ((probabilities == own) & (ids < label_ids[:, None]))
-    return np.asarray((before.sum(axis=-1) < 3).mean(axis=-1))
+    return np.asarray(_is_in_top_3(label_ids, probabilities).mean(axis=-1))
 
 
 def log_loss(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
     """Mean negative log probability of the label (natural logarithm)."""
-    own = _of_label(label_ids, probabilities).astype(np.float64)
-    return np.asarray(-np.log(np.clip(own, _SMALLEST_PROBABILITY, 1.0)).mean(axis=-1))
+    return np.asarray(_losses(label_ids, probabilities).mean(axis=-1))
 
 
 def brier(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
     """Mean squared distance of the probabilities from the label's one-hot row; 0 to 2."""
-    distance = probabilities - _one_hot(label_ids, probabilities.shape[-1])
-    return np.asarray(np.square(distance).sum(axis=-1).mean(axis=-1))
+    return np.asarray(_squared_distances(label_ids, probabilities).mean(axis=-1))
 
 
 def ece(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
@@ -176,8 +171,43 @@ def mean_over_views(logits: Floats) -> NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(means, np.finfo(np.float64).tiny)))
 
 
+def one_of_views(logits: NDArray[np.float32], n_views: int) -> NDArray[np.float32]:
+    """Logits (..., n, c) of n rows from those of their views (..., n * n_views, c)."""
+    if n_views == 1:
+        return logits
+    *before, _, n_classes = logits.shape
+    return mean_over_views(logits.reshape(*before, -1, n_views, n_classes)).astype(np.float32)
+
+
 def _hits(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
     return np.asarray(probabilities.argmax(axis=-1) == label_ids, np.float64)
+
+
+def _is_in_top_3(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    own = _of_label(label_ids, probabilities)[..., None]
+    ids = np.arange(probabilities.shape[-1])
+    before = (probabilities > own) | ((probabilities == own) & (ids < label_ids[:, None]))
+    return np.asarray(before.sum(axis=-1) < 3, np.float64)
+
+
+def _losses(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    own = _of_label(label_ids, probabilities).astype(np.float64)
+    return np.asarray(-np.log(np.clip(own, _SMALLEST_PROBABILITY, 1.0)))
+
+
+def _squared_distances(label_ids: Labels, probabilities: Floats) -> NDArray[np.float64]:
+    return np.asarray(
+        np.square(probabilities - _one_hot(label_ids, probabilities.shape[-1])).sum(axis=-1)
+    )
+
+
+# Metrics that are means over images, by what each image adds: (..., n).
+PER_IMAGE: dict[str, Metric] = {
+    "accuracy": _hits,
+    "top_3_accuracy": _is_in_top_3,
+    "log_loss": _losses,
+    "brier": _squared_distances,
+}
 
 
 def _of_label(label_ids: Labels, probabilities: Floats) -> Floats:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from headstart.heads import blocks
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import FittedHead, feature_statistics
+from headstart.heads.folds import RowGroup, balanced_weights
 from headstart.heads.lanes import Lanes, Place
-from headstart.heads.metrics import mean_over_views
+from headstart.heads.metrics import one_of_views
 from headstart.heads.program import Shape, State, epoch_program, predict_program
 from headstart.heads.randomness import dropout_key, row_order
 from headstart.heads.table import HeadTable, adam_step_sizes, learning_rates
@@ -27,26 +28,6 @@ from headstart.params.head import JudgedOn
 
 _PREDICT_ROWS = 256
 PARTS = ("weights", "momentum", "second")
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Rows on which every head is trained once, and those on which it is then scored.
-
-    Attributes:
-        row_weights: float32 (n,); rows of weight 0 are left out, and cost nothing.
-        validation: int64, row numbers.
-        seed: of first weights, row orders and dropout.
-    """
-
-    row_weights: NDArray[np.float32]
-    validation: NDArray[np.int64]
-    seed: int
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Row numbers of the rows that count, ascending."""
-        return np.flatnonzero(self.row_weights > 0).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -82,16 +63,7 @@ class StackData:
 
     def one_a_row(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (..., n, c) of n rows from those of what they are judged on, in that order."""
-        if self._n_judged_views == 1:
-            return logits
-        *before, _, n_classes = logits.shape
-        views = logits.reshape(*before, -1, self._n_judged_views, n_classes)
-        return mean_over_views(views).astype(np.float32)
-
-    def judged_logits(self, head: FittedHead, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A head's logits of these rows, (n, c)."""
-        flat = self.features.reshape(-1, self.features.shape[2])
-        return self.one_a_row(head.logits(flat[self.judged(rows)]))
+        return one_of_views(logits, self._n_judged_views)
 
     @property
     def _n_judged_views(self) -> int:
@@ -346,15 +318,6 @@ class HeadStack:
                 rate[at], moving[at] = rates, 1
                 size[at] = adam_step_sizes(rates, first)
         return {"rate": rate, "step_size": size, "moving": moving}
-
-
-def balanced_weights(label_ids: NDArray[np.int64], n_classes: int) -> NDArray[np.float32]:
-    """Weights inverse to the classes' counts, of mean 1 over the rows; absent classes get 0."""
-    counts = np.bincount(label_ids, minlength=n_classes)
-    present = np.count_nonzero(counts)
-    return np.where(counts > 0, len(label_ids) / (present * np.maximum(counts, 1)), 0).astype(
-        np.float32
-    )
 
 
 def _dropout_keys(seed: int, epoch: int, n_steps: int) -> NDArray[np.uint32]:

@@ -25,19 +25,56 @@ HEAD_PREFIX = "classifier"
 
 
 def assemble(
-    encoder: "keras.Model", heads: Sequence[FittedHead], temperature: float
+    encoder: "keras.Model",
+    heads: Sequence[FittedHead],
+    temperature: float,
+    layers: Sequence[str] | None = None,
 ) -> "keras.Model":
     """The model that leaves: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
 
     The layers of `encoder` are wired anew, not nested. The logits of several heads are averaged.
 
+    Args:
+        layers: whose blocks the heads take; by default all. What only others need is left out.
+
     Raises:
         TrainingError: the encoder's output is not named `features`, or does not fit the heads.
     """
+    chosen = _with_blocks(encoder, layers)
+    _check(chosen, heads)
+    logits = head_tensors(chosen.output, heads)
+    return _calibrated(chosen.input, logits, temperature)
 
-    _check(encoder, heads)
-    logits = head_tensors(encoder.output, heads)
-    return _calibrated(encoder.input, logits, temperature)
+
+def _with_blocks(encoder: "keras.Model", layers: Sequence[str] | None) -> "keras.Model":
+    """The same encoder whose `features` joins the blocks of these layers, in its own order."""
+    import keras
+
+    last = encoder.layers[-1]
+    if layers is None or not isinstance(last, keras.layers.Concatenate):
+        return encoder
+    # `features_<layer>` pools a layer's block.
+    blocks = [t for t in last.input if _origin(t).removeprefix(f"{FEATURES}_") in layers]
+    if len(blocks) == len(last.input):
+        return encoder
+    joined = keras.layers.Concatenate(name=FEATURES, dtype="float32")(blocks)
+    return keras.Model(encoder.input, joined, name=encoder.name)
+
+
+def pooled_maps(model: "keras.Model") -> list[Any]:
+    """What the feature blocks of an assembled model are pooled from, Keras tensors."""
+    import keras
+
+    features = model.get_layer(FEATURES)
+    if not isinstance(features, keras.layers.Concatenate):
+        return [features.input]
+    blocks = keras.tree.flatten(features.input)
+    return [model.get_layer(_origin(tensor)).input for tensor in blocks]
+
+
+def _origin(tensor: Any) -> str:
+    """The name of the layer that gives a Keras tensor."""
+    return str(tensor._keras_history.operation.name)
 
 
 def with_temperature(model: "keras.Model", temperature: float) -> "keras.Model":

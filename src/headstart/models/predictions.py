@@ -62,10 +62,20 @@ def as_predictions(
     )
 
 
-def write_predictions(path: Path, parts: Sequence[Predictions]) -> None:
-    """Write the images of one or more splits, in the order given."""
+def write_predictions(
+    path: Path, parts: Sequence[Predictions], folds: Sequence[int] | None = None
+) -> None:
+    """Write the images of one or more splits, in the order given.
+
+    Args:
+        folds: of each image, as a last column.
+    """
     header = [*_COLUMNS, *(probability_column(name) for name in parts[0].classes)]
-    files.write_csv(path, header, (row for part in parts for row in _rows(part)))
+    rows = [row for part in parts for row in _rows(part)]
+    if folds is not None:
+        header.append("fold")
+        rows = [[*row, str(fold)] for row, fold in zip(rows, folds, strict=True)]
+    files.write_csv(path, header, rows)
 
 
 def read_predictions_table(path: Path) -> pd.DataFrame:

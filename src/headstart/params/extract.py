@@ -11,7 +11,7 @@ class ExtractParams(Section):
     """What turns an image into a feature row."""
 
     rarely_changed: ClassVar = frozenset({"batch_size"})
-    renamed: ClassVar = {"backbone": "encoders"}
+    renamed: ClassVar = {"backbone": "encoders", "layer": "layers"}
 
     encoders: str = Field(
         "efficientnet-lite0", min_length=1, description="the encoder: `headstart encoders` lists"
@@ -22,7 +22,12 @@ class ExtractParams(Section):
     weights_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="what a weights file must hash to"
     )
-    layer: str | None = Field(None, description="a named layer; null: the encoder's last")
+    layers: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        strict=False,
+        description="blocks of the encoder that features.h5 shows, or another layer; null: all",
+    )
     pooling: Literal["avg", "max", "flatten"] = Field(
         "avg", description="how a feature map becomes a row"
     )
@@ -48,6 +53,18 @@ class ExtractParams(Section):
                 "`dvc exp run --queue -S extract.encoders=NAME`; they share the feature cache"
             )
         return value[0]
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"layers must differ, but got {', '.join(value)}: name each once")
+        return value
 
     @property
     def encoder(self) -> str:

@@ -1,12 +1,18 @@
 """What a head is, as data: every choice that makes one, with what is allowed for it."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from headstart.params.base import Section
 
-Kind = Literal["network", "linear_probe"]
+# Former names of kinds, which are read as the new ones, for this version.
+_FORMER_KINDS = {"linear_probe": "logistic_regression"}
+Kind = Annotated[
+    Literal["ridge", "logistic_regression", "network"],
+    BeforeValidator(lambda kind: _FORMER_KINDS.get(kind, kind) if isinstance(kind, str) else kind),
+]
+Layers = Annotated[str, Field(min_length=1)]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 Normalisation = Literal["none", "standardise", "layer_norm"]
 Optimizer = Literal["adamw", "sgd"]
@@ -21,22 +27,37 @@ Decay = Annotated[float, Field(ge=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Penalty = Annotated[float, Field(gt=0, le=1000)]
+RidgePenalty = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class HeadConfig(Section):
     """One head and its training. Every field has a value, whatever the kind of head.
 
-    A `network` is trained by gradient steps; a `linear_probe` is multinomial logistic regression
-    with an L2 penalty, solved to convergence: it uses only `normalisation`, `class_weights` and
-    `l2`.
+    `ridge` is least squares with an L2 penalty, on standardised features, its scores calibrated
+    out of fold: it uses `layers`, `class_weights` and `penalty`. `logistic_regression` is
+    multinomial, with an L2 penalty, solved to convergence: it uses `layers`, `normalisation`,
+    `class_weights` and `l2`. A `network` is trained by gradient steps, on all feature blocks.
     """
 
     rarely_changed: ClassVar = frozenset(
-        {"activation", "input_dropout", "optimizer", "weight_decay", "momentum", "schedule"}
-        | {"warmup", "label_smoothing", "l2"}
+        {"hidden_layers", "width", "activation", "input_dropout", "dropout", "optimizer"}
+        | {"learning_rate", "weight_decay", "momentum", "schedule", "warmup", "label_smoothing"}
+        | {"epochs", "l2", "penalty"}
     )
 
-    kind: Kind = Field("network", description="trained by gradient steps, or solved to convergence")
+    @model_validator(mode="after")
+    def _networks_see_all_blocks(self) -> Self:
+        if self.kind == "network" and self.layers != "all":
+            raise ValueError(
+                f"a network sees all feature blocks, but got layers {self.layers}: set layers to "
+                "all, and name fewer in extract.layers if they are too many"
+            )
+        return self
+
+    kind: Kind = Field("network", description="solved (ridge, logistic_regression) or trained")
+    layers: Layers = Field(
+        "all", description="feature blocks: all, last, or names joined by +; of networks all"
+    )
     hidden_layers: HiddenLayers = Field(1, description="0: a linear head")
     width: Width = Field(256, description="units of each hidden layer")
     activation: Activation = Field("relu", description="of hidden layers")
@@ -52,4 +73,7 @@ class HeadConfig(Section):
     label_smoothing: Fraction = Field(0.1, description="of networks, in training")
     class_weights: ClassWeights = Field("none", description="balanced: every class weighs the same")
     epochs: Epochs = Field(40, description="length of the schedule, and the limit")
-    l2: Penalty = Field(1e-3, description="of linear_probe, beside the mean loss")
+    l2: Penalty = Field(1e-3, description="of logistic_regression, beside the mean loss")
+    penalty: RidgePenalty = Field(
+        1000.0, description="of ridge, beside the summed squares; a search tries a path of them"
+    )

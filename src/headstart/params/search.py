@@ -12,11 +12,16 @@ Metric = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "top_3_accuracy", "log_loss", "brier", "ece"
 ]
 
+# What one would write with scikit-learn: the head that every search must beat.
+DEFAULT_HEAD = HeadConfig(kind="logistic_regression", layers="last", normalisation="none")
+
 
 class SearchParams(Section):
     """The study over heads."""
 
-    rarely_changed: ClassVar = frozenset({"judged_on", "pruner", "population", "reuse_trials"})
+    rarely_changed: ClassVar = frozenset(
+        {"judged_on", "pruner", "patience", "batch_size", "population", "reuse_trials"}
+    )
 
     n_trials: int = Field(32, ge=1, description="trials that end: completed or pruned")
     timeout_s: float | None = Field(None, gt=0, description="seconds after which no trial begins")
@@ -31,16 +36,18 @@ class SearchParams(Section):
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     batch_size: int = Field(64, ge=1, le=65536, description="images per gradient step")
     population: int = Field(16, ge=1, le=1024, description="heads trained together")
-    folds: int = Field(1, ge=1, le=20, description="folds of cross-validation on train; 1: none")
+    folds: int = Field(
+        5, ge=1, le=20, description="of cross-validation over train and validation; 1: as split"
+    )
     repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")
     storage: str | None = Field(None, description="an Optuna URL; null: a journal file")
     reuse_trials: Flag = Field(False, description="start a study with old trials that fit")
-    default_head: HeadConfig = Field(default_factory=HeadConfig, description="the first trial")
+    default_head: HeadConfig = Field(DEFAULT_HEAD, description="the first trial")
     space: SearchSpace = Field(DEFAULT_SPACE)
 
     @field_validator("space")
     @classmethod
     def _complete(cls, space: SearchSpace, info: ValidationInfo) -> SearchSpace:
         # Where default_head itself is mistaken, that is told, and nothing is missing here.
-        return space.around(info.data.get("default_head", HeadConfig()))
+        return space.around(info.data.get("default_head", DEFAULT_HEAD))

@@ -14,6 +14,7 @@ from headstart.params.head import (
     HeadConfig,
     HiddenLayers,
     Kind,
+    Layers,
     LearningRate,
     Normalisation,
     Optimizer,
@@ -83,6 +84,9 @@ _ByForm = Discriminator(_form)
 _Value, _Domain = Tag("<value>"), Tag("<domain>")
 _Kept = Annotated[None, Tag("<kept>")]
 SomeKind = Annotated[Annotated[Kind, _Value] | Annotated[Choices[Kind], _Domain] | _Kept, _ByForm]
+SomeLayers = Annotated[
+    Annotated[Layers, _Value] | Annotated[Choices[Layers], _Domain] | _Kept, _ByForm
+]
 SomeActivation = Annotated[
     Annotated[Activation, _Value] | Annotated[Choices[Activation], _Domain] | _Kept, _ByForm
 ]
@@ -122,11 +126,13 @@ class SearchSpace(Section):
     """What trials vary; a field that is left out keeps default_head's value.
 
     A field counts only for heads that use it: `width`, `activation` and `dropout` for those with
-    hidden layers, `momentum` for sgd, `warmup` for cosine, `l2` for the linear probe, which in
-    turn uses nothing else but `normalisation` and `class_weights`.
+    hidden layers, `momentum` for sgd, `warmup` for cosine, `l2` for logistic regression, which in
+    turn uses nothing else but `layers`, `normalisation` and `class_weights`. `layers: any` stands
+    for every set of the feature blocks. Of a ridge head every penalty of a path is tried.
     """
 
     kind: SomeKind = None
+    layers: SomeLayers = None
     hidden_layers: SomeHiddenLayers = None
     width: SomeWidth = None
     activation: SomeActivation = None
@@ -146,12 +152,14 @@ class SearchSpace(Section):
 
     def around(self, head: HeadConfig) -> Self:
         """Return the space with the fields that it leaves out fixed at a head's values."""
-        kept = {name: value for name, value in head if getattr(self, name) is None}
+        fields = type(self).model_fields
+        kept = {k: value for k, value in head if k in fields and getattr(self, k) is None}
         return self.model_copy(update=kept)
 
 
 DEFAULT_SPACE = SearchSpace(
-    kind=Choices[Kind](choices=("network", "linear_probe")),
+    kind="ridge",
+    layers="any",
     hidden_layers=Range[HiddenLayers](choices=(0, 1)),
     width=Range[Width](choices=(64, 128, 256)),
     activation=Choices[Activation](choices=("relu", "gelu")),

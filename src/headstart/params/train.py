@@ -42,19 +42,25 @@ class TrainParams(Section):
     rarely_changed: ClassVar = frozenset({"combine", "folds"})
     no_longer: ClassVar = {"batch_size": "the head's", "class_weights": "the head's"}
 
-    splits: Literal["train", "train+validation"] = Field(
-        "train", description="train+validation: for the epochs found, without early stopping"
+    splits: Literal["auto", "train", "train+validation"] = Field(
+        "auto", description="auto: both where cross-validation chose the head, unless fine-tuned"
     )
     seeds: int = Field(3, ge=1, le=32, description="heads that are trained, one per seed")
     combine: Literal["ensemble", "best"] = Field(
         "ensemble", description="of several seeds; linear heads are always averaged into one"
     )
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
-    folds: int = Field(5, ge=2, le=20, description="for the temperature on train+validation")
+    folds: int = Field(5, ge=2, le=20, description="on train+validation, where a split chose")
     learning_rate: float | None = Field(None, gt=0, description="instead of the head's")
     weight_decay: float | None = Field(None, ge=0, description="instead of the head's")
     epochs: int | None = Field(None, ge=1, description="instead of the head's")
     fine_tune: FineTuneParams = Field(default_factory=FineTuneParams)
+
+    def trains_on_all(self, *, cross_validated: bool) -> bool:
+        """Whether the head is trained on train and validation together."""
+        if self.splits != "auto":
+            return self.splits == "train+validation"
+        return cross_validated and not self.fine_tune.enabled and self.combine == "ensemble"
 
     @model_validator(mode="after")
     def _has_images_to_choose_by(self) -> Self:

@@ -265,8 +265,8 @@ def _map(subject: Subject) -> dict[str, Any]:
     train = store.indices("train")
     reference = train[:: max(1, len(train) // 2000)]
     points, explained = principal_plane(
-        np.ascontiguousarray(store.features[reference, 0]),
-        np.ascontiguousarray(store.features[store.indices("test")[rows], 0]),
+        np.ascontiguousarray(store.rows(reference).features[:, 0]),
+        np.ascontiguousarray(store.rows(store.indices("test")[rows]).features[:, 0]),
         seed=subject.seed,
     )
     labels, wrong = test.label_ids[rows], test.predicted_ids[rows] != test.label_ids[rows]

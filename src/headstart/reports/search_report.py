@@ -31,7 +31,11 @@ _MOST_ROWS = 10
 _MOST_CURVES = 10
 _MIN_TRIALS_FOR_IMPORTANCES = 8
 _LOG_RATIO = 20
-_KINDS = {"network": "network", "linear_probe": "linear probe"}
+_KINDS = {
+    "ridge": "ridge",
+    "logistic_regression": "logistic regression",
+    "network": "network",
+}
 
 
 def write_search_report(folder: Path, result: StudyResult, search: SearchParams) -> None:
@@ -57,12 +61,12 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "storage": None if search.storage else f".headstart/studies/{result.study_name}.journal",
         "best": result.best,
         "default": next((t for t in result.trials if t.number == 0 and t.value is not None), None),
-        "probe": next((t for t in ranked if t.config and t.config.kind == "linear_probe"), None),
+        "estimate": result.estimate,
         "n_trials": len(result.trials),
         "states": {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")},
         "n_epochs": sum(len(t.curve.get(result.metric, [])) for t in result.trials),
-        "n_fits": search.folds * search.repeats,
-        "folds": search.folds,
+        "n_fits": result.topic["folds"] * search.repeats,
+        "folds": result.topic["folds"],
         "repeats": search.repeats,
         "fields": [field.title for field in fields],
         "rows": rows,
@@ -253,7 +257,7 @@ def importances(result: StudyResult, space: search_space.SearchSpace) -> dict[st
 def parallel_coordinates(result: StudyResult, space: search_space.SearchSpace) -> Markup:
     """Draw every completed network as a line through its fields; the best on top and darkest.
 
-    Linear probes, which use none of most fields, are shown where nothing else is.
+    Solved heads, which use none of most fields, are shown where nothing else is.
     """
     done = result.ranked()[::-1]
     trials = [t for t in done if t.config and t.config.kind == "network"] or done

@@ -16,12 +16,12 @@ _MIN_EPOCHS = 3
 
 
 def first_heads(search: SearchParams) -> list[HeadConfig]:
-    """The default head, then a linear probe where the space has it and heads are sampled."""
+    """The default head, then ridge on all feature blocks where the space has it."""
     heads = [search.default_head]
-    probe = HeadConfig(kind="linear_probe")
-    is_new = essence(probe) != essence(search.default_head)
-    if not is_enumerated(search) and is_new and is_in_space(search.space, probe):
-        heads.append(probe)
+    ridge = HeadConfig(kind="ridge")
+    is_new = essence(ridge) != essence(search.default_head)
+    if is_new and is_in_space(search.space, essence(ridge)):
+        heads.append(ridge)
     return heads[: search.n_trials]
 
 

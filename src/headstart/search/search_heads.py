@@ -22,7 +22,8 @@ from headstart.heads.config import BestHead, HeadConfig
 from headstart.heads.curve import curve_metrics
 from headstart.heads.metrics import DIRECTION, badness
 from headstart.params.search import SearchParams
-from headstart.search.plan import StudyPlan, plan_study
+from headstart.search.plan import StudyPlan, plan_study, with_blocks
+from headstart.search.selection import AnswerStore, corrected_estimate
 from headstart.search.storage import journal_path, open_storage, study_exists
 from headstart.search.study import REASON, RESULT, REUSED
 from headstart.search.trials import Trials
@@ -80,6 +81,7 @@ class StudyResult:
     Attributes:
         storage: what Optuna and its dashboard open: a path of a journal file, or a URL.
         topic: what the study's name covers.
+        estimate: what the best trial's value may be expected to be on new images.
     """
 
     study_name: str
@@ -89,6 +91,7 @@ class StudyResult:
     batch_size: int
     topic: dict[str, Any]
     trials: tuple[TrialResult, ...]
+    estimate: float | None = None
 
     @property
     def best(self) -> TrialResult:
@@ -115,6 +118,8 @@ class StudyResult:
             batch_size=self.batch_size,
             first_epoch=best.first_epoch or 0,
             judged_on=self.topic["judged_on"],
+            folds=self.topic["folds"],
+            estimate=self.estimate,
         )
 
     def table(self) -> pd.DataFrame:
@@ -150,6 +155,7 @@ def run_study(
     Raises:
         SearchError: the search cannot start or go on, or no trial completed.
     """
+    search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed, folder=storage_folder)
     deadline = deadline_of(search)
     for turn in itertools.count():
@@ -189,6 +195,7 @@ def join_study(
     Raises:
         SearchError: there is no such study, or it cannot go on.
     """
+    search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed, folder=storage_folder)
     if not study_exists(search.storage, storage_folder, plan.name):
         raise SearchError(
@@ -206,6 +213,15 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
     storage = open_storage(search.storage, folder, plan.name)
     study = optuna.load_study(study_name=plan.name, storage=storage)
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    done = [trial.number for trial in ended if trial.state is TrialState.COMPLETE]
+    rows = plan.judged_rows
+    estimate = corrected_estimate(
+        search.metric,
+        plan.label_ids[rows],
+        [plan.keys[row] for row in rows],
+        AnswerStore(folder, plan.name).read(done),
+        seed=int(plan.topic["seed"]),
+    )
     return StudyResult(
         study_name=plan.name,
         storage=search.storage or str(journal_path(folder, plan.name)),
@@ -214,6 +230,7 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
         batch_size=search.batch_size,
         topic=plan.topic,
         trials=tuple(_trial_result(trial) for trial in sorted(ended, key=lambda t: t.number)),
+        estimate=estimate,
     )
 
 

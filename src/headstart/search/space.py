@@ -37,9 +37,10 @@ def _of_hidden(head: Values) -> bool:
 # Every field after those that its condition reads.
 _USED: dict[str, Callable[[Values], bool]] = {
     "kind": _always,
-    "normalisation": _always,
+    "layers": lambda head: not _of_network(head),
+    "normalisation": lambda head: head["kind"] != "ridge",
     "class_weights": _always,
-    "l2": lambda head: not _of_network(head),
+    "l2": lambda head: head["kind"] == "logistic_regression",
     "hidden_layers": _of_network,
     "width": _of_hidden,
     "activation": _of_hidden,
@@ -204,7 +205,10 @@ def _head_at(space: SearchSpace, index: int) -> HeadConfig:
 
 
 def essence(head: HeadConfig) -> HeadConfig:
-    """The head with defaults where a field does not count for it: equal for equal heads."""
+    """The head with defaults where a field does not count for it: equal for equal heads.
+
+    The penalty of ridge does not count either: a trial tries a path of them.
+    """
     values = head.model_dump()
     return HeadConfig.model_validate(
         {name: values[name] for name, counts in _USED.items() if counts(values)}

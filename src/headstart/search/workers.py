@@ -14,6 +14,7 @@ from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan, plan_study
+from headstart.search.selection import AnswerStore
 from headstart.search.trials import Trials
 from headstart.search.worker import Worker
 
@@ -38,7 +39,8 @@ def work(
         SearchError: the study cannot go on.
     """
     with closing(Trials(plan, search, folder, seed=seed, stream=stream)) as trials:
-        Worker(plan, search, trials, deadline=deadline).run()
+        answers = AnswerStore(folder, plan.name)
+        Worker(plan, search, trials, answers, deadline=deadline).run()
 
 
 def work_together(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from headstart.common.errors import HeadstartError, ParamsError
 from headstart.common.paths import Project
 from headstart.common.terminal import say
-from headstart.encoders.catalogue import ENCODERS, check_size, encoder_named
+from headstart.encoders.catalogue import ENCODERS, check_size, encoder_named, shown_layers
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
+from headstart.params.extract import ExtractParams
 from headstart.params.whole_file import Params, former_names, load_params
 
 STAGES = (
@@ -51,7 +52,9 @@ def check_possible(project: Project, stage: str) -> None:
         holds(weights_identity, extract, encoder.imagenet, project.root)
     if "extract" in ahead:
         holds(resolve, extract)
-    if is_known and ((extract.layer and "extract" in ahead) or fine_tune.enabled):
+    if is_known and "extract" in ahead:
+        is_known = holds(shown_layers, encoder, extract)
+    if is_known and (fine_tune.enabled or ("extract" in ahead and _is_other_layer(extract))):
         holds(_check_layers, params)
     if "search" in ahead:
         if search.sampler in ("grid", "cmaes"):
@@ -69,6 +72,11 @@ def check_possible(project: Project, stage: str) -> None:
     if found:
         count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
         raise ParamsError("\n  ".join([f"{count} in {project.params.name}:", *found]))
+
+
+def _is_other_layer(extract: ExtractParams) -> bool:
+    """Whether a layer is named that is no block of the catalogue."""
+    return not set(extract.layers or ()) <= ENCODERS[extract.encoder].blocks.keys()
 
 
 def _check_layers(params: Params) -> None:

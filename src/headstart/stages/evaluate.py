@@ -50,7 +50,7 @@ def run(project: Project, params: Sections) -> str:
         )
         subject = Subject(
             evaluation=evaluation,
-            validation=read_predictions(project.validation_predictions, "validation"),
+            validation=read_predictions(project.out_of_fold, "validation"),
             loaded=loaded,
             store=store,
             manifest=manifest,

@@ -13,11 +13,13 @@ from headstart.heads.config import write_head
 from headstart.params.base import Section, Seed
 from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_search_report
+from headstart.search.plan import with_blocks
 from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import StudyResult, run_study
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.store import open_store
 from headstart.tracking.study_runs import log_search
+from headstart.tracking.training_runs import describe_head
 
 
 class Sections(Section):
@@ -32,35 +34,36 @@ def run(project: Project, params: Sections) -> str:
     open_store(project.root)
     with FeatureStore(project.features) as store:
         fingerprint = store.fingerprint
+        search = with_blocks(params.search, store.layers)
         try:
             result = run_study(
                 store,
-                params.search,
+                search,
                 seed=params.seed,
                 storage_folder=state_folder(project.root) / "studies",
             )
         except Exception as error:
             with contextlib.suppress(Exception):
-                log_search(project, error, params.search, fingerprint=fingerprint)
+                log_search(project, error, search, fingerprint=fingerprint)
             raise
     begin_step("writing the report")
     write_head(project.best_head, result.best_head())
-    write_search_report(project.search_report, result, params.search)
+    write_search_report(project.search_report, result, search)
     begin_step("logging the trials")
-    log_search(
-        project, result, params.search, fingerprint=fingerprint, reports=[project.search_report]
-    )
-    return summary(result, params.search)
+    log_search(project, result, search, fingerprint=fingerprint, reports=[project.search_report])
+    return summary(result, search)
 
 
 def summary(result: StudyResult, search: SearchParams) -> str:
     """Say which head is best, and whether the space has no more heads."""
     best = result.best
-    kind = "linear probe" if best.config and best.config.kind == "linear_probe" else "network"
+    assert best.config is not None
     text = (
         f"{len(result.trials)} trials, best {result.metric} {best.value:.4f} "
-        f"(trial {best.number}, a {kind})"
+        f"(trial {best.number}, {describe_head(best.config)})"
     )
+    if result.estimate is not None:
+        text += f", {result.estimate:.4f} expected on new images"
     tried = [trial.config for trial in result.trials if trial.config is not None]
     if len(tried) < search.n_trials and is_exhausted(search, tried):
         text += "; search.space has no more heads, so search.n_trials was not reached"

@@ -1,8 +1,8 @@
 """Stage train: the best head and the frozen encoder → models/model.h5.
 
-Reads features.h5, best_head.json, backbone.h5 and, to fine-tune, images.h5; writes model.h5, the
-predictions of the validation images, reports/train/ with the metrics of each epoch, and
-models/run.json, the MLflow run that all of it belongs to.
+Reads features.h5, best_head.json, backbone.h5 and, to fine-tune, images.h5; writes model.h5, what
+heads said of development images that they had not seen, reports/train/ with the metrics of each
+epoch, and models/run.json, the MLflow run that all of it belongs to.
 """
 
 import os
@@ -45,7 +45,9 @@ def run(project: Project, params: Sections) -> str:
         begin_step("training the head")
         trained = train_model(store, best, params.train, seed=params.seed)
         begin_step("assembling the model")
-        model = assemble(load_encoder(project.encoder), trained.heads, trained.temperature)
+        model = assemble(
+            load_encoder(project.encoder), trained.heads, trained.temperature, trained.layers
+        )
         tuned = None
         options = params.train.fine_tune
         if options.enabled:
@@ -96,9 +98,9 @@ def summary(trained: TrainedHead, tuned: Tuned | None) -> str:
 
 
 def write_training_report(project: Project, trained: TrainedHead, tuned: Tuned | None) -> None:
-    """Write validation.csv, and reports/train/ with the curves and summary.json."""
+    """Write out_of_fold.csv, and reports/train/ with the curves and summary.json."""
     folder = project.training_report
-    write_predictions(project.validation_predictions, [trained.validation])
+    write_predictions(project.out_of_fold, [trained.validation], folds=trained.folds)
     _write_curve(folder / "curve.csv", trained.curve)
     if tuned is None:
         (folder / "fine_tune.csv").unlink(missing_ok=True)

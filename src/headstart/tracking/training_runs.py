@@ -156,8 +156,8 @@ def source_name(source: str) -> str:
 
 def describe_head(head: HeadConfig) -> str:
     """Return what a person would call a head."""
-    if head.kind == "linear_probe":
-        return "linear probe"
+    if head.kind != "network":
+        return f"{head.kind.replace('_', ' ')} on {head.layers}"
     if head.hidden_layers == 0:
         return "linear"
     return f"{head.hidden_layers}×{head.width} {head.activation}"

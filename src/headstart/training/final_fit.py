@@ -1,10 +1,11 @@
 """The best head on the cached features becomes heads with an honest confidence.
 
-Training touches the train split, and the validation split to stop, to set the temperature and to
-say how good the head is. Knows nothing of files, of pixels and of the test split.
+Where cross-validation chose it, the head is trained on all development images, train and
+validation together, and what is said of it is out of fold; else the validation split stops it, sets
+the temperature and says how good it is. Knows nothing of files, of pixels and of the test split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +15,15 @@ from numpy.typing import NDArray
 from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.features.feature_store import FeatureBatch, FeatureStore
-from headstart.heads.config import BestHead, HeadConfig
-from headstart.heads.fit import FitOptions, fit_heads
+from headstart.heads.config import BestHead, HeadConfig, chosen_layers
+from headstart.heads.fit import FitOptions, fit_heads, linear_heads
 from headstart.heads.fitted import FittedHead
 from headstart.heads.metrics import badness, scores, softmax
+from headstart.heads.temperature import fit_temperature
 from headstart.models.assemble import average_linear
 from headstart.models.predictions import Predictions, as_predictions
 from headstart.params.image import ImageParams
 from headstart.params.train import TrainParams
-from headstart.training.calibration import fit_temperature
 from headstart.training.out_of_fold import out_of_fold
 
 
@@ -32,16 +33,20 @@ class TrainedHead:
 
     Attributes:
         heads: one, or several whose logits are averaged.
-        validation: calibrated probabilities of the validation images; out-of-fold where the heads
-            were trained on them too.
+        layers: whose blocks they take.
+        validation: calibrated probabilities of images by heads that were not trained on them: of
+            the validation split, or out of fold of all development images.
+        folds: the fold of each of these images; 0 of the validation split.
         scores: metrics of `validation`.
         unscaled: the same metrics before temperature scaling.
         trained_on: what of the data, as metadata.
     """
 
     heads: tuple[FittedHead, ...]
+    layers: tuple[str, ...]
     temperature: float
     validation: Predictions
+    folds: tuple[int, ...]
     scores: dict[str, float]
     unscaled: dict[str, float]
     trained_on: dict[str, Any]
@@ -77,17 +82,20 @@ def train_model(
     Raises:
         TrainingError: a split is empty, or the loss is no longer a number.
     """
-    train, validation = store.split("train"), store.split("validation")
-    for name, batch in (("train", train), ("validation", validation)):
-        if len(batch) == 0:
+    for name in ("train", "validation"):
+        if len(store.indices(name)) == 0:
             raise TrainingError(
                 f"training needs images in the {name} split, but there are none: "
                 f"add images (a class of three groups has one in each split), or raise "
                 f"ingest.split.{name}"
             )
+    layers = chosen_layers(best.config.layers, store.layers)
     settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
-    if params.splits == "train+validation":
-        return _train_on_all(train, validation, settings, params, store.classes)
+    if params.trains_on_all(cross_validated=best.folds > 1):
+        return _train_on_all(
+            store, layers, settings, best.folds if best.folds > 1 else params.folds
+        )
+    train, validation = (store.split(name, layers=layers) for name in ("train", "validation"))
     heads = fit_heads(
         [settings.config],
         train,
@@ -98,47 +106,52 @@ def train_model(
     )
     chosen = combined(heads, validation, best.metric, params.combine)
     logits = mean_logits(chosen, validation)
-    return finish(chosen, logits, validation, store.classes, {"train": train})
+    temperature = fit_temperature(logits, validation.label_ids)
+    folds = (0,) * len(validation)
+    return _finish(chosen, layers, temperature, logits, validation, folds, store, ("train",))
 
 
 def _train_on_all(
-    train: FeatureBatch,
-    validation: FeatureBatch,
-    settings: "Settings",
-    params: TrainParams,
-    classes: Sequence[str],
+    store: FeatureStore, layers: tuple[str, ...], settings: "Settings", folds: int
 ) -> TrainedHead:
-    """Train on both splits for the epochs found; what is said of validation is out-of-fold."""
-    both = joined(train, validation)
+    """Train on both splits, networks for the epochs found; what is said of them is out of fold."""
+    both = store.split("train", "validation", layers=layers)
     options = replace(settings.options, epochs=settings.epochs, patience=None)
-    heads = fit_heads(
-        [settings.config],
-        both,
-        None,
-        n_classes=settings.n_classes,
-        seeds=settings.seeds,
-        options=options,
-    )
     unseen = out_of_fold(
         settings.config,
         both,
         n_classes=settings.n_classes,
         seeds=settings.seeds,
-        folds=params.folds,
+        folds=folds,
         epochs=settings.epochs,
         batch_size=options.batch_size,
         metric=options.metric,
     )
+    if settings.config.kind == "network":
+        heads = fit_heads(
+            [settings.config],
+            both,
+            None,
+            n_classes=settings.n_classes,
+            seeds=settings.seeds,
+            options=options,
+        )
+    else:
+        solver, whole = linear_heads(
+            settings.config, both.features, both.label_ids, settings.n_classes
+        )
+        head = solver.fit(whole, np.arange(len(both)), unseen.temperature)
+        heads = [replace(head, config=settings.config)]
     # Without images to choose by, several heads can only be an ensemble.
-    chosen = combined(heads, validation, options.metric, "ensemble")
-    temperature = fit_temperature(unseen.logits, both.label_ids)
-    return finish(
-        tuple(replace(head, curve=unseen.curve) for head in chosen),
-        unseen.logits[len(train) :],
-        validation,
-        classes,
-        {"train": train, "validation": validation},
-        temperature=temperature,
+    chosen = tuple(replace(head, curve=unseen.curve) for head in combined_all(heads))
+    judged = np.flatnonzero(unseen.fold >= 0)
+    rows = np.concatenate([store.indices("train"), store.indices("validation")])
+    logits = unseen.logits[judged]
+    temperature = fit_temperature(logits, both.label_ids[judged])
+    shown = store.rows(rows[judged], layers)
+    places = tuple(unseen.fold[judged].tolist())
+    return _finish(
+        chosen, layers, temperature, logits, shown, places, store, ("train", "validation")
     )
 
 
@@ -184,12 +197,16 @@ def combined(
     heads: Sequence[FittedHead], validation: FeatureBatch, metric: str, how: str
 ) -> tuple[FittedHead, ...]:
     """Heads of several seeds as one where that is exact, else as an ensemble or the best one."""
-    average = average_linear(heads)
-    if average is not None:
-        return (average,)
-    if how == "ensemble":
-        return tuple(heads)
+    every = combined_all(heads)
+    if len(every) == 1 or how == "ensemble":
+        return every
     return (min(heads, key=lambda head: badness(metric, _scores(head, validation))),)
+
+
+def combined_all(heads: Sequence[FittedHead]) -> tuple[FittedHead, ...]:
+    """Heads of several seeds: as one where that is exact, else all of them."""
+    average = average_linear(heads)
+    return tuple(heads) if average is None else (average,)
 
 
 def mean_logits(heads: Sequence[FittedHead], batch: FeatureBatch) -> NDArray[np.float64]:
@@ -199,52 +216,34 @@ def mean_logits(heads: Sequence[FittedHead], batch: FeatureBatch) -> NDArray[np.
     return np.asarray(np.mean(logits, axis=0, dtype=np.float64))
 
 
-def finish(
+def _finish(
     heads: tuple[FittedHead, ...],
+    layers: tuple[str, ...],
+    temperature: float,
     logits: NDArray[np.float64],
-    validation: FeatureBatch,
-    classes: Sequence[str],
-    trained_on: Mapping[str, FeatureBatch],
-    *,
-    temperature: float | None = None,
+    judged: FeatureBatch,
+    folds: tuple[int, ...],
+    store: FeatureStore,
+    splits: tuple[str, ...],
 ) -> TrainedHead:
-    """Score on validation; unless one is given, set the temperature there too.
-
-    Args:
-        logits: of the validation images, by heads that were not trained on them.
-    """
-    if temperature is None:
-        temperature = fit_temperature(logits, validation.label_ids)
+    """Score the logits of images by heads that were not trained on them."""
     probabilities = softmax(logits / temperature)
+    rows = np.concatenate([store.indices(name) for name in splits])
+    hashes = sorted(store.sha256[row] for row in rows.tolist())
     return TrainedHead(
         heads=heads,
+        layers=layers,
         temperature=temperature,
-        validation=as_predictions(validation, "validation", classes, probabilities),
-        scores=scores(validation.label_ids, probabilities),
-        unscaled=scores(validation.label_ids, softmax(logits)),
-        trained_on=describe(trained_on),
+        validation=as_predictions(judged, "validation", store.classes, probabilities),
+        folds=folds,
+        scores=scores(judged.label_ids, probabilities),
+        unscaled=scores(judged.label_ids, softmax(logits)),
+        trained_on={
+            "splits": list(splits),
+            "n_images": len(hashes),
+            "images_sha256": files.sha256_of_json(hashes),
+        },
     )
-
-
-def joined(first: FeatureBatch, second: FeatureBatch) -> FeatureBatch:
-    """The rows of both."""
-    return FeatureBatch(
-        features=np.concatenate([first.features, second.features]),
-        label_ids=np.concatenate([first.label_ids, second.label_ids]),
-        sha256=[*first.sha256, *second.sha256],
-        paths=[*first.paths, *second.paths],
-        groups=[*first.groups, *second.groups],
-    )
-
-
-def describe(batches: Mapping[str, FeatureBatch]) -> dict[str, Any]:
-    """Which images a model was trained on: their splits, count, and a hash of their hashes."""
-    hashes = sorted(sha256 for batch in batches.values() for sha256 in batch.sha256)
-    return {
-        "splits": list(batches),
-        "n_images": len(hashes),
-        "images_sha256": files.sha256_of_json(hashes),
-    }
 
 
 def model_metadata(
@@ -259,6 +258,7 @@ def model_metadata(
         "image": image.model_dump(mode="json"),
         "fingerprint": store.fingerprint,
         "extractor": store.contract,
+        "layers": list(trained.layers),
         "head": trained.config.model_dump(mode="json"),
         "n_heads": len(trained.heads),
         "epochs": [head.epochs for head in trained.heads],

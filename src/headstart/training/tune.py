@@ -15,12 +15,12 @@ from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.dataset.pixel_store import ImageStore
 from headstart.features.feature_store import FeatureBatch, FeatureStore
+from headstart.heads.folds import balanced_weights
 from headstart.heads.metrics import accuracy, log_loss, scores, softmax
-from headstart.heads.stack import balanced_weights
+from headstart.heads.temperature import fit_temperature
 from headstart.models.assemble import with_temperature
 from headstart.models.predictions import as_predictions
 from headstart.params.train import FineTuneParams
-from headstart.training.calibration import fit_temperature
 from headstart.training.final_fit import TrainedHead
 from headstart.training.fine_tune import Examples, FineTuned, OnEpoch, fine_tune
 

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
 from headstart.heads.metrics import softmax
-from headstart.training.calibration import PRIOR_IMAGES, fit_temperature
+from headstart.heads.temperature import PRIOR_IMAGES, fit_temperature
 
 
 def _draw(
