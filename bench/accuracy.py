@@ -270,7 +270,8 @@ def row(name: str, found: list[Judged]) -> list[object]:
         [float(getattr(j, of).mean()) for j in found] for of in ("right", "theirs_right")
     )
     each = [j.right.mean() - j.theirs_right.mean() for j in found]
-    gain, error = float(np.mean(each)), 0.0
+    every = np.concatenate([j.right - j.theirs_right for j in found])
+    gain, error = float(np.mean(each)), float(every.std(ddof=1) / np.sqrt(len(every)))
     if len({len(j.right) for j in found}) == 1 and len(found) > 1:
         gain, error = paired([j.right - j.theirs_right for j in found])
     heads = sorted({j.head for j in found})

@@ -93,9 +93,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_accuracy_table_is_the_measured_one() -> None:
     result = json.loads((ROOT / "bench/results/accuracy.json").read_text(encoding="utf-8"))
-    assert len(result["rows"]) == 3
+    assert len(result["rows"]) >= 3
     for row in result["rows"]:
-        accuracy, deviation = 100 * row[2], 100 * row[3]
+        accuracy, deviation = 100 * row[1], 100 * row[2]
         assert f"{accuracy:.1f} ± {deviation:.1f} %" in README, row
 
 

@@ -104,3 +104,18 @@ def test_a_page_of_three_trials_says_what_they_cannot_tell(
     few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, result.trials[:3])
     write_search_report(tmp_path, few, SEARCH)
     assert "Too few networks completed to tell." in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_a_page_without_networks_says_nothing_of_epochs(tmp_path: Path) -> None:
+    layers = ["all", "last", "head_relu+block14_add"]
+    trials = tuple(
+        _trial(number, HeadConfig(kind="ridge", layers=name), 0.5 + number)
+        for number, name in enumerate(layers)
+    )
+    solved = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, trials, 0.55)
+    write_search_report(tmp_path, solved, SEARCH)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<td>head_relu + block14_add</td>" in page
+    assert "0.5500" in page
+    for text in ("epoch", "Parallel coordinates", "importance", "Learning curves"):
+        assert text not in page

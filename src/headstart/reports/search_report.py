@@ -49,8 +49,11 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
     rows = []
     for index, trial in enumerate(ranked[:_MOST_ROWS]):
         cells = []
-        for value in (field.values[index] for field in fields):
-            text = f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+        for field in fields:
+            value = field.values[index]
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+            # Layers are names, which params.yaml takes as they are.
+            text = text.replace("+", " + ") if field.name == "layers" else text.replace("_", " ")
             cells.append("–" if value is None else text)
         rows.append({"trial": trial, "cells": cells})
     states = [trial.state for trial in result.trials]
@@ -60,6 +63,8 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "study": result.study_name,
         "storage": None if search.storage else f".headstart/studies/{result.study_name}.journal",
         "best": result.best,
+        # What is trained in epochs; of heads that are solved there is nothing to tell of these.
+        "has_networks": any(t.config and t.config.kind == "network" for t in result.trials),
         "default": next((t for t in result.trials if t.number == 0 and t.value is not None), None),
         "estimate": result.estimate,
         "n_trials": len(result.trials),
