@@ -205,7 +205,7 @@ def trace_ways() -> dict[str, list[list[str]]]:
         search = params["search"]
         fixed = {"kind": "network", "schedule": "constant", "epochs": 3}
         search.update(n_trials=3, sampler="random")
-        search["default_head"].update(fixed, learning_rate=RATE)
+        search["default_head"].update(fixed, layers="all", learning_rate=RATE)
         search["space"].update(fixed, learning_rate={"choices": [RATE]})
         (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
         (root / "data").mkdir()
