@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from bench.common import Target, print_table, write_results
-from bench.search_data import Case, features_of, resplit, unused_pictures
+from bench.search_data import Case, features_of, resplit, rewrite, unused_pictures
 from headstart.features.feature_store import FeatureBatch, FeatureStore
 from headstart.heads.folds import assign_folds, count_folds
 from headstart.heads.metrics import softmax
@@ -164,7 +164,10 @@ def judge_split(
         judges = unused or store.split("test")
         started = time.perf_counter()
         if search:
-            store = only_last(store, split)
+            # The last map alone, as before there were blocks.
+            target = split.with_suffix(".last.h5")
+            rewrite(store, target, np.arange(len(store)), list(store.splits), store.layers[:1])
+            store = FeatureStore(target)
         params = SearchParams.model_validate(search)
         result = run_study(store, params, seed=seed, storage_folder=studies)
         trained = train_model(store, result.best_head(), TrainParams(), seed=seed)
@@ -203,35 +206,8 @@ def judge_split(
     )
 
 
-def only_last(store: FeatureStore, split: Path) -> FeatureStore:
-    """The same rows with the encoder's last map alone, as before there were blocks."""
-    from headstart.features.feature_store import FeatureRows, write_features
-
-    target = split.with_suffix(".last.h5")
-    layer = store.layers[0]
-    batch = store.rows(np.arange(len(store)), [layer])
-    rows = FeatureRows(
-        store.label_ids, list(store.sha256), list(store.paths), list(store.splits),
-        list(store.groups),
-    )  # fmt: skip
-    write_features(
-        target,
-        rows=rows,
-        parts=[batch.features],
-        n_views=store.n_views,
-        encoder=store.contract["backbone"],
-        blocks={layer: slice(0, batch.features.shape[2])},
-        classes=store.classes,
-        contract=store.contract,
-        fingerprint=store.fingerprint,
-    )
-    return FeatureStore(target)
-
-
 def few(path: Path, n: int, draw: int, unused: FeatureBatch, folder: Path) -> Judged:
     """Search and train on so many groups of each class, drawn anew; none is left for a test."""
-    from headstart.features.feature_store import FeatureRows, write_features
-
     target = folder / f"few-{n}-{draw}.h5"
     with FeatureStore(path) as store:
         chance = np.random.default_rng([n, draw])
@@ -240,21 +216,8 @@ def few(path: Path, n: int, draw: int, unused: FeatureBatch, folder: Path) -> Ju
             mine = np.flatnonzero(store.label_ids == label)
             first = np.unique(np.array(store.groups)[mine], return_index=True)[1]
             chosen += sorted(mine[chance.permutation(first)[:n]].tolist())
-        batch = store.rows(np.array(chosen))
         splits = ["validation" if i % n == 0 else "train" for i in range(len(chosen))]
-        write_features(
-            target,
-            rows=FeatureRows(
-                batch.label_ids, list(batch.sha256), list(batch.paths), splits, list(batch.groups)
-            ),
-            parts=[batch.features],
-            n_views=store.n_views,
-            encoder=store.contract["backbone"],
-            blocks=store.columns(),
-            classes=store.classes,
-            contract=store.contract,
-            fingerprint=store.fingerprint,
-        )
+        rewrite(store, target, np.array(chosen), splits)
     return judge_split(target, draw, unused, {}, folder / f"studies-few-{n}-{draw}")
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +88,30 @@ def resplit(path: Path, target: Path, seed: int, *, n_test: float) -> Path:
             "test" if place[g] < n_test else "validation" if place[g] < validation else "train"
             for g in store.groups
         ]
-        rows = FeatureRows(store.label_ids, store.sha256, store.paths, splits, store.groups)
-        write_features(
-            target,
-            rows=rows,
-            parts=[store.rows(np.arange(len(store))).features],
-            n_views=store.n_views,
-            encoder=store.contract["backbone"],
-            blocks=store.columns(),
-            classes=store.classes,
-            contract=store.contract,
-            fingerprint=store.fingerprint,
-        )
+        rewrite(store, target, np.arange(len(store)), splits)
     return target
+
+
+def rewrite(
+    store: FeatureStore,
+    target: Path,
+    rows: NDArray[np.int64],
+    splits: Sequence[str],
+    layers: Sequence[str] | None = None,
+) -> None:
+    """Write some rows of a store, and some of its blocks, under other splits."""
+    batch = store.rows(rows, layers)
+    write_features(
+        target,
+        rows=FeatureRows(batch.label_ids, batch.sha256, batch.paths, splits, batch.groups),
+        parts=[batch.features],
+        n_views=store.n_views,
+        encoder=store.contract["backbone"],
+        blocks=store.columns(layers),
+        classes=store.classes,
+        contract=store.contract,
+        fingerprint=store.fingerprint,
+    )
 
 
 def unused_rows(path: Path, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

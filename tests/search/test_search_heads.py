@@ -286,7 +286,7 @@ def test_a_space_that_is_exhausted_ends_the_search(
     search = params(sampler=sampler, n_trials=9, space=SMALL_GRID)
     result = run(features, tmp_path, sampler=sampler, n_trials=9, space=SMALL_GRID)
     assert len(result.trials) == len({str(trial.config) for trial in result.trials}) == 1 + 6
-    assert "search.space has no more heads" in summary(result, search)
+    assert "every head of search.space was tried" in summary(result, search)
     few = run(features, tmp_path, sampler=sampler, n_trials=3, space=SMALL_GRID)
     assert few.study_name == result.study_name
 
@@ -299,7 +299,7 @@ def test_a_space_of_one_point_is_tried_once(features: Path, tmp_path: Path) -> N
         result = run_study(store, search, seed=0, storage_folder=tmp_path)
     assert [trial.config for trial in result.trials] == [search.default_head]
     assert summary(result, search).startswith("1 trials, best log_loss")
-    assert "no more heads" in summary(result, search)
+    assert "every head of search.space was tried" in summary(result, search)
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random"])

@@ -55,7 +55,7 @@ def run(project: Project, params: Sections) -> str:
 
 
 def summary(result: StudyResult, search: SearchParams) -> str:
-    """Say which head is best, and whether the space has no more heads."""
+    """Say which head is best, and whether every head of the space was tried."""
     best = result.best
     assert best.config is not None
     text = (
@@ -66,7 +66,7 @@ def summary(result: StudyResult, search: SearchParams) -> str:
         text += f", {result.estimate:.4f} expected on new images"
     tried = [trial.config for trial in result.trials if trial.config is not None]
     if len(tried) < search.n_trials and is_exhausted(search, tried):
-        text += "; search.space has no more heads, so search.n_trials was not reached"
+        text += "; every head of search.space was tried"
     return text
 
 
