@@ -90,7 +90,7 @@ search:
   metric: log_loss
   population: 4
   workers: WORKERS
-  space: {DEFAULT_SPACE.model_copy(update={"width": 8}).model_dump_json()}
+  space: {DEFAULT_SPACE.model_copy(update={"kind": "network", "width": 8}).model_dump_json()}
 """
 
 
