@@ -32,7 +32,7 @@ from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
 from headstart.params.train import TrainParams
 from headstart.search.search_heads import run_study
-from headstart.training.final_fit import mean_logits, train_model
+from headstart.training.final_fit import train_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
@@ -174,10 +174,9 @@ def judge_split(
         seconds = time.perf_counter() - started
     taken = np.concatenate([np.arange(s.start, s.stop) for n, s in columns.items()
                             if n in trained.layers])  # fmt: skip
-    batch = FeatureBatch(
-        judges.features[:, :, taken], judges.label_ids, judges.sha256, judges.paths, judges.groups
-    )
-    ours = softmax(mean_logits(trained.heads, batch) / trained.temperature)
+    seen = judges.features[:, 0, taken]
+    logits = np.mean([head.logits(seen) for head in trained.heads], axis=0)
+    ours = softmax(logits / trained.temperature)
     design, labels = development.features[:, 0, last], development.label_ids
     peer = LogisticRegression(max_iter=1000).fit(design, labels)
     theirs = peer.predict_proba(judges.features[:, 0, last])

@@ -1,5 +1,6 @@
 """Real cached features for `bench.search`, made by the project's own stages."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from headstart.features.feature_store import FeatureRows, FeatureStore, write_fe
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
 VGG16 = ASSETS / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-N_UNUSED = 3_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,39 @@ def resplit(path: Path, target: Path, seed: int, *, n_test: float) -> Path:
     return target
 
 
+def last_block(path: Path, target: Path) -> Path:
+    """The same rows with the encoder's last map alone."""
+    with FeatureStore(path) as store:
+        rows = np.arange(len(store))
+        splits = [store.splits[row] for row in rows.tolist()]
+        rewrite(store, target, rows, splits, store.layers[:1])
+    return target
+
+
+def generated(path: Path, n_classes: int, each: int, dim: int = 1904) -> Path:
+    """Features of so many classes that overlap a little, in four blocks."""
+    chance = np.random.default_rng(0)
+    n = n_classes * each
+    label_ids = np.arange(n) % n_classes
+    centres = chance.standard_normal((n_classes, dim), np.float32) * 0.3
+    features = centres[label_ids] + chance.standard_normal((n, dim), np.float32)
+    names = [f"{row:064x}" for row in range(n)]
+    edges = np.linspace(0, dim, 5).astype(int)
+    splits = ["validation" if row % 7 == 0 else "train" for row in range(n)]
+    write_features(
+        path,
+        rows=FeatureRows(label_ids, names, names, splits, names),
+        parts=[features[:, None]],
+        n_views=1,
+        encoder="generated",
+        blocks={f"b{i}": slice(a, b) for i, (a, b) in enumerate(itertools.pairwise(edges))},
+        classes=[f"class-{label:04}" for label in range(n_classes)],
+        contract={"backbone": "generated"},
+        fingerprint="0" * 64,
+    )
+    return path
+
+
 def rewrite(
     store: FeatureStore,
     target: Path,
@@ -112,11 +145,3 @@ def rewrite(
         contract=store.contract,
         fingerprint=store.fingerprint,
     )
-
-
-def unused_rows(path: Path, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Features (n, d) and labels of pictures that no search and no training has seen."""
-    with FeatureStore(path) as store:
-        chosen = np.random.default_rng(seed).permutation(len(store))[:N_UNUSED]
-        batch = store.rows(np.sort(chosen).astype(np.int64))
-    return batch.features[:, 0], batch.label_ids

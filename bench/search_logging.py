@@ -8,7 +8,7 @@ from headstart.common.paths import Project
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_search_report
-from headstart.search.search_heads import StudyResult
+from headstart.search.results import StudyResult
 from headstart.tracking.store import open_store
 from headstart.tracking.study_runs import log_search
 
@@ -22,6 +22,7 @@ def logging_seconds(
         os.environ.pop(name, None)
     project = Project(folder)
     folder.mkdir(parents=True)
+    (folder / "params.yaml").write_text("seed: 0\n", encoding="utf-8")
     with FeatureStore(features) as store:
         fingerprint = store.fingerprint
     write_search_report(project.search_report, result, search)

@@ -21,8 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from headstart.features.feature_store import FeatureBatch, FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON
+from headstart.heads.folds import assign_folds
 from headstart.heads.metrics import DIRECTION, METRICS
-from headstart.heads.table import warmup_steps
+from headstart.heads.network import warmup_steps
 from headstart.params.search import SearchParams
 from headstart.search.space import asking, suggest
 
@@ -45,21 +46,25 @@ def keras_loop(
     search: SearchParams,
     *,
     seed: int,
-    n_trials: int | None = None,
-    timeout_s: float | None = None,
+    n_trials: int,
     heads: list[HeadConfig] | None = None,
 ) -> PeerResult:
     """`study.optimize` over `model.fit`, with early stopping; `heads` fixes what is tried."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with FeatureStore(path) as store:
-        train, validation = store.split("train"), store.split("validation")
+        pairs = [(store.split("train"), store.split("validation"))]
         n_classes = len(store.classes)
+        if search.folds > 1:
+            both = store.split("train", "validation")
+            fold = assign_folds(both.label_ids, both.groups, folds=search.folds, seed=seed)
+            pairs = [(_some(both, fold != k), _some(both, fold == k)) for k in range(search.folds)]
     best: dict[str, Any] = {"value": None, "predict": None}
     sign = 1 if DIRECTION[search.metric] == "maximize" else -1
 
     def objective(trial: optuna.Trial) -> float:
         config = heads[trial.number] if heads else suggest(search.space, asking(trial))
-        value, predict = _fit(config, train, validation, n_classes, search, seed)
+        each = [_fit(config, *pair, n_classes, search, seed) for pair in pairs]
+        value, predict = float(np.mean([one for one, _ in each])), each[0][1]
         if best["value"] is None or sign * value > sign * best["value"]:
             best.update(value=value, predict=predict)
         return value
@@ -67,7 +72,7 @@ def keras_loop(
     sampler = optuna.samplers.TPESampler(seed=seed)
     study = optuna.create_study(sampler=sampler, direction=DIRECTION[search.metric])
     started = time.perf_counter()
-    study.optimize(objective, n_trials=n_trials, timeout=timeout_s)
+    study.optimize(objective, n_trials=n_trials)
     seconds = time.perf_counter() - started
     return PeerResult(len(study.trials), seconds, best["value"], best["predict"])
 
@@ -95,6 +100,15 @@ def logistic_grid(path: Path, metric: str) -> PeerResult:
     chosen.set_params(**grid.best_params_)
     chosen.fit(train.features[:, 0], train.label_ids)
     return PeerResult(len(strengths), seconds, abs(float(grid.best_score_)), chosen.predict_proba)
+
+
+def _some(batch: FeatureBatch, kept: NDArray[np.bool_]) -> FeatureBatch:
+    rows = np.flatnonzero(kept)
+    texts = (
+        [values[row] for row in rows.tolist()]
+        for values in (batch.sha256, batch.paths, batch.groups)
+    )
+    return FeatureBatch(batch.features[rows], batch.label_ids[rows], *texts)
 
 
 def _fit(

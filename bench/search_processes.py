@@ -1,9 +1,11 @@
 """Searches in processes of their own, for memory and for workers held to one core each."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import psutil
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
-from headstart.search.storage import open_storage
+from headstart.search.study import open_storage, study_file
 
 _CODE = """
 import sys
@@ -47,6 +49,20 @@ def rss_after(
     return found[0], found[1]
 
 
+def seconds_and_memory(features: Path, folder: Path, search: SearchParams) -> tuple[float, float]:
+    """Seconds and largest resident gigabytes of a search in a process of its own."""
+    started = time.perf_counter()
+    process = _start(features, folder, search, "run")
+    largest = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            largest = max(largest, psutil.Process(process.pid).memory_info().rss)
+        time.sleep(0.02)
+    if process.returncode:
+        raise RuntimeError(f"the search ended with {process.returncode}")
+    return time.perf_counter() - started, largest / 1e9
+
+
 def trials_per_second(
     features: Path, folder: Path, search: SearchParams, n_workers: int
 ) -> tuple[float, int]:
@@ -56,7 +72,7 @@ def trials_per_second(
         Trials a second, and how many trials were lost or counted twice.
     """
     first = _start(features, folder, search, "run", core=0)
-    while n_workers > 1 and not list(folder.glob("*.journal")):
+    while n_workers > 1 and not study_file(folder).exists():
         time.sleep(0.05)
     others = [_start(features, folder, search, "join", core=i) for i in range(1, n_workers)]
     codes = [process.wait() for process in (first, *others)]
@@ -85,14 +101,16 @@ def _start(
 def _study(features: Path, folder: Path, search: SearchParams) -> optuna.Study:
     with FeatureStore(features) as store:
         name = plan_study(store, search, seed=0).name
-    return optuna.load_study(study_name=name, storage=open_storage(search.storage, folder, name))
+    return optuna.load_study(study_name=name, storage=open_storage(search, folder))
 
 
 def _ended(folder: Path) -> int:
-    # Counted in the journal: a study would have to be loaded anew each time.
-    journals = list(folder.glob("*.journal"))
-    if not journals:
+    # Counted in the database: a study would have to be loaded anew each time.
+    if not study_file(folder).exists():
         return 0
-    lines = journals[0].read_text(encoding="utf-8").splitlines()
-    ends = [line for line in lines if '"op_code":6,' in line]
-    return sum('"state":1' in line or '"state":2' in line for line in ends)
+    with closing(sqlite3.connect(study_file(folder), timeout=60)) as database:
+        try:
+            query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
+            return int(database.execute(query).fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0  # its tables are being made

@@ -15,7 +15,6 @@ from headstart.common.paths import cache_folder
 from headstart.dataset.known import FileState, KnownImages
 from headstart.features.feature_store import write_features
 from headstart.params.base import Section
-from headstart.search.storage import JournalFile
 from headstart.stages.run_stage import run_stage
 from tests.cache.test_row_cache import keys_of, rows_of
 from tests.common.disks import make_room, read_only, small_disk
@@ -41,16 +40,11 @@ def _shard(path: Path) -> None:
     write_shard(path.parent, keys, lambda: [rows], rows.shape[1], {}, {})
 
 
-def _journal(path: Path) -> None:
-    JournalFile(path).append_logs([{"op_code": 0, "text": "x" * 200_000}])
-
-
 WRITERS: dict[str, Callable[[Path], object]] = {
     "reports/metrics.json": lambda path: write_json(path, ["x" * 200_000]),
     "reports/predictions.csv": lambda path: write_csv(path, ["a"], [["x" * 200_000]]),
     "data/features.h5": _features,
     "cache/shard.h5": _shard,
-    "studies/one.journal": _journal,
 }
 
 

@@ -39,7 +39,7 @@ def test_killed_extract_and_search_go_on(reproduced: Workspace, tmp_path: Path) 
     _kill_when(workspace, str(workspace.cache), log, "*.h5")
     shards = {p: p.stat().st_mtime_ns for p in workspace.cache.rglob("*.h5")}
     assert not (workspace.root / "data" / "features.h5").exists()
-    _kill_when(workspace, str(workspace.root / ".headstart"), log, "*.journal")
+    _kill_when(workspace, str(workspace.root / ".headstart"), log, "optuna.db")
     workspace.run("dvc", "repro")
     for path, written in shards.items():
         if path.exists():

@@ -115,27 +115,22 @@ def versions() -> dict[str, str]:
 def out_of_fold_logits(root: Path) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Return, by head and by path of a train or validation image, logits of shape (n_classes,)."""
     from headstart.features.feature_store import FeatureStore
+    from headstart.heads.folds import assign_folds, folds_of
+    from headstart.heads.trainer import HeadTrainer, mean_by_row
     from headstart.params.head import HeadConfig
-    from headstart.training.out_of_fold import out_of_fold
 
     with FeatureStore(root / "data/features.h5") as store:
         chosen = np.sort(np.concatenate([store.indices("train"), store.indices("validation")]))
         batch = store.rows(chosen)
-        n_classes = len(store.classes)
+        n_classes, columns = len(store.classes), store.columns()
+    trainer = HeadTrainer(batch.features, batch.label_ids, n_classes, columns, batch_size=16)
+    folds = folds_of(assign_folds(batch.label_ids, batch.groups, folds=4, seed=0), [0])
     found = {}
     for name, fields in HEADS.items():
         config = HeadConfig(**fields)
-        answer = out_of_fold(
-            config,
-            batch,
-            n_classes=n_classes,
-            seeds=[0],
-            folds=4,
-            epochs=config.epochs,
-            batch_size=16,
-            metric="log_loss",
-        )
-        found[name] = dict(zip(batch.paths, answer.logits, strict=True))
+        answer = trainer.cross_validate(config, folds, epochs=config.epochs)
+        rows, logits = mean_by_row(folds, answer.logits)
+        found[name] = {batch.paths[row]: one for row, one in zip(rows, logits, strict=True)}
     return found
 
 

@@ -1,4 +1,4 @@
-"""A head as a plain Keras model, trained step by step: what the stack must equal."""
+"""A head as a plain Keras model, trained step by step: what `Network` must equal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from headstart.heads.backend import gradients
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON, feature_statistics
-from headstart.heads.folds import RowGroup, balanced_weights
+from headstart.heads.folds import Fold, balanced_weights
+from headstart.heads.network import warmup_steps
 from headstart.heads.randomness import dropout_key, dropout_uniform, first_kernel, row_order
-from headstart.heads.table import warmup_steps
 
 Array = NDArray[Any]
 
 
 class SeededDropout(keras.layers.Layer):  # type: ignore[misc]
-    """`keras.layers.Dropout` with the mask that the stack draws for that step."""
+    """`keras.layers.Dropout` with the mask that `Network` draws for that step."""
 
     def __init__(self, rate: float, layer: int) -> None:
         super().__init__()
@@ -82,14 +82,14 @@ def train(
     config: HeadConfig,
     features: Array,
     label_ids: Array,
-    group: RowGroup,
+    fold: Fold,
     *,
     n_classes: int,
     batch_size: int,
     epochs: int,
 ) -> tuple[keras.Sequential, list[Array]]:
     """Train for `epochs`; also the logits on the validation rows after each."""
-    rows, seed = group.rows, group.seed
+    rows, seed = fold.train, fold.seed
     model = build(config, features[rows], n_classes, seed)
     steps = -(-len(rows) // batch_size)
     update = optimizer(config, config.epochs * steps)
@@ -108,10 +108,10 @@ def train(
         for step in range(steps):
             batch = order[step * batch_size : (step + 1) * batch_size]
             _set_step(model.layers, (seed, epoch, step))
-            weights = of_class[label_ids[batch]] * group.row_weights[batch]
+            weights = of_class[label_ids[batch]]
             targets = np.eye(n_classes, dtype=np.float32)[label_ids[batch]]
             _step(model, update, loss, features[batch], targets, weights)
-        curve.append(np.asarray(ops.convert_to_numpy(model(features[group.validation]))))
+        curve.append(np.asarray(ops.convert_to_numpy(model(features[fold.validation]))))
     return model, curve
 
 

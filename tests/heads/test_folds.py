@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import SearchError
-from headstart.heads.folds import assign_folds, count_folds, fold_groups, split_groups
+from headstart.heads.folds import assign_folds, count_folds, folds_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,23 +39,14 @@ def test_classes_are_spread_evenly() -> None:
     assert np.ptp(counts.sum(axis=1)) <= 1
 
 
-def test_groups_of_rows() -> None:
-    label_ids = np.array([0, 1] * 10)
-    keys = [str(index) for index in range(20)]
-    groups = fold_groups(label_ids, keys, folds=4, repeats=2, seed=7)
-    assert [group.seed for group in groups] == [7] * 4 + [8] * 4
-    for repeat in (groups[:4], groups[4:]):
-        held_out = np.concatenate([group.validation for group in repeat])
+def test_every_fold_is_held_out_once_from_each_seed() -> None:
+    folds = folds_of(np.arange(20) % 4, [7, 8])
+    assert [fold.seed for fold in folds] == [7, 8] * 4
+    for repeat in (folds[::2], folds[1::2]):
+        held_out = np.concatenate([fold.validation for fold in repeat])
         assert sorted(held_out) == list(range(20))
-    for group in groups:
-        assert sorted([*group.rows, *group.validation]) == list(range(20))
-
-
-def test_split_groups_train_on_the_first_rows() -> None:
-    groups = split_groups(6, 3, repeats=2, seed=1)
-    assert [group.seed for group in groups] == [1, 2]
-    assert groups[0].rows.tolist() == [0, 1, 2, 3, 4, 5]
-    assert groups[0].validation.tolist() == [6, 7, 8]
+    for fold in folds:
+        assert sorted([*fold.train, *fold.validation]) == list(range(20))
 
 
 def test_there_are_no_more_folds_than_the_smallest_class_has_groups() -> None:
@@ -66,7 +57,6 @@ def test_there_are_no_more_folds_than_the_smallest_class_has_groups() -> None:
     fold = assign_folds(label_ids, keys, folds=3, seed=0)
     assert fold[-1] == -1
     assert sorted(fold[12:15]) == [0, 1, 2]
-    groups = fold_groups(label_ids, keys, folds=5, repeats=1, seed=0)
-    assert all(15 in group.rows for group in groups)
+    assert all(15 in one.train for one in folds_of(fold, [0]))
     with pytest.raises(SearchError, match="needs a class of two groups, but every class has one"):
         count_folds(np.array([0, 0, 1]), ["a", "a", "b"], most=5)

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from headstart.common.errors import SearchError
 from headstart.heads.config import chosen_layers
-from headstart.heads.folds import RowGroup, assign_folds
+from headstart.heads.folds import Fold, assign_folds, folds_of
 from headstart.heads.linear import RIDGE_PENALTIES, LinearHeads, row_space
 from headstart.heads.metrics import log_loss
 from headstart.params.head import HeadConfig
@@ -33,12 +33,9 @@ def heads_on(
     return LinearHeads(features[:, None], label_ids, n_classes, blocks)
 
 
-def folds_of(label_ids: NDArray[np.int64], n_folds: int = 4) -> list[RowGroup]:
-    fold = assign_folds(label_ids, [str(i) for i in range(len(label_ids))], folds=n_folds, seed=0)
-    return [
-        RowGroup((fold != k).astype(np.float32), np.flatnonzero(fold == k), 0)
-        for k in range(n_folds)
-    ]
+def some_folds(label_ids: NDArray[np.int64], n_folds: int = 4) -> list[Fold]:
+    keys = [str(i) for i in range(len(label_ids))]
+    return folds_of(assign_folds(label_ids, keys, folds=n_folds, seed=0), [0])
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -101,9 +98,9 @@ def test_every_fold_and_penalty_is_as_if_fitted_anew(
     features, label_ids = some_rows(n, d, 3)
     label_ids[:20] = 0
     config = HeadConfig(kind="ridge", layers=layers, class_weights=class_weights)
-    groups = folds_of(label_ids)
+    folds = some_folds(label_ids)
     solver = heads_on(features, label_ids, 3)
-    every = solver.out_of_fold(config, groups, path=True)
+    every = solver.out_of_fold(config, folds, path=True)
     assert [one.config.penalty for one in every] == list(RIDGE_PENALTIES)
     columns = {"last": slice(0, d // 2), "stage": slice(d // 2, d), "all": slice(0, d)}[layers]
     chosen = features[:, columns].astype(np.float64)
@@ -112,11 +109,11 @@ def test_every_fold_and_penalty_is_as_if_fitted_anew(
     if class_weights == "balanced":
         weights = (n / (3 * np.bincount(label_ids)))[label_ids]
     for one in every:
-        for group, logits in zip(groups, one.logits, strict=True):
-            kept = np.flatnonzero(group.row_weights)
+        for fold, logits in zip(folds, one.logits, strict=True):
+            kept = fold.train
             peer = Ridge(alpha=one.config.penalty, solver="cholesky")
             peer.fit(design[kept], np.eye(3)[label_ids[kept]], sample_weight=weights[kept])
-            expected = peer.predict(design[group.validation])
+            expected = peer.predict(design[fold.validation])
             np.testing.assert_allclose(logits * one.temperature, expected, atol=2e-4)
 
 
@@ -136,7 +133,7 @@ def test_ridge_is_calibrated_out_of_fold() -> None:
     """Its logits are as good as they get: no other temperature has a lower log loss."""
     features, label_ids = some_rows(400, 20, 4)
     (answers,) = heads_on(features, label_ids, 4).out_of_fold(
-        HeadConfig(kind="ridge", penalty=100.0), groups := folds_of(label_ids)
+        HeadConfig(kind="ridge", penalty=100.0), groups := some_folds(label_ids)
     )
     rows = np.concatenate([group.validation for group in groups])
     logits = np.concatenate(answers.logits)
@@ -159,7 +156,7 @@ def test_views_are_rows_that_are_held_out_together() -> None:
         both = flat.fit(config, np.arange(100))
         np.testing.assert_array_equal(head.layers[0].kernel, both.layers[0].kernel)
     (answers,) = LinearHeads(views, label_ids, 2, blocks).out_of_fold(
-        HeadConfig(kind="ridge"), groups := folds_of(label_ids)
+        HeadConfig(kind="ridge"), groups := some_folds(label_ids)
     )
     assert [len(one) for one in answers.logits] == [2 * len(g.validation) for g in groups]
 

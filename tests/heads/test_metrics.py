@@ -9,8 +9,8 @@ from sklearn import metrics as peer
 from headstart.heads.metrics import (
     DIRECTION,
     METRICS,
-    badness,
     metric_names,
+    objective,
     scores,
     softmax,
     squared_ece,
@@ -88,10 +88,15 @@ def test_directions_and_names() -> None:
     assert "top_3_accuracy" in metric_names(4)
 
 
-def test_equal_values_are_told_apart_by_log_loss() -> None:
-    assert badness("accuracy", {"accuracy": 0.6}) < badness("accuracy", {"accuracy": 0.5})
-    assert badness("log_loss", {"log_loss": 0.5}) < badness("log_loss", {"log_loss": 0.6})
-    surer = badness("accuracy", {"accuracy": 0.5, "log_loss": 0.2})
-    assert surer < badness("accuracy", {"accuracy": 0.5, "log_loss": 0.3})
-    assert badness("accuracy", {"accuracy": 0.6, "log_loss": 0.9}) < surer
-    assert not badness("accuracy", {"accuracy": float("nan")}) < surer
+def test_ties_are_broken_by_log_loss_and_nothing_else_is() -> None:
+    assert objective("log_loss", {"log_loss": 0.5}) == 0.5
+    surer = objective("accuracy", {"accuracy": 0.5, "log_loss": 0.2})
+    assert surer > objective("accuracy", {"accuracy": 0.5, "log_loss": 0.3})
+    assert objective("brier", {"brier": 0.5, "log_loss": 0.2}) < objective(
+        "brier", {"brier": 0.5, "log_loss": 0.3}
+    )
+    # One image of a million more, with the largest log loss there is against the least.
+    worst = -np.log(1e-7)
+    more = objective("accuracy", {"accuracy": 0.500001, "log_loss": worst})
+    assert more > objective("accuracy", {"accuracy": 0.5, "log_loss": 0.0})
+    assert np.isnan(objective("accuracy", {"accuracy": float("nan")}))

@@ -31,7 +31,7 @@ from headstart.reports.charts import Axis, Chart, Series, shortened
 from headstart.reports.compare_report import comparison_page
 from headstart.reports.evaluation_report import Subject, write_evaluation_report
 from headstart.reports.search_report import write_search_report
-from headstart.search.search_heads import StudyResult, TrialResult
+from headstart.search.results import StudyResult, TrialResult
 from headstart.stages import ingest
 from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
 from tests.models.conftest import IMAGE, make_workspace
@@ -158,7 +158,6 @@ def write_search(folder: Path) -> Path:
                 value=None if failed else float(curve.max()),
                 value_std=0.0,
                 best_epoch=int(curve.argmax()) + 1,
-                first_epoch=0,
                 curve={"accuracy": curve.tolist(), "log_loss": (1 - curve).tolist()},
                 reason="it diverged: " + "loss " * 40 if failed else "",
                 reused_from="",

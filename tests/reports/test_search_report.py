@@ -9,7 +9,7 @@ import pytest
 from headstart.heads.config import HeadConfig
 from headstart.params.search import SearchParams
 from headstart.reports.search_report import importances, write_search_report
-from headstart.search.search_heads import StudyResult, TrialResult
+from headstart.search.results import StudyResult, TrialResult
 
 TOPIC = {"folds": 1}
 SEARCH = SearchParams.model_validate(
@@ -35,7 +35,6 @@ def _trial(number: int, config: HeadConfig, value: float, state: str = "COMPLETE
         value=value if state == "COMPLETE" else None,
         value_std=0.0,
         best_epoch=len(curve),
-        first_epoch=0,
         curve={"log_loss": curve, "accuracy": [0.5] * len(curve)},
         reason="its worker died" if state == "FAIL" else "",
         reused_from="",
@@ -59,7 +58,7 @@ def result() -> StudyResult:
     trials.append(_trial(24, HeadConfig(kind="logistic_regression"), 0.75))
     trials.append(_trial(25, HeadConfig(width=64), 9.0, state="FAIL"))
     return StudyResult(
-        "heads-1", "x.journal", "log_loss", "minimize", 64, TOPIC, tuple(trials), 0.8
+        "heads-1", "sqlite:///x.db", "log_loss", "minimize", 64, TOPIC, tuple(trials), 0.8
     )
 
 
@@ -88,7 +87,7 @@ def test_the_page_says_what_was_found(result: StudyResult, tmp_path: Path) -> No
     assert "expected on new images" in page
     assert "its worker died" in page
     assert "on the validation split" in page
-    assert "optuna-dashboard .headstart/studies/heads-1.journal" in page
+    assert "optuna-dashboard sqlite:///.headstart/studies/optuna.db" in page
     for chart in ("best so far", "learning rate</text>", "label smoothing</text>", "parallel"):
         assert chart in page
     assert page.count('role="img"') == 3 + 5

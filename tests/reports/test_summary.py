@@ -39,9 +39,9 @@ def registered(workspace: Project) -> tuple[Project, Registry]:
     files.write_json(workspace.registration, {**recorded, "model_sha256": "bb"})
     files.write_json(workspace.best_head, {"study": "heads-1"})
     workspace.model.write_bytes(b"model")
-    journal = workspace.root / ".headstart" / "studies" / "heads-1.journal"
-    journal.parent.mkdir(parents=True)
-    journal.write_text("")
+    studies = workspace.root / ".headstart" / "studies" / "optuna.db"
+    studies.parent.mkdir(parents=True)
+    studies.write_text("")
     return workspace, registry
 
 
@@ -92,7 +92,7 @@ def test_optuna_dashboard_is_installed_before_it_is_started(
     registered: tuple[Project, Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, _ = registered
-    command = "  optuna-dashboard .headstart/studies/heads-1.journal"
+    command = "  optuna-dashboard sqlite:///.headstart/studies/optuna.db"
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     without: Any = summarise(project).splitlines()
     assert without[-1] == command

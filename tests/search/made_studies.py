@@ -9,14 +9,14 @@ from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.params.search_space import DEFAULT_SPACE
 from headstart.search.plan import plan_study
-from headstart.search.search_heads import StudyResult, run_study
-from headstart.search.storage import open_storage
+from headstart.search.results import StudyResult
+from headstart.search.search_heads import run_study
+from headstart.search.study import open_storage
 
 # One space for all tests, so that its programs are compiled once.
 BASE: dict[str, Any] = {
     "n_trials": 6,
     "metric": "log_loss",
-    "population": 4,
     "batch_size": 32,
     "patience": 3,
     "folds": 1,
@@ -46,4 +46,4 @@ def study_of(features: Path, folder: Path, seed: int = 0, **changes: Any) -> opt
     search = params(**changes)
     with FeatureStore(features) as store:
         name = plan_study(store, search, seed=seed).name
-    return optuna.load_study(study_name=name, storage=open_storage(search.storage, folder, name))
+    return optuna.load_study(study_name=name, storage=open_storage(search, folder))

@@ -8,27 +8,30 @@ from typing import Any
 
 import h5py
 import numpy as np
-import optuna
 import pytest
 
 from headstart.common.errors import SearchError
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
-from headstart.heads.fit import FitOptions, fit_head
-from headstart.heads.fitted import FittedHead
+from headstart.heads.folds import Fold
 from headstart.heads.linear import RIDGE_PENALTIES
+from headstart.heads.trainer import CrossValidation, HeadTrainer
 from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
-from headstart.search.search_heads import TrialResult, run_study
-from headstart.search.storage import study_exists
+from headstart.search.results import TrialResult
+from headstart.search.search_heads import run_study
 from headstart.stages.search import summary
 from tests.heads.made_features import write_made_features
 from tests.search.made_studies import BASE, params, run, study_of
 
 
-def _trained_again(store: FeatureStore, config: HeadConfig, options: FitOptions) -> FittedHead:
-    train, validation = store.split("train"), store.split("validation")
-    return fit_head(config, train, validation, n_classes=4, seed=0, options=options)
+def _on_split(store: FeatureStore, config: HeadConfig, **options: Any) -> CrossValidation:
+    n_train, batch = len(store.indices("train")), store.split("train", "validation")
+    rows = np.arange(len(batch))
+    trainer = HeadTrainer(
+        batch.features, batch.label_ids, 4, store.columns(), batch_size=32, **options
+    )
+    return trainer.cross_validate(config, [Fold(rows[:n_train], rows[n_train:], 0)], patience=3)
 
 
 def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
@@ -39,15 +42,12 @@ def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
     assert {trial.state for trial in result.trials} == {"COMPLETE"}
     assert result.trials[0].config == params().default_head
     assert result.best.value == min(t.value for t in result.trials if t.value is not None)
-    networks = [t for t in result.trials if t.config and t.config.kind == "network"]
-    assert len({trial.first_epoch for trial in networks}) > 1
     with FeatureStore(features) as store:
-        for trial in networks:
+        for trial in result.trials:
             assert trial.config is not None
-            options = FitOptions(32, None, 3, "log_loss", trial.first_epoch or 0)
-            head = _trained_again(store, trial.config, options)
-            np.testing.assert_allclose(head.curve["log_loss"], trial.curve["log_loss"], rtol=1e-4)
-            assert head.epochs == trial.best_epoch
+            again = _on_split(store, trial.config).curve
+            assert again.values == trial.curve
+            assert again.best_epoch == trial.best_epoch
 
 
 def test_trials_judged_on_the_mean_over_views_are_trained_again_to_the_same(tmp_path: Path) -> None:
@@ -58,10 +58,9 @@ def test_trials_judged_on_the_mean_over_views_are_trained_again_to_the_same(tmp_
     assert result.study_name != plain.study_name
     assert result.trials[0].value != plain.trials[0].value
     best = result.best_head()
-    options = FitOptions(32, None, 3, best.metric, best.first_epoch, best.judged_on)
     with FeatureStore(path) as store:
-        head = _trained_again(store, best.config, options)
-    assert head.curve["log_loss"][best.epochs - 1] == pytest.approx(best.value, rel=1e-4)
+        again = _on_split(store, best.config, judged_on=best.judged_on).curve
+    assert again.values["log_loss"][best.epochs - 1] == pytest.approx(best.value, rel=1e-4)
 
 
 def test_every_trial_has_the_same_names(features: Path, tmp_path: Path) -> None:
@@ -106,36 +105,9 @@ def test_a_study_says_what_it_is_of(features: Path, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"made-up-log_loss-2-folds-\d-classes-\d+-images-[0-9a-f]{12}", result.study_name
     )
-    assert [path.stem for path in tmp_path.glob("*.journal")] == [result.study_name]
     study = study_of(features, tmp_path, folds=2)
     assert study.metric_names == ["log_loss"]
     assert "value_log_loss" in study.trials_dataframe().columns
-
-
-@pytest.mark.parametrize("database", [None, "studies.db"])
-def test_a_study_that_has_its_name_of_before_goes_on(
-    features: Path, tmp_path: Path, database: str | None
-) -> None:
-    storage = f"sqlite:///{tmp_path}/{database}" if database else None
-    first = run(features, tmp_path, n_trials=2, storage=storage)
-    former = f"heads-{first.study_name[-12:]}"
-    if storage:
-        optuna.copy_study(
-            from_study_name=first.study_name, from_storage=storage, to_storage=storage,
-            to_study_name=former,
-        )  # fmt: skip
-        optuna.delete_study(study_name=first.study_name, storage=storage)
-    else:
-        journal = tmp_path / f"{first.study_name}.journal"
-        text = journal.read_text().replace(first.study_name, former)
-        (tmp_path / f"{former}.journal").write_text(text)
-        journal.unlink()
-    more = run(features, tmp_path, n_trials=3, storage=storage)
-    assert more.study_name == former
-    assert more.trials[:2] == first.trials
-    assert len(more.trials) == 3
-    assert study_exists(storage, tmp_path, former)
-    assert not study_exists(storage, tmp_path, first.study_name)
 
 
 def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -> None:
@@ -150,7 +122,7 @@ def test_what_is_searched_over_names_the_study(features: Path, tmp_path: Path) -
 
     same = {
         name(),
-        name(n_trials=99, timeout_s=1.0, workers=2, population=8, sampler="tpe", pruner="none"),
+        name(n_trials=99, timeout_s=1.0, workers=2, sampler="tpe", pruner="none"),
     }
     assert len(same) == 1
     others = {
@@ -179,7 +151,9 @@ def test_failing_trials_do_not_count_and_ten_in_a_row_stop(tmp_path: Path) -> No
     huge = tmp_path / "huge.h5"
     write_made_features(huge, scale=1e18)
     wild = {**WILD, "normalisation": "none", "hidden_layers": 1}
-    with pytest.raises(SearchError, match="10 trials in a row failed, the last because its loss"):
+    with pytest.raises(
+        SearchError, match="10 trials in a row failed, the last because a head's loss"
+    ):
         run(huge, tmp_path, n_trials=2, space=wild, default_head={**wild, "width": 8})
     study = study_of(huge, tmp_path, n_trials=2, space=wild, default_head={**wild, "width": 8})
     states = [trial.state.name for trial in study.trials if trial.state.is_finished()]
@@ -194,7 +168,7 @@ def test_failing_trials_do_not_count_and_ten_in_a_row_stop(tmp_path: Path) -> No
     assert sum(trial.state == "COMPLETE" for trial in mixed.trials) == 2
 
 
-def test_pruned_trials_count_and_leave_the_stack(features: Path, tmp_path: Path) -> None:
+def test_pruned_trials_count(features: Path, tmp_path: Path) -> None:
     for pruner in ("median", "hyperband"):
         result = run(
             features,
@@ -219,7 +193,7 @@ def test_folds_and_repeats(features: Path, tmp_path: Path) -> None:
     assert all(trial.value_std and trial.value_std > 0 for trial in result.trials)
     with FeatureStore(features) as store:
         plan = plan_study(store, params(folds=3, repeats=2), seed=0)
-        assert len(plan.groups) == 6
+        assert len(plan.folds) == 6
         development = len(store.indices("train")) + len(store.indices("validation"))
         assert len(plan.label_ids) == development
         assert plan.judged_rows.tolist() == list(range(development))
@@ -328,7 +302,7 @@ def test_other_samplers(features: Path, tmp_path: Path, sampler: str) -> None:
 
 def test_no_trial_begins_after_the_time_is_up(features: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    result = run(features, tmp_path, n_trials=1_000_000, timeout_s=1.0, population=2)
+    result = run(features, tmp_path, n_trials=1_000_000, timeout_s=1.0)
     assert 1 <= len(result.trials) < 100_000
     assert time.monotonic() - started > 1
 
@@ -358,7 +332,7 @@ def test_old_trials_are_added_on_request(features: Path, tmp_path: Path) -> None
 
 
 def test_a_database_holds_it_too(features: Path, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/studies.db"
+    url = f"sqlite:///{tmp_path}/own.db"
     result = run(features, tmp_path, storage=url, n_trials=4)
     assert run(features, tmp_path, n_trials=4).trials == result.trials
     assert result.storage == url

@@ -22,9 +22,10 @@ from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.search import search_heads as search_module
 from headstart.search.plan import plan_study
-from headstart.search.search_heads import StudyResult, join_study, run_study
-from headstart.search.storage import journal_path, open_storage
-from headstart.search.trials import Trials
+from headstart.search.results import StudyResult
+from headstart.search.search_heads import join_study, run_study
+from headstart.search.study import open_storage, study_file
+from headstart.search.worker import Worker
 from tests.search.made_studies import params, run, study_of
 
 
@@ -32,10 +33,10 @@ def test_trials_of_dead_workers_are_failed_and_asked_again(features: Path, tmp_p
     search = params(n_trials=5)
     with FeatureStore(features) as store:
         plan = plan_study(store, search, seed=0)
-    dead = Trials(plan, search, tmp_path, seed=0)
+    dead = Worker(plan, search, tmp_path, seed=0)
     asked = [dead.ask() for _ in range(4)]
     dead.close()
-    lost = [trial.config for trial in asked if trial is not None]
+    lost = [trial[1] for trial in asked if trial is not None]
     result = run(features, tmp_path, n_trials=5)
     by_state = {
         state: [t for t in result.trials if t.state == state] for state in ("FAIL", "COMPLETE")
@@ -52,7 +53,7 @@ def test_no_trial_of_a_dead_worker_is_left_running(features: Path, tmp_path: Pat
     search = params(n_trials=5)
     with FeatureStore(features) as store:
         plan = plan_study(store, search, seed=0)
-    dead = Trials(plan, search, tmp_path, seed=0)
+    dead = Worker(plan, search, tmp_path, seed=0)
     assert dead.ask() is not None
     assert dead.ask() is not None
     dead.close()
@@ -69,7 +70,7 @@ def test_trials_of_living_workers_are_waited_for_and_those_of_dead_ones_made_aga
     search = params(n_trials=4)
     with FeatureStore(features) as store:
         plan = plan_study(store, search, seed=0)
-        other = Trials(plan, search, tmp_path, seed=0)
+        other = Worker(plan, search, tmp_path, seed=0)
         asked, lost = other.ask(), other.ask()
         assert asked is not None
         assert lost is not None
@@ -79,7 +80,7 @@ def test_trials_of_living_workers_are_waited_for_and_those_of_dead_ones_made_aga
                 time.sleep(0.05)
             time.sleep(1)
             assert not running.done()
-            other.fail(asked, "for the test")
+            other.fail(*asked, "for the test")
             other.close()
             result = running.result()
     assert [(trial.number, trial.state) for trial in result.trials] == [
@@ -92,13 +93,13 @@ def test_trials_of_living_workers_are_waited_for_and_those_of_dead_ones_made_aga
     ]
     assert [trial.reason for trial in result.trials[:2]] == ["for the test", "its worker died"]
     assert result.trials[0].config == search.default_head
-    assert lost.config in [trial.config for trial in result.trials[4:]]
+    assert lost[1] in [trial.config for trial in result.trials[4:]]
 
 
 def test_a_stage_waits_for_others_no_longer_than_its_time(features: Path, tmp_path: Path) -> None:
     search = params(n_trials=1, timeout_s=2.0)
     with FeatureStore(features) as store:
-        other = Trials(plan_study(store, search, seed=0), search, tmp_path, seed=0)
+        other = Worker(plan_study(store, search, seed=0), search, tmp_path, seed=0)
         assert other.ask() is not None
         with pytest.raises(SearchError, match="none completed"):
             run_study(store, search, seed=0, storage_folder=tmp_path)
@@ -123,28 +124,28 @@ def test_the_time_of_workers_is_not_given_again(
 def test_workers_of_other_machines_live_by_their_heartbeats(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = params(n_trials=2, storage=f"sqlite:///{tmp_path}/studies.db")
+    search = params(n_trials=2, storage=f"sqlite:///{tmp_path}/shared.db")
     with FeatureStore(features) as store:
         plan = plan_study(store, search, seed=0)
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    remote = Trials(plan, search, tmp_path / "remote", seed=0)
+    remote = Worker(plan, search, tmp_path / "remote", seed=0)
     asked, other = remote.ask(), remote.ask()
     assert asked is not None
     assert other is not None
     monkeypatch.undo()
 
     def states() -> list[str]:
-        with closing(Trials(plan, search, tmp_path / "here", seed=0)) as here:
+        with closing(Worker(plan, search, tmp_path / "here", seed=0)) as here:
             return [trial.state.name for trial in here.study.get_trials()]
 
     assert states() == ["RUNNING", "RUNNING"]
-    with sqlite3.connect(tmp_path / "studies.db") as database:
+    with sqlite3.connect(tmp_path / "shared.db") as database:
         database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     assert states() == ["FAIL", "FAIL", "WAITING", "WAITING"]
     # taken for dead by mistake, it goes on
-    remote.report(asked, 1.0, 1)
-    remote.complete(asked, 1.0, {})
-    remote.fail(other, "for the test")
+    remote.run(time.monotonic() - 1)
+    remote.fail(*asked, "for the test")
+    remote.fail(*other, "for the test")
     remote.close()
     assert states() == ["FAIL", "FAIL", "WAITING", "WAITING"]
 
@@ -153,7 +154,7 @@ def test_joining_needs_a_study_that_has_begun(features: Path, tmp_path: Path) ->
     with FeatureStore(features) as store:
         with pytest.raises(SearchError, match="joining needs a study that has begun"):
             join_study(store, params(), seed=0, storage_folder=tmp_path)
-        assert not list(tmp_path.glob("*.journal"))
+        assert not study_file(tmp_path).exists()
         run_study(store, params(n_trials=2), seed=0, storage_folder=tmp_path)
         result = join_study(store, params(n_trials=5), seed=0, storage_folder=tmp_path)
     assert len(result.trials) == 5
@@ -186,8 +187,7 @@ def kill_and_go_on(features: Path, folder: Path, kills: int, search: SearchParam
     """Run the search in processes that are killed at moments of chance; then to its end."""
     chance = np.random.default_rng(0)
     command = [sys.executable, "-c", KILLED, str(features), str(folder), search.model_dump_json()]
-    with FeatureStore(features) as store:
-        path = journal_path(folder, plan_study(store, search, seed=0).name)
+    path = study_file(folder)
     for _ in range(kills):
         before = path.stat().st_size if path.exists() else 0
         process = subprocess.Popen(command)
@@ -209,10 +209,10 @@ def check_killed(result: StudyResult, features: Path, folder: Path, search: Sear
     assert {trial.reason for trial in lost} <= {"its worker died"}
     with FeatureStore(features) as store:
         name = plan_study(store, search, seed=0).name
-    study = optuna.load_study(study_name=name, storage=open_storage(None, folder, name))
+    study = optuna.load_study(study_name=name, storage=open_storage(search, folder))
     states = [trial.state.name for trial in study.trials]
     assert states.count("RUNNING") == states.count("WAITING") == 0
-    again = [t.user_attrs["again_of"] for t in study.trials if "again_of" in t.user_attrs]
+    again = [t.user_attrs["retry_of"] for t in study.trials if "retry_of" in t.user_attrs]
     assert len(set(again)) == len(again)
     with FileLock(folder / f"{name}.lock", timeout=0):
         pass

@@ -1,1 +1,1 @@
-"""What is trained on features: configs of heads, the stack that trains many, folds, metrics."""
+"""What is trained on features: configs of heads, their training, folds, metrics."""

@@ -27,7 +27,6 @@ class BestHead(Section):
     study: str
     trial: int = Field(ge=0)
     batch_size: int = Field(ge=1)
-    first_epoch: int = Field(0, ge=0, description="where in the study's row orders it began")
     judged_on: JudgedOn = Field("plain", description="what view of a validation image")
     folds: int = Field(1, ge=1, description="of cross-validation; 1: the validation split decided")
     estimate: float | None = Field(
@@ -71,6 +70,7 @@ def read_head(path: Path) -> BestHead:
         found = (content.pop("format", None), content.pop("format_version", None))
         if found != (_FORMAT, _FORMAT_VERSION):
             raise ValueError(f"it says {found[0]} version {found[1]}")
+        content.pop("first_epoch", None)  # of 0.1.0: where in the study's row orders it began
         return BestHead.model_validate(content)
     except (ValueError, ValidationError) as error:
         raise FormatError(

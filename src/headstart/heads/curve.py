@@ -1,29 +1,29 @@
 """The validation curve of a head in training: its best epoch, and when to stop."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.heads.metrics import DIRECTION, METRICS, badness, softmax
+from headstart.heads.metrics import DIRECTION, METRICS, objective, softmax
 
 
 class Curve:
     """Validation metrics by epoch, of which `metric` decides.
 
-    The best epoch is that with the best mean over row groups (folds and repeats); of equal ones,
-    which are many where few images decide, that with the least log loss. Patience ends by what
-    can be told from chance: an epoch is progress where it is better than the last progress by more
-    than one standard error of their paired difference over the groups, or, with one group, at all.
+    The best epoch is that with the best mean over folds and repeats, ties broken by log loss
+    (`metrics.objective`). Early stopping counts epochs without progress: an epoch is progress where
+    it is better than the last progress by more than one standard error of their paired difference
+    over the folds, or, with one fold, at all.
     One standard error is the measure that Breiman, Friedman, Olshen and Stone (1984) use to choose
     among models by cross-validation.
 
     Attributes:
-        values: by metric name, the mean over groups, one value an epoch.
-        spread: sample standard deviation of `metric` over groups, one value an epoch; 0 for one.
+        values: by metric name, the mean over folds, one value an epoch.
+        spread: sample standard deviation of `metric` over folds, one value an epoch; 0 for one.
         best_epoch: number of epochs after which `metric` was best, from 1; 0 before the first.
         best: its value then; NaN before the first.
+        objective: what the study optimises, then.
     """
 
     def __init__(self, metric: str) -> None:
@@ -32,7 +32,7 @@ class Curve:
         self.spread: list[float] = []
         self.best_epoch = 0
         self.best = float("nan")
-        self._least_badness = (math.inf, math.inf)
+        self.objective = float("nan")
         self._progress_epoch = 0
         self._progress: NDArray[np.float64] | None = None
 
@@ -42,18 +42,19 @@ class Curve:
         return len(self.spread)
 
     def add(self, values: Mapping[str, NDArray[np.float64]]) -> bool:
-        """Add one epoch, values (n_groups,) by name; return whether it is the best so far."""
-        for name, found in values.items():
-            self.values.setdefault(name, []).append(float(found.mean()))
+        """Add one epoch, values (n_folds,) by name; return whether it is the best so far."""
+        for name, of_folds in values.items():
+            self.values.setdefault(name, []).append(float(of_folds.mean()))
         own = values[self.metric]
         self.spread.append(_deviation(own))
         if self._progress is None or self._is_progress(own, self._progress):
             self._progress, self._progress_epoch = own, self.epochs
-        latest = {name: found[-1] for name, found in self.values.items()}
-        rank = badness(self.metric, latest)
-        if not rank < self._least_badness:
+        latest = {name: of_epochs[-1] for name, of_epochs in self.values.items()}
+        found = objective(self.metric, latest)
+        sign = 1 if DIRECTION[self.metric] == "maximize" else -1
+        if not np.isfinite(found) or sign * (found - self.objective) <= 0:
             return False
-        self._least_badness = rank
+        self.objective = found
         self.best_epoch, self.best = self.epochs, latest[self.metric]
         return True
 
@@ -81,16 +82,20 @@ def epoch_scores(
     label_ids: Sequence[NDArray[np.int64]],
     logits: Sequence[NDArray[np.float32]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Validation metrics of several heads, float64 (n_groups, n_heads) by name.
+    """Validation metrics of one head, float64 (n_folds,) by name.
 
     Args:
-        label_ids: a group's, (n,).
-        logits: a group's, (n_heads, n, n_classes); a head whose logits are not numbers gets NaN.
+        label_ids: a fold's, (n,).
+        logits: a fold's, (n, n_classes); where they are not numbers its metrics are NaN.
     """
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for labels, values in zip(label_ids, logits, strict=True):
-        finite = np.asarray(np.isfinite(values).all(axis=(1, 2)))
-        probabilities = softmax(np.where(finite[:, None, None], values, 0.0))
+        is_finite = bool(np.isfinite(values).all())
+        probabilities = softmax(values) if is_finite else None
         for name in names:
-            found[name].append(np.where(finite, METRICS[name](labels, probabilities), np.nan))
-    return {name: np.stack(rows) for name, rows in found.items()}
+            found[name].append(
+                float("nan")
+                if probabilities is None
+                else float(METRICS[name](labels, probabilities))
+            )
+    return {name: np.array(values) for name, values in found.items()}

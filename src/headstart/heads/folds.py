@@ -1,4 +1,4 @@
-"""Which rows a head is trained on and scored on: the splits themselves, or folds.
+"""Which rows a head is trained on and scored on.
 
 Folds are grouped (no group straddles two) and stratified (each has about its share of a class). A
 class of one group only trains: held out, it would be judged by heads that have not seen it.
@@ -14,58 +14,33 @@ from headstart.common.errors import SearchError
 
 
 @dataclass(frozen=True)
-class RowGroup:
-    """Rows on which every head is trained once, and those on which it is then scored.
+class Fold:
+    """Rows that a head is trained on, and those that it is then scored on.
 
     Attributes:
-        row_weights: float32 (n,); rows of weight 0 are left out, and cost nothing.
-        validation: int64, row numbers.
+        train: int64, row numbers, ascending.
+        validation: int64, row numbers, ascending.
         seed: of first weights, row orders and dropout.
     """
 
-    row_weights: NDArray[np.float32]
+    train: NDArray[np.int64]
     validation: NDArray[np.int64]
     seed: int
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Row numbers of the rows that count, ascending."""
-        return np.flatnonzero(self.row_weights > 0).astype(np.int64)
 
-
-def split_groups(n_train: int, n_validation: int, *, repeats: int, seed: int) -> list[RowGroup]:
-    """Train on the first rows, score on the others; one group a repeat, each of its own seed."""
-    weights = np.zeros(n_train + n_validation, np.float32)
-    weights[:n_train] = 1
-    validation = np.arange(n_train, n_train + n_validation)
-    return [RowGroup(weights, validation, seed + repeat) for repeat in range(repeats)]
-
-
-def fold_groups(
-    label_ids: NDArray[np.int64],
-    keys: Sequence[str],
-    *,
-    folds: int,
-    repeats: int,
-    seed: int,
-) -> list[RowGroup]:
-    """Train on all folds but one, score on that one; `folds` groups a repeat.
-
-    Every repeat has folds and seeds of its own.
+def folds_of(fold: NDArray[np.int64], seeds: Sequence[int]) -> list[Fold]:
+    """Each fold that has rows, from each seed: trained on all other rows.
 
     Args:
-        folds: at most; no more than the smallest class has groups, if that is two or more.
+        fold: int64 (n,), as `assign_folds` gives them.
     """
-    folds = count_folds(label_ids, keys, folds)
-    groups = []
-    for repeat in range(repeats):
-        fold = assign_folds(label_ids, keys, folds=folds, seed=seed + repeat)
-        for index in range(folds):
-            weights = (fold != index).astype(np.float32)
-            held_out = np.flatnonzero(fold == index).astype(np.int64)
-            if len(held_out):
-                groups.append(RowGroup(weights, held_out, seed + repeat))
-    return groups
+    numbers = range(int(fold.max(initial=-1)) + 1)
+    return [
+        Fold(np.flatnonzero(fold != number), held_out, seed)
+        for number in numbers
+        if len(held_out := np.flatnonzero(fold == number))
+        for seed in seeds
+    ]
 
 
 def count_folds(label_ids: NDArray[np.int64], keys: Sequence[str], most: int) -> int:

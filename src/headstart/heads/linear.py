@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from headstart.heads.config import HeadConfig, chosen_layers
 from headstart.heads.fitted import DenseWeights, FittedHead, feature_statistics
-from headstart.heads.folds import RowGroup, balanced_weights
+from headstart.heads.folds import Fold, balanced_weights
 from headstart.heads.ridge import RidgeProblem
 from headstart.heads.temperature import fit_score_temperature
 
@@ -32,7 +32,7 @@ class FoldAnswers:
 
     Attributes:
         config: with the penalty that `logits` belong to.
-        logits: for each group float32 (n_views of its validation rows, n_classes).
+        logits: for each fold float32 (n_views of its validation rows, n_classes).
         temperature: what scores of ridge were divided by; 1 for others.
     """
 
@@ -64,12 +64,14 @@ class LinearHeads:
 
     @cached_property
     def _ridge(self) -> RidgeProblem:
-        return RidgeProblem(self._rows, np.eye(self._n_classes)[self._label_ids], self._blocks)
+        return RidgeProblem(self._rows, self._label_ids, self._n_classes, self._blocks)
 
     def out_of_fold(
-        self, config: HeadConfig, groups: Sequence[RowGroup], *, path: bool = False
+        self, config: HeadConfig, folds: Sequence[Fold], *, path: bool = False
     ) -> list[FoldAnswers]:
-        """Answers on each group's validation rows by a head that was fitted on its other rows.
+        """Answers on each fold's validation rows by a head that was fitted on its training rows.
+
+        Ridge is fitted on all rows but the validation rows, in one go.
 
         Args:
             path: of ridge, every penalty of RIDGE_PENALTIES, rather than the config's alone.
@@ -77,10 +79,9 @@ class LinearHeads:
         Returns:
             One, or with `path` one for each penalty of ridge.
         """
-        held_out = [self._views(group.validation) for group in groups]
+        held_out = [self._views(fold.validation) for fold in folds]
         if config.kind == "logistic_regression":
-            heads = [self._regression(config, np.flatnonzero(group.row_weights > 0))
-                     for group in groups]  # fmt: skip
+            heads = [self._regression(config, fold.train) for fold in folds]
             columns = self._columns(config)
             logits = [
                 head.logits(self._rows[np.ix_(rows, columns)])
@@ -91,16 +92,16 @@ class LinearHeads:
         names, weights = self._layers(config), self._weights(config, self._label_ids)
         scores: list[list[Floats]] = [[] for _ in penalties]
         start = 0
-        while start < len(groups):
-            # Repeats of folds hold every row out again: the groups of one repeat at a time.
+        while start < len(folds):
+            # Repeats of folds hold every row out again: the folds of one repeat at a time.
             end, taken = start, np.zeros(len(self._label_ids), bool)
-            while end < len(groups) and not taken[held_out[end]].any():
+            while end < len(folds) and not taken[held_out[end]].any():
                 taken[held_out[end]] = True
                 end += 1
-            folds = held_out[start:end]
-            found = self._ridge.held_out_scores(names, weights, folds, penalties)
+            some = held_out[start:end]
+            found = self._ridge.held_out_scores(names, weights, some, penalties)
             for of_penalty, every in zip(scores, found, strict=True):
-                of_penalty += [every[fold] for fold in folds]
+                of_penalty += [every[rows] for rows in some]
             start = end
         labels = self._label_ids[np.concatenate(held_out)]
         answers = []
@@ -125,8 +126,8 @@ class LinearHeads:
         chosen = self._views(rows)
         problem = self._ridge
         if len(chosen) < len(self._rows):
-            targets = np.eye(self._n_classes)[self._label_ids[chosen]]
-            problem = RidgeProblem(self._rows[chosen], targets, self._blocks)
+            labels = self._label_ids[chosen]
+            problem = RidgeProblem(self._rows[chosen], labels, self._n_classes, self._blocks)
         names, weights = self._layers(config), self._weights(config, self._label_ids[chosen])
         solution = problem.fit(names, weights, config.penalty)
         columns = problem.columns(names)

@@ -4,7 +4,6 @@ Each takes labels of shape (n,) and probabilities of shape (..., n, n_classes), 
 shape (...): many heads are scored in one call.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -108,6 +107,8 @@ DIRECTION: dict[str, Literal["maximize", "minimize"]] = {
     "ece": "minimize",
 }
 _MIN_CLASSES_FOR_TOP_3 = 4
+# Less than one image of a million, with any log loss that clipped probabilities allow.
+_TIE_BREAK = 5e-8
 
 
 def scores(label_ids: Labels, probabilities: Floats) -> dict[str, float]:
@@ -144,13 +145,16 @@ def check_metric(metric: str, n_classes: int) -> None:
         )
 
 
-def badness(metric: str, values: Mapping[str, float]) -> tuple[float, float]:
-    """Sort key of heads or epochs by their metrics, least for the best.
+def objective(metric: str, values: Mapping[str, float]) -> float:
+    """The one number by which heads and epochs are compared: the metric, its ties broken.
 
-    Equal values of the metric, which are many where few images decide, are told apart by log loss.
+    Where few images decide, many heads get the same number of them right. A tiny part of the log
+    loss is subtracted from metrics of which more is better, and added to the others.
     """
-    sign = -1.0 if DIRECTION[metric] == "maximize" else 1.0
-    return sign * values[metric], values.get("log_loss", math.inf)
+    if metric == "log_loss" or "log_loss" not in values:
+        return values[metric]
+    sign = 1 if DIRECTION[metric] == "maximize" else -1
+    return values[metric] - sign * _TIE_BREAK * values["log_loss"]
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

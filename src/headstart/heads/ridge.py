@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from headstart.heads.fitted import feature_statistics
 
@@ -38,7 +39,7 @@ class RidgeProblem:
 
     Args:
         features: float32 (n, d).
-        targets: float64 (n, c).
+        label_ids: int64 (n,); the targets are their one-hot rows.
         blocks: name → columns of `features`.
 
     Attributes:
@@ -46,13 +47,17 @@ class RidgeProblem:
     """
 
     def __init__(
-        self, features: NDArray[np.float32], targets: Floats, blocks: Mapping[str, slice]
+        self,
+        features: NDArray[np.float32],
+        label_ids: NDArray[np.int64],
+        n_classes: int,
+        blocks: Mapping[str, slice],
     ) -> None:
         self.mean, self.variance = feature_statistics(features)
         self._rows = np.asarray((features - self.mean) / np.sqrt(self.variance), np.float32)
-        self._targets, self._blocks = targets, dict(blocks)
+        self._label_ids, self._n_classes, self._blocks = label_ids, n_classes, dict(blocks)
         self._products: dict[str, Floats] = {}
-        self._gram: tuple[bytes, Floats] | None = None
+        self._grams: dict[tuple[bytes, bytes], Floats] = {}
 
     def columns(self, names: Sequence[str]) -> NDArray[np.int64]:
         """The columns of these blocks, ascending."""
@@ -76,17 +81,17 @@ class RidgeProblem:
             For each penalty float64 (n, c); zeros where a row is in no fold.
         """
         columns = self.columns(names)
-        scores = [np.zeros(self._targets.shape) for _ in penalties]
+        scores = [np.zeros((len(weights), self._n_classes)) for _ in penalties]
         if len(columns) <= min(len(fold) for fold in folds):
             for fold in folds:
-                rows = self._rows[np.ix_(fold, columns)].astype(np.float64)
+                rows = self._rows[np.ix_(fold, columns)]
                 solutions = self._solve(columns, weights, fold, penalties)
                 for score, solution in zip(scores, solutions, strict=True):
-                    score[fold] = rows @ solution.kernel + solution.bias
+                    score[fold] = rows @ solution.kernel.astype(np.float32) + solution.bias
             return scores
         roots = np.sqrt(weights)
         unit = roots / np.sqrt(weights.sum())
-        targets = roots[:, None] * self._targets
+        targets = roots[:, None] * np.eye(self._n_classes)[self._label_ids]
         mean_part = np.outer(unit, unit @ targets)
         is_wide = len(columns) >= len(weights)
         # One eigendecomposition, of ZZ' or Z'Z, serves every penalty.
@@ -98,16 +103,16 @@ class RidgeProblem:
             values, vectors = np.linalg.eigh(centred.T @ centred)
             vectors = centred @ vectors
         values, along = np.maximum(values, 0), vectors.T @ targets
-        for score, penalty in zip(scores, penalties, strict=True):
-            # 1 - H + qq' is B diag(shrunk) B' where features are many, 1 - B diag(shrunk) B' else.
-            shrunk = (penalty if is_wide else 1) / (values + penalty)
-            errors = vectors @ (shrunk[:, None] * along)
-            errors = (errors if is_wide else targets - errors) - mean_part
-            for fold in folds:
-                left = (vectors[fold] * shrunk) @ vectors[fold].T
-                left = left if is_wide else np.eye(len(fold)) - left
+        # 1 - H + qq' is B diag(shrunk) B' where features are many, 1 - B diag(shrunk) B' else.
+        shrunk = [(penalty if is_wide else 1) / (values + penalty) for penalty in penalties]
+        for fold in folds:
+            own = vectors[fold]
+            for score, scale in zip(scores, shrunk, strict=True):
+                left, errors = (own * scale) @ own.T, own @ (scale[:, None] * along)
+                if not is_wide:
+                    left, errors = np.eye(len(fold)) - left, targets[fold] - errors
                 left -= np.outer(unit[fold], unit[fold])
-                without = np.linalg.solve(left, errors[fold])
+                without = np.linalg.solve(left, errors - mean_part[fold])
                 score[fold] = (targets[fold] - without) / roots[fold, None]
         return scores
 
@@ -117,9 +122,10 @@ class RidgeProblem:
         if len(columns) < len(weights):
             return self._solve(columns, weights, np.arange(0), [penalty])[0]
         roots, total = np.sqrt(weights), weights.sum()
-        mean_target = weights @ self._targets / total
+        targets = np.eye(self._n_classes)[self._label_ids]
+        mean_target = weights @ targets / total
         gram = self._centred_products(names, weights) + penalty * np.eye(len(weights))
-        dual = np.linalg.solve(gram, roots[:, None] * (self._targets - mean_target))
+        dual = np.linalg.solve(gram, roots[:, None] * (targets - mean_target))
         rows = self._rows[:, columns].astype(np.float64)
         centre = weights @ rows / total
         kernel = (rows - centre).T @ (roots[:, None] * dual)
@@ -132,29 +138,22 @@ class RidgeProblem:
         left_out: NDArray[np.int64],
         penalties: Sequence[float],
     ) -> list[RidgeSolution]:
-        """Fit on all rows but some, from the Gram matrix of all."""
-        key = weights.tobytes()
-        if self._gram is None or self._gram[0] != key:
-            gram = np.zeros((self._rows.shape[1],) * 2)
-            # In chunks: a copy of all rows in float64 would be twice as large as they are.
-            for start in range(0, len(weights), _CHUNK_ROWS):
-                part = slice(start, start + _CHUNK_ROWS)
-                rows = self._rows[part].astype(np.float64)
-                gram += (rows * weights[part, None]).T @ rows
-            self._gram = key, gram
-        gram = self._gram[1][np.ix_(columns, columns)]
-        rows = self._rows[np.ix_(left_out, columns)].astype(np.float64)
-        gram -= (rows * weights[left_out, None]).T @ rows
+        """Fit on all rows but some: the Gram matrix of all, less that of these."""
+        every = np.arange(len(weights))
+        gram = self._gram(weights, every)[np.ix_(columns, columns)]
+        if len(left_out):
+            gram -= self._gram(weights, left_out)[np.ix_(columns, columns)]
         kept = weights.copy()
         kept[left_out] = 0
-        sums = np.zeros(len(columns))
-        cross = np.zeros((len(columns), self._targets.shape[1]))
+        # Z'Y of one-hot targets: a weighted sum of the rows of each class.
+        one_hot = csr_array((kept, self._label_ids, np.arange(len(kept) + 1)))
+        one_hot.resize(len(kept), self._n_classes)
+        cross = np.zeros((len(columns), self._n_classes))
         for start in range(0, len(kept), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
-            weighted = self._rows[part, columns].astype(np.float64) * kept[part, None]
-            sums += weighted.sum(axis=0)
-            cross += weighted.T @ self._targets[part]
-        total, target_sums = kept.sum(), kept @ self._targets
+            cross += (one_hot[part].T @ self._rows[part, columns].astype(np.float64)).T
+        sums, target_sums = cross.sum(axis=1), one_hot.sum(axis=0)
+        total = kept.sum()
         gram -= np.outer(sums, sums) / total
         cross -= np.outer(sums, target_sums) / total
         found = []
@@ -163,6 +162,19 @@ class RidgeProblem:
             bias = np.asarray((target_sums - sums @ kernel) / total, np.float64)
             found.append(RidgeSolution(np.asarray(kernel, np.float64), bias))
         return found
+
+    def _gram(self, weights: Floats, chosen: NDArray[np.int64]) -> Floats:
+        """Z'Z of some rows and all columns, before they are centred; (d, d), kept."""
+        key = weights.tobytes(), chosen.tobytes()
+        if key not in self._grams:
+            gram = np.zeros((self._rows.shape[1],) * 2)
+            # In chunks: a copy of all rows in float64 would be twice as large as they are.
+            for start in range(0, len(chosen), _CHUNK_ROWS):
+                some = chosen[start : start + _CHUNK_ROWS]
+                rows = self._rows[some].astype(np.float64)
+                gram += (rows * weights[some, None]).T @ rows
+            self._grams[key] = gram
+        return self._grams[key]
 
     def _centred_products(self, names: Sequence[str], weights: Floats) -> Floats:
         """ZZ' of these blocks: a sum over blocks, each of which is computed once; (n, n)."""

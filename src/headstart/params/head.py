@@ -1,8 +1,8 @@
 """What a head is, as data: every choice that makes one, with what is allowed for it."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from headstart.params.base import Section
 
@@ -36,7 +36,8 @@ class HeadConfig(Section):
     `ridge` is least squares with an L2 penalty, on standardised features, its scores calibrated
     out of fold: it uses `layers`, `class_weights` and `penalty`. `logistic_regression` is
     multinomial, with an L2 penalty, solved to convergence: it uses `layers`, `normalisation`,
-    `class_weights` and `l2`. A `network` is trained by gradient steps, on all feature blocks.
+    `class_weights` and `l2`. A `network` is trained by gradient steps; it uses
+    `layers`, `normalisation`, `class_weights` and everything from `hidden_layers` to `epochs`.
     """
 
     rarely_changed: ClassVar = frozenset(
@@ -45,19 +46,8 @@ class HeadConfig(Section):
         | {"epochs", "l2", "penalty"}
     )
 
-    @model_validator(mode="after")
-    def _networks_see_all_blocks(self) -> Self:
-        if self.kind == "network" and self.layers != "all":
-            raise ValueError(
-                f"a network sees all feature blocks, but got layers {self.layers}: set layers to "
-                "all, and name fewer in extract.layers if they are too many"
-            )
-        return self
-
     kind: Kind = Field("network", description="solved (ridge, logistic_regression) or trained")
-    layers: Layers = Field(
-        "all", description="feature blocks: all, last, or names joined by +; of networks all"
-    )
+    layers: Layers = Field("all", description="feature blocks: all, last, or names joined by +")
     hidden_layers: HiddenLayers = Field(1, description="0: a linear head")
     width: Width = Field(256, description="units of each hidden layer")
     activation: Activation = Field("relu", description="of hidden layers")

@@ -20,8 +20,10 @@ class SearchParams(Section):
     """The study over heads."""
 
     rarely_changed: ClassVar = frozenset(
-        {"judged_on", "pruner", "patience", "batch_size", "population", "reuse_trials"}
+        {"judged_on", "pruner", "patience", "batch_size", "reuse_trials"}
     )
+
+    no_longer: ClassVar = {"population": "networks are trained one after another"}
 
     n_trials: int = Field(32, ge=1, description="trials that end: completed or pruned")
     timeout_s: float | None = Field(None, gt=0, description="seconds after which no trial begins")
@@ -35,13 +37,12 @@ class SearchParams(Section):
     pruner: Literal["hyperband", "median", "none"] = Field("none", description="Optuna's pruner")
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     batch_size: int = Field(64, ge=1, le=65536, description="images per gradient step")
-    population: int = Field(16, ge=1, le=1024, description="heads trained together")
     folds: int = Field(
         5, ge=1, le=20, description="of cross-validation over train and validation; 1: as split"
     )
     repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")
-    storage: str | None = Field(None, description="an Optuna URL; null: a journal file")
+    storage: str | None = Field(None, description="an Optuna URL; null: one SQLite file")
     reuse_trials: Flag = Field(False, description="start a study with old trials that fit")
     default_head: HeadConfig = Field(DEFAULT_HEAD, description="the first trial")
     space: SearchSpace = Field(DEFAULT_SPACE)

@@ -23,7 +23,7 @@ from headstart.params import search_space
 from headstart.params.search import SearchParams
 from headstart.reports.charts import Axis, Chart, Range, Series, shortened
 from headstart.reports.html import render_page
-from headstart.search.search_heads import StudyResult, TrialResult
+from headstart.search.results import StudyResult, TrialResult
 from headstart.search.space import FIELDS, is_used
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "metric": result.metric.replace("_", " "),
         "lower_is_better": result.direction == "minimize",
         "study": result.study_name,
-        "storage": None if search.storage else f".headstart/studies/{result.study_name}.journal",
+        "storage": None if search.storage else "sqlite:///.headstart/studies/optuna.db",
         "best": result.best,
         # What is trained in epochs; of heads that are solved there is nothing to tell of these.
         "has_networks": any(t.config and t.config.kind == "network" for t in result.trials),

@@ -91,16 +91,12 @@ def summarise(project: Project) -> str:
         commands.append(
             "dvc pull                              # the model and its data, from a DVC remote"
         )
-    try:
-        study = files.read_json(project.best_head)["study"]
-        journal = state_folder(project.root) / "studies" / f"{study}.journal"
-    except (OSError, ValueError, TypeError, KeyError):
-        journal = None
-    if journal is not None and journal.is_file():
+    studies = state_folder(project.root) / "studies" / "optuna.db"
+    if project.best_head.is_file() and studies.is_file():
         if importlib.util.find_spec("optuna_dashboard") is None:
             commands.append("pip install optuna-dashboard          # then:")
-        path = shlex.quote(os.path.relpath(journal, project.root))
-        commands.append(f"optuna-dashboard {path}")
+        url = f"sqlite:///{os.path.relpath(studies, project.root)}"
+        commands.append(f"optuna-dashboard {shlex.quote(url)}")
     return "\n".join(["", *said, "", invitation, *(f"  {command}" for command in commands)])
 
 

@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,89 +12,78 @@ from numpy.typing import NDArray
 from headstart.common.errors import SearchError
 from headstart.common.files import sha256_of_json
 from headstart.features.feature_store import FeatureStore
-from headstart.heads.folds import RowGroup, count_folds, fold_groups, split_groups
+from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import check_metric
 from headstart.params.head import Layers
 from headstart.params.search import SearchParams
 from headstart.params.search_space import Choices
-from headstart.search.storage import study_exists
 
-# What a study's name covers only where it is not the default: names given before it counted stay.
-_ADDED = ("sampler", "pruner")
+# How heads are found, not what their values mean.
+_OF_SEARCHING = ("space", "default_head", "sampler", "pruner")
 # Of more blocks there are too many sets to try each.
 _MOST_BLOCKS = 5
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Rows, groups of them, and the study's name.
+    """Rows, folds of them, and the study's name.
 
     Attributes:
         features: float32 (n, n_views, feature_dim): of the train split, then of validation.
         blocks: layer → its columns of `features`.
         label_ids: int64 (n,).
-        keys: of the groups that rows belong to.
-        topic: all that the name covers; a study with the same topic may be gone on with.
+        keys: of the duplicate groups that rows belong to.
+        topic: all that the name covers; a study of the same topic is resumed.
     """
 
     features: NDArray[np.float32]
     blocks: dict[str, slice]
     label_ids: NDArray[np.int64]
     keys: tuple[str, ...]
-    groups: tuple[RowGroup, ...]
+    folds: tuple[Fold, ...]
     n_classes: int
     name: str
     topic: dict[str, Any]
 
     @property
     def judged_rows(self) -> NDArray[np.int64]:
-        """The rows that some head is scored on without having seen them, ascending."""
-        return np.unique(np.concatenate([group.validation for group in self.groups]))
-
-    @property
-    def folds(self) -> int:
-        """Folds of cross-validation; 1 where the validation split decides."""
-        return int(self.topic["folds"])
+        """The rows that some fold holds out, ascending."""
+        return np.unique(np.concatenate([fold.validation for fold in self.folds]))
 
 
-def plan_study(
-    store: FeatureStore, search: SearchParams, *, seed: int, folder: Path | None = None
-) -> StudyPlan:
-    """Choose the rows and name the study.
-
-    Args:
-        folder: where journals are; a study there, or in `search.storage`, that still has the name
-            of version 0.1.0 keeps it, and is resumed.
+def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> StudyPlan:
+    """Choose the rows and folds, and name the study.
 
     Raises:
         SearchError: a split is empty, or the metric needs more classes.
     """
     _check(store, search)
     train, validation = store.indices("train"), store.indices("validation")
-    by_folds = search.folds > 1
     rows = np.concatenate([train, validation])
     batch = store.rows(rows)
-    folds = 1
-    if by_folds:
-        folds = count_folds(batch.label_ids, batch.groups, search.folds)
-        groups = fold_groups(
-            batch.label_ids, batch.groups, folds=folds, repeats=search.repeats, seed=seed
-        )
+    seeds = range(seed, seed + search.repeats)
+    n_folds = 1
+    if search.folds > 1:
+        n_folds = count_folds(batch.label_ids, batch.groups, search.folds)
+        folds = [
+            fold
+            for own in seeds  # every repeat has folds and seeds of its own
+            for fold in folds_of(
+                assign_folds(batch.label_ids, batch.groups, folds=n_folds, seed=own), [own]
+            )
+        ]
     else:
-        groups = split_groups(len(train), len(validation), repeats=search.repeats, seed=seed)
-    topic = {**_topic(store, search, rows, seed), "folds": folds}
-    key = sha256_of_json(topic)[:12]
-    name, former = f"{_described(store, search, len(rows))}-{key}", f"heads-{key}"
-    if folder is not None and study_exists(search.storage, folder, former):
-        name = former
+        place = np.arange(len(rows))
+        folds = [Fold(place[: len(train)], place[len(train) :], own) for own in seeds]
+    topic = {**_topic(store, search, rows, seed), "folds": n_folds}
     return StudyPlan(
         features=batch.features,
         blocks=store.columns(),
         label_ids=batch.label_ids,
         keys=tuple(batch.groups),
-        groups=tuple(groups),
+        folds=tuple(folds),
         n_classes=len(store.classes),
-        name=name,
+        name=f"{_described(store, search, len(rows))}-{sha256_of_json(topic)[:12]}",
         topic=topic,
     )
 
@@ -120,9 +108,8 @@ def with_blocks(search: SearchParams, layers: Sequence[str]) -> SearchParams:
 
 def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether trials of one topic mean the same in another: all but how heads are found agrees."""
-    own = ("space", "default_head", *_ADDED)
-    return {k: v for k, v in old.items() if k not in own} == {
-        k: v for k, v in new.items() if k not in own
+    return {k: v for k, v in old.items() if k not in _OF_SEARCHING} == {
+        k: v for k, v in new.items() if k not in _OF_SEARCHING
     }
 
 
@@ -143,26 +130,16 @@ def _topic(
         [store.sha256[row], int(store.label_ids[row]), store.splits[row], store.groups[row]]
         for row in rows.tolist()
     ]
-    decisive = (
-        "metric", "judged_on", "folds", "repeats", "batch_size", "patience", "default_head",
-        "space",
-    )  # fmt: skip
-    chosen = search.model_dump(mode="json", include=set(decisive))
-    added = {
-        name: getattr(search, name)
-        for name in _ADDED
-        if getattr(search, name) != SearchParams.model_fields[name].default
-    }
+    decisive = {"metric", "judged_on", "repeats", "batch_size", "patience", *_OF_SEARCHING}
     return {
         "features": store.fingerprint,
         "n_views": store.n_views,
         "classes": list(store.classes),
         "rows": sha256_of_json(identity),
         "seed": seed,
-        **{name: chosen[name] for name in decisive},
-        **added,
-        # Its values are not those of version 0.1.0, so trials of then belong to another study.
-        **({"ece": "debiased"} if search.metric == "ece" else {}),
+        **search.model_dump(mode="json", include=decisive),
+        # What a value means: the metric, its ties broken by log loss (`metrics.objective`).
+        "value": 2,
     }
 
 

@@ -37,7 +37,7 @@ def _of_hidden(head: Values) -> bool:
 # Every field after those that its condition reads.
 _USED: dict[str, Callable[[Values], bool]] = {
     "kind": _always,
-    "layers": lambda head: not _of_network(head),
+    "layers": _always,
     "normalisation": lambda head: head["kind"] != "ridge",
     "class_weights": _always,
     "l2": lambda head: head["kind"] == "logistic_regression",

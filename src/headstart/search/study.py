@@ -1,80 +1,158 @@
-"""A study opened: begun with its first heads, or gone on with after a kill.
+"""A study in Optuna's own storage: opened, begun with its first heads, resumed after a kill.
 
-Safe against kills at any moment. A trial that a dead worker left running is failed, and its head
-asked for again, once.
+By default one SQLite file holds all studies, so that one `optuna-dashboard` shows them.
 """
 
+import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import BaseFileLock, FileLock
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import fail_stale_trials
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from headstart.common.errors import SearchError, one_line
+from headstart.common.secrets import without_secrets
 from headstart.heads.config import HeadConfig
 from headstart.heads.metrics import DIRECTION
 from headstart.params.search import SearchParams
-from headstart.search.life import LifeLine
 from headstart.search.plan import StudyPlan, may_share_trials
-from headstart.search.sampling import first_heads, make_pruner
-from headstart.search.space import distributions, essence, is_in_space, known_fields
-from headstart.search.storage import has_heartbeats, neighbours, open_storage
+from headstart.search.sampling import first_heads, is_enumerated, make_pruner
+from headstart.search.space import distributions, essence, grid, is_in_space, known_fields
+from headstart.search.worker_lock import WorkerLock
+
+HEARTBEAT_S = 30
+_GRACE_S = 150
+_WAIT_FOR_SQLITE_S = 60
+_ENQUEUED_AT_ONCE = 32
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # User attributes of trials.
 HEAD, WORKER, RESULT, REASON = "head", "worker", "result", "reason"
-AGAIN, REUSED = "again_of", "reused_from"
-# User attributes of studies.
-TOPIC, READY = "topic", "ready"
+RETRY_OF, REUSED = "retry_of", "reused_from"
+# A user attribute of studies.
+TOPIC = "topic"
 
 
-def open_study(plan: StudyPlan, search: SearchParams, folder: Path, life: LifeLine) -> optuna.Study:
-    """Create or load the study, and mend what dead workers left. Call under the study's lock."""
+def study_file(folder: Path) -> Path:
+    """The SQLite file of all studies, in the folder of their locks and answers."""
+    return folder / "optuna.db"
+
+
+def storage_url(search: SearchParams, folder: Path) -> str:
+    """The Optuna URL of the studies: as params say, else the SQLite file in `folder`."""
+    return search.storage or f"sqlite:///{study_file(folder)}"
+
+
+def open_storage(search: SearchParams, folder: Path) -> RDBStorage:
+    """Open the storage of studies, made when it is not there.
+
+    Raises:
+        SearchError: it cannot be reached.
+    """
+    url = storage_url(search, folder)
+    engine = {"connect_args": {"timeout": _WAIT_FOR_SQLITE_S}} if url.startswith("sqlite") else None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # Two processes that make the tables at once crash each other.
+        with FileLock(folder / "optuna.lock"), warnings.catch_warnings():
+            # Heartbeats are how a database learns of dead workers; Optuna calls them experimental.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if search.storage is None:
+                return RDBStorage(url, engine_kwargs=engine)
+            return RDBStorage(
+                url,
+                engine_kwargs=engine,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=_GRACE_S,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            )
+    except Exception as error:
+        raise SearchError(
+            "search.storage must be an Optuna storage that can be reached, but "
+            f"{without_secrets(url)} cannot: {without_secrets(one_line(error))}"
+        ) from None
+
+
+def study_exists(search: SearchParams, folder: Path, name: str) -> bool:
+    """Whether the storage holds a study of that name."""
+    if search.storage is None and not study_file(folder).exists():
+        return False
+    return name in optuna.get_all_study_names(open_storage(search, folder))
+
+
+def study_lock(folder: Path, name: str) -> BaseFileLock:
+    """The lock under which trials of a study are asked for, among processes of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
+def open_study(
+    plan: StudyPlan, search: SearchParams, storage: RDBStorage, lock: WorkerLock
+) -> optuna.Study:
+    """Create or load the study, and retry what dead workers left. Call under the study's lock.
+
+    Every step may be cut short by a kill, and is made up for by the next call.
+    """
     # Optuna tells of every trial on standard error; the stage has its own progress bar.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=open_storage(search.storage, folder, plan.name),
+        storage=storage,
         direction=DIRECTION[search.metric],
         pruner=make_pruner(search),
         load_if_exists=True,
     )
-    if study.metric_names is None:
+    if TOPIC not in study.user_attrs:
+        study.set_user_attr(TOPIC, plan.topic)
         with warnings.catch_warnings():
             # Optuna calls it experimental; its dashboard and its table say it for "value".
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([search.metric])
-    is_new = not study.user_attrs.get(READY)
-    if is_new:
-        study.set_user_attr(TOPIC, plan.topic)
-    # Each time: n_trials, which decides the first heads, is not in the name.
-    _enqueue_first(study, search)
-    if is_new:
-        if search.reuse_trials:
-            _add_old_trials(study, plan, search, folder)
-        study.set_user_attr(READY, True)
-    _fail_dead(study, life)
+    tried = set(heads_of(study.get_trials(deepcopy=False)))
+    room = max(0, missing(study, search))
+    # Each time, since n_trials is not in the name and decides how many of them there are.
+    for head in [head for head in first_heads(search) if essence(head) not in tried][:room]:
+        enqueue(study, search, head)
+    if search.reuse_trials:
+        _add_old_trials(study, plan, search, storage)
+    _retry_lost(study, storage, lock)
     return study
 
 
-def _enqueue_first(study: optuna.Study, search: SearchParams) -> None:
-    """Ask for the first heads that the study has not had, as far as it needs more trials."""
-    own = [t for t in study.get_trials(deepcopy=False) if REUSED not in t.user_attrs]
-    known = set(heads_of(own))
-    room = search.n_trials - sum(t.state is not TrialState.FAIL for t in own)
-    for head in first_heads(search):
-        if room > 0 and essence(head) not in known:
-            enqueue(study, search, head)
-            room -= 1
+def missing(study: optuna.Study, search: SearchParams) -> int:
+    """How many more trials the study needs, beside those that run."""
+    trials = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+    return search.n_trials - sum(REUSED not in trial.user_attrs for trial in trials)
 
 
 def enqueue(study: optuna.Study, search: SearchParams, head: HeadConfig) -> None:
     """Ask for a head that is given."""
     given = head.model_dump(mode="json")
     study.enqueue_trial(known_fields(search.space, head), {HEAD: given})
+
+
+def has_next(study: optuna.Study, search: SearchParams) -> bool:
+    """Whether the study has a head to try: of a space that is tried whole, enqueue the next ones.
+
+    Call under the study's lock.
+    """
+    if not is_enumerated(search):
+        return True
+    if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        return True
+    tried = set(heads_of(study.get_trials(deepcopy=False)))
+    most = min(_ENQUEUED_AT_ONCE, missing(study, search))
+    some = list(islice((head for head in grid(search.space) if head not in tried), most))
+    for head in some:
+        enqueue(study, search, head)
+    return bool(some)
 
 
 def heads_of(trials: Iterable[FrozenTrial]) -> Iterator[HeadConfig]:
@@ -85,68 +163,52 @@ def heads_of(trials: Iterable[FrozenTrial]) -> Iterator[HeadConfig]:
             yield essence(HeadConfig.model_validate(head))
 
 
-def _fail_dead(study: optuna.Study, life: LifeLine) -> None:
-    if has_heartbeats(study._storage):
+def _retry_lost(study: optuna.Study, storage: RDBStorage, lock: WorkerLock) -> None:
+    """Fail the trials of workers that are dead, and ask for them again."""
+    if storage.get_heartbeat_interval() is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             fail_stale_trials(study)
     trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get(AGAIN) for trial in trials}
+    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
-        is_dead = trial.state is TrialState.RUNNING and not _is_alive(trial, study, life)
-        # Those that a database failed as stale have no reason either.
-        is_stale = trial.state is TrialState.FAIL and REASON not in trial.user_attrs
-        if (is_dead or is_stale) and trial.number not in again:
-            # asked for again before it is failed: a kill in between then loses nothing
-            _ask_again(study, trial)
-        if is_dead:
-            # another machine may have failed it since
-            with suppress(UpdateFinishedTrialError):
-                study._storage.set_trial_user_attr(trial._trial_id, REASON, "its worker died")
-                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-def _ask_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    attributes = trial.user_attrs
-    if trial.params or HEAD in attributes:
-        kept = {HEAD: attributes[HEAD]} if HEAD in attributes else {}
-        study.enqueue_trial(trial.params, {**kept, AGAIN: trial.number})
-
-
-def _is_alive(trial: FrozenTrial, study: optuna.Study, life: LifeLine) -> bool:
-    worker = trial.user_attrs.get(WORKER)
-    if worker is None:
-        # Trials are given out under the study's lock, which is held now: its worker died at that.
-        return False
-    if has_heartbeats(study._storage) and not life.is_of_this_machine(worker):
-        return True  # the database's heartbeats tell
-    return life.is_alive(worker)
+        # A trial without a worker: that one died while it asked, under the lock that is held now.
+        worker = trial.user_attrs.get(WORKER)
+        if trial.state is not TrialState.RUNNING or (worker and lock.may_live(worker)):
+            continue
+        given = trial.user_attrs.get(HEAD)
+        if (trial.params or given) and trial.number not in retried:
+            # enqueued before it is failed: a kill in between then loses nothing
+            kept = {HEAD: given} if given else {}
+            study.enqueue_trial(trial.params, {**kept, RETRY_OF: trial.number})
+        with suppress(UpdateFinishedTrialError):
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _add_old_trials(
-    study: optuna.Study, plan: StudyPlan, search: SearchParams, folder: Path
+    study: optuna.Study, plan: StudyPlan, search: SearchParams, storage: RDBStorage
 ) -> None:
     """Add what studies of the same data found of heads that the new space has too."""
     known = {trial.user_attrs.get(REUSED) for trial in study.get_trials(deepcopy=False)}
-    for old in neighbours(study, search.storage, folder):
-        if not may_share_trials(old.user_attrs.get(TOPIC, {}), plan.topic):
+    for name in sorted(optuna.get_all_study_names(storage)):
+        old = optuna.load_study(study_name=name, storage=storage)
+        topic: Mapping[str, Any] = old.user_attrs.get(TOPIC, {})
+        if name == plan.name or not may_share_trials(topic, json.loads(json.dumps(plan.topic))):
             continue
         for trial in old.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            origin = f"{old.study_name}/{trial.number}"
+            origin = f"{name}/{trial.number}"
             result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
             if REUSED in trial.user_attrs or origin in known or "config" not in result:
                 continue
             head = HeadConfig.model_validate(result["config"])
             if is_in_space(search.space, head):
-                study.add_trial(_copy(trial, head, search, origin))
-
-
-def _copy(trial: FrozenTrial, head: HeadConfig, search: SearchParams, origin: str) -> FrozenTrial:
-    fields = known_fields(search.space, head)
-    return create_trial(
-        value=trial.value,
-        params=fields,
-        distributions=distributions(search.space, fields),
-        user_attrs={RESULT: trial.user_attrs[RESULT], REUSED: origin},
-        intermediate_values=trial.intermediate_values,
-    )
+                fields = known_fields(search.space, head)
+                study.add_trial(
+                    create_trial(
+                        value=trial.value,
+                        params=fields,
+                        distributions=distributions(search.space, fields),
+                        user_attrs={RESULT: result, REUSED: origin},
+                        intermediate_values=trial.intermediate_values,
+                    )
+                )

@@ -1,228 +1,206 @@
-"""A worker of a study: it solves linear heads one by one, and trains networks many at a time."""
+"""A worker of a study: it asks for trials, trains their heads, and tells how good they are."""
 
+import threading
 import time
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.trial import TrialState
 
-from headstart.common.errors import SearchError, one_line
+from headstart.common.errors import SearchError, TrainingError, one_line
 from headstart.common.progress import progress_bar
-from headstart.heads.curve import Curve, curve_metrics, epoch_scores
-from headstart.heads.linear import FoldAnswers, LinearHeads
-from headstart.heads.metrics import one_of_views, softmax
+from headstart.heads.config import HeadConfig
+from headstart.heads.curve import Curve
+from headstart.heads.metrics import softmax
+from headstart.heads.trainer import CrossValidation, HeadTrainer, mean_by_row
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan
-from headstart.search.sampling import first_heads
+from headstart.search.sampling import make_sampler
 from headstart.search.selection import AnswerStore
-from headstart.search.trials import AskedTrial, Trials
-
-if TYPE_CHECKING:
-    from headstart.heads.stack import HeadStack
+from headstart.search.space import asking, known_fields, suggest
+from headstart.search.study import (
+    HEAD,
+    HEARTBEAT_S,
+    REASON,
+    RESULT,
+    WORKER,
+    has_next,
+    missing,
+    open_storage,
+    open_study,
+    study_lock,
+)
+from headstart.search.worker_lock import WorkerLock
 
 MOST_FAILURES = 10
-# A program compiles in about two seconds, in which two cores do about so many operations.
-_COMPILATION_FLOP = 2e11
-
-
-@dataclass
-class _Running:
-    asked: AskedTrial
-    curve: Curve
-    first_epoch: int
-    answers: NDArray[np.float32] | None = None
 
 
 class Worker:
-    """Trains the trials that it is given, together; begins none after `deadline`."""
+    """One of the workers of a study.
+
+    A trial that another worker has failed meanwhile, taking this one for dead, is retried there;
+    what is told of it here is dropped.
+
+    Args:
+        stream: differs among the workers of one search, so that their samplers do.
+    """
 
     def __init__(
-        self,
-        plan: StudyPlan,
-        search: SearchParams,
-        trials: Trials,
-        answers: AnswerStore,
-        *,
-        deadline: float,
+        self, plan: StudyPlan, search: SearchParams, folder: Path, *, seed: int, stream: int = 0
     ) -> None:
-        self._plan, self._search, self._trials, self._answers = plan, search, trials, answers
-        self._names = curve_metrics(search.metric)
-        self._labels = [plan.label_ids[group.validation] for group in plan.groups]
-        self._linear = LinearHeads(plan.features, plan.label_ids, plan.n_classes, plan.blocks)
-        self._running: dict[int, _Running] = {}
-        self._waiting: AskedTrial | None = None
-        self._failures = 0
-        self._deadline = deadline
+        self._plan, self._search = plan, search
+        self._storage = open_storage(search, folder)
+        self._lock = study_lock(folder, plan.name)
+        self._own_lock = WorkerLock(folder / f"{plan.name}.workers")
+        self._answers = AnswerStore(folder, plan.name)
+        with self._lock:
+            self.study = open_study(plan, search, self._storage, self._own_lock)
+            n_before = len(self.study.get_trials(deepcopy=False))
+        seeds = np.random.SeedSequence([seed, n_before, stream])
+        self.study.sampler = make_sampler(search, int(seeds.generate_state(1)[0]))
 
-    @cached_property
-    def _stack(self) -> "HeadStack":
-        # Keras is imported where networks are trained, and not where heads are solved alone.
-        from headstart.heads.stack import HeadStack, StackData
-        from headstart.search.shape import study_shape
+    def close(self) -> None:
+        """Leave the study; trials left running count as those of a dead worker."""
+        self._own_lock.release()
 
-        plan, search = self._plan, self._search
-        data = StackData(plan.features, plan.label_ids, plan.n_classes, search.judged_on)
-        return HeadStack(data, plan.groups, study_shape(plan, search, first_heads(search)))
+    def wants_more(self) -> bool:
+        """Whether a worker that asks now is given a trial."""
+        with self._lock:
+            return missing(self.study, self._search) > 0 and has_next(self.study, self._search)
 
-    def run(self) -> None:
-        """Work until the study has enough trials, or its time is up.
+    def has_running(self) -> bool:
+        """Whether some worker has a trial in work."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def run(self, deadline: float) -> None:
+        """Work until the study has enough trials; begin none after `deadline`.
 
         Raises:
             SearchError: ten trials in a row failed.
         """
-        with progress_bar(total=self._search.n_trials, unit="trials", title="search") as bar:
-            self._bar = bar
-            while True:
-                self._start()
-                if not self._running:
-                    return
-                if self._waiting is None and self._is_compacting_worth_it():
-                    self._stack.compact()
-                self._stack.run_epoch()
-                self._note_epoch()
-                waiting = [] if self._waiting is None else [self._waiting]
-                self._trials.beat([*waiting, *(r.asked for r in self._running.values())])
+        plan, search, failures = self._plan, self._search, 0
+        trainer = HeadTrainer(
+            plan.features,
+            plan.label_ids,
+            plan.n_classes,
+            plan.blocks,
+            batch_size=search.batch_size,
+            metric=search.metric,
+            judged_on=search.judged_on,
+        )
+        with progress_bar(total=search.n_trials, unit="trials", title="search") as bar:
+            while time.monotonic() < deadline and (asked := self.ask()) is not None:
+                trial, config = asked
+                try:
+                    with self._heartbeats(trial):
+                        self._run_trial(trainer, trial, config)
+                except (TrainingError, ValueError, np.linalg.LinAlgError) as error:
+                    self.fail(trial, config, one_line(error))
+                    failures += 1
+                    if failures >= MOST_FAILURES:
+                        raise SearchError(
+                            f"{MOST_FAILURES} trials in a row failed, the last because "
+                            f"{one_line(error)}: look at search.space, first at learning_rate"
+                        ) from None
+                    continue
+                failures = 0
+                bar.update(1)
 
-    def _start(self) -> None:
-        """Fill the stack as far as heads find a place, in the order they are asked in."""
-        while True:
-            if self._waiting is None and time.monotonic() < self._deadline:
-                self._waiting = self._trials.ask()
-            asked = self._waiting
-            if asked is None:
-                return
-            if asked.config.kind != "network":
-                self._run_linear(asked)
-            elif not self._place(asked):
-                return
-            else:
-                curve = Curve(self._search.metric)
-                self._running[asked.number] = _Running(asked, curve, self._stack.epoch)
-            self._waiting = None
+    def ask(self) -> tuple[optuna.Trial, HeadConfig] | None:
+        """The next trial and its head; None where the finished and the running ones are enough."""
+        with self._lock:
+            if missing(self.study, self._search) <= 0 or not has_next(self.study, self._search):
+                return None
+            with warnings.catch_warnings():
+                # Optuna expects heartbeats of its own loop; here `_heartbeats` sends them.
+                warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+                trial = self.study.ask()
+            trial.set_user_attr(WORKER, self._own_lock.name)
+            # A trial without any heartbeat would never count as stale.
+            self._record_heartbeat(trial)
+        given = trial.user_attrs.get(HEAD)
+        if given is None:
+            return trial, suggest(self._search.space, asking(trial))
+        config = HeadConfig.model_validate(given)
+        choose = asking(trial)
+        for name in known_fields(self._search.space, config):
+            choose(name, getattr(self._search.space, name))  # so that the sampler sees it
+        return trial, config
 
-    def _place(self, asked: AskedTrial) -> bool:
-        has_room = len(self._stack) < self._search.population
-        return has_room and self._stack.add(asked.number, asked.config)
+    def tell(
+        self, trial: optuna.Trial, found: CrossValidation, state: TrialState | None = None
+    ) -> None:
+        """Tell what a trial has found; `state` PRUNED where it was given up."""
+        curve, best = found.curve, found.curve.best_epoch
+        result: dict[str, Any] = {
+            "config": found.config.model_dump(mode="json"),
+            "best_epoch": best,
+            "value_std": curve.spread[best - 1],
+            "curve": curve.values,
+        }
+        with suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(RESULT, result)
+            value = None if state else curve.objective
+            self.study.tell(trial, value, state=state, skip_if_finished=True)
 
-    def _is_compacting_worth_it(self) -> bool:
-        """Whether half the stack, for the epochs to come, costs more than compiling it anew."""
-        ages = self._stack.epochs()
-        left = [self._running[n].asked.config.epochs - epochs for n, epochs in ages.items()]
-        return self._stack.flop_per_epoch / 2 * max(left, default=0) / 2 > _COMPILATION_FLOP
+    def fail(self, trial: optuna.Trial, config: HeadConfig, reason: str) -> None:
+        """Tell that a trial has failed."""
+        with suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(RESULT, {"config": config.model_dump(mode="json")})
+            trial.set_user_attr(REASON, reason)
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _note_epoch(self) -> None:
-        numbers, logits = self._stack.validation_logits()
-        scored = epoch_scores(self._names, self._labels, logits)
-        for place, number in enumerate(numbers):
-            values = {name: found[:, place] for name, found in scored.items()}
-            running = self._running[number]
-            if self._note(running, values, [of_group[place] for of_group in logits]):
-                self._decide(running)
+    def _run_trial(self, trainer: HeadTrainer, trial: optuna.Trial, config: HeadConfig) -> None:
+        plan, search, is_pruned = self._plan, self._search, False
 
-    def _note(
-        self,
-        running: _Running,
-        values: dict[str, NDArray[np.float64]],
-        logits: list[NDArray[np.float32]],
-    ) -> bool:
-        """Note an epoch's metrics, (n_groups,) by name; False where the trial failed by them."""
-        curve, asked = running.curve, running.asked
-        if any(not np.isfinite(found).all() for found in values.values()):
-            self._fail(asked, f"its loss was no longer a number in epoch {curve.epochs + 1}")
-            return False
-        if curve.add(values):
-            running.answers = self._of_rows(logits)
-        self._trials.report(asked, curve.values[curve.metric][-1], curve.epochs)
-        return True
+        def on_epoch(curve: Curve) -> bool:
+            nonlocal is_pruned
+            with suppress(UpdateFinishedTrialError):
+                trial.report(curve.values[search.metric][-1], curve.epochs)
+            is_last = curve.epochs >= config.epochs or curve.stalled(search.patience)
+            if config.kind == "network" and search.pruner != "none" and not is_last:
+                is_pruned = trial.should_prune()
+            return is_pruned
 
-    def _decide(self, running: _Running) -> None:
-        """End a trial that is done, stalled or to be pruned."""
-        curve, asked = running.curve, running.asked
-        if curve.epochs >= asked.config.epochs or curve.stalled(self._search.patience):
-            self._complete(running)
-        elif self._search.pruner != "none" and asked.trial.should_prune():
-            self._end(asked)
-            self._trials.prune(asked, _result(running))
-            self._succeeded()
-
-    def _complete(self, running: _Running) -> None:
-        self._end(running.asked)
-        assert running.answers is not None
-        self._answers.write(running.asked.number, running.answers)
-        self._trials.complete(running.asked, running.curve.best, _result(running))
-        self._succeeded()
-
-    def _run_linear(self, asked: AskedTrial) -> None:
-        """Solve a head; of ridge for every penalty of the path, of which the one with the least log
-        loss counts: it tells penalties apart that get the same images right.
-        """
-        try:
-            found = self._linear.out_of_fold(asked.config, self._plan.groups, path=True)
-        except (ValueError, np.linalg.LinAlgError) as error:
-            self._fail(asked, one_line(error))
+        found = trainer.cross_validate(
+            config, plan.folds, patience=search.patience, path=True, on_epoch=on_epoch
+        )
+        if is_pruned:
+            self.tell(trial, found, TrialState.PRUNED)
             return
+        _, logits = mean_by_row(plan.folds, found.logits)
+        self._answers.write(trial.number, softmax(logits).astype(np.float32))
+        self.tell(trial, found)
 
-        def scored(one: FoldAnswers) -> dict[str, NDArray[np.float64]]:
-            each = epoch_scores(
-                self._names, self._labels, [logits[None] for logits in self._judged(one)]
-            )
-            return {name: values[:, 0] for name, values in each.items()}
+    @contextmanager
+    def _heartbeats(self, trial: optuna.Trial) -> Iterator[None]:
+        """Tell a database meanwhile that this worker lives."""
+        ended = threading.Event()
 
-        every = [scored(one) for one in found]
-        means = [{name: float(v.mean()) for name, v in values.items()} for values in every]
-        best = min(range(len(found)), key=lambda i: means[i]["log_loss"])
-        asked = replace(asked, config=found[best].config)
-        running = _Running(asked, Curve(self._search.metric), 0)
-        self._running[asked.number] = running
-        if self._note(running, every[best], self._judged(found[best])):
-            self._complete(running)
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_S):
+                self._record_heartbeat(trial)
 
-    def _judged(self, answers: FoldAnswers) -> list[NDArray[np.float32]]:
-        """Logits of each group's validation rows, (n, c), from those of all their views."""
-        n_views = self._plan.features.shape[1]
-        if self._search.judged_on == "mean_of_views":
-            return [one_of_views(logits, n_views) for logits in answers.logits]
-        return [logits[::n_views] for logits in answers.logits]
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
-    def _of_rows(self, logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Probabilities of the judged rows, (n, c), from logits of each group: mean of repeats."""
-        rows, n = self._plan.judged_rows, len(self._plan.label_ids)
-        total = np.zeros((n, self._plan.n_classes), np.float32)
-        times = np.zeros(n, np.float32)
-        for group, values in zip(self._plan.groups, logits, strict=True):
-            total[group.validation] += softmax(values)
-            times[group.validation] += 1
-        return total[rows] / times[rows, None]
-
-    def _end(self, asked: AskedTrial) -> None:
-        self._running.pop(asked.number, None)
-        if asked.config.kind == "network":
-            self._stack.remove([asked.number])
-
-    def _fail(self, asked: AskedTrial, reason: str) -> None:
-        self._end(asked)
-        self._trials.fail(asked, reason)
-        self._failures += 1
-        if self._failures >= MOST_FAILURES:
-            raise SearchError(
-                f"{MOST_FAILURES} trials in a row failed, the last because {reason}: "
-                "look at search.space, first at learning_rate"
-            )
-
-    def _succeeded(self) -> None:
-        self._failures = 0
-        self._bar.update(1)
-
-
-def _result(running: _Running) -> dict[str, Any]:
-    """What a trial leaves behind: JSON values, the same names for every trial."""
-    curve = running.curve
-    return {
-        "config": running.asked.config.model_dump(mode="json"),
-        "first_epoch": running.first_epoch,
-        "best_epoch": curve.best_epoch,
-        "value_std": curve.spread[curve.best_epoch - 1],
-        "curve": curve.values,
-    }
+    def _record_heartbeat(self, trial: optuna.Trial) -> None:
+        storage = self._storage
+        if storage.get_heartbeat_interval() is None:
+            return  # the file of this machine, where locks tell who lives
+        study_id = storage.get_study_id_from_name(self._plan.name)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage.record_heartbeat(trial_id)

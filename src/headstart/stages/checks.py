@@ -99,9 +99,10 @@ def _check_sampler(params: Params) -> None:
 
 
 def _check_storage(params: Params, project: Project) -> None:
-    from headstart.search.storage import open_storage
+    from headstart.search.study import open_storage
 
-    open_storage(params.search.storage, project.root, "")
+    if params.search.storage:
+        open_storage(params.search, project.root / ".headstart")
 
 
 def _check_metric(params: Params, project: Project) -> None:

@@ -13,7 +13,7 @@ from headstart.common.paths import Project, state_folder
 from headstart.common.secrets import without_secrets
 from headstart.params.search import SearchParams
 from headstart.params.whole_file import load_params
-from headstart.search.search_heads import StudyResult
+from headstart.search.results import StudyResult
 from headstart.tracking.lineage import gather_lineage
 from headstart.tracking.runs import Run, curve_names, new_run
 from headstart.tracking.store import TrackingStore, answering, open_store

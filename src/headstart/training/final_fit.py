@@ -10,21 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart.common import files
 from headstart.common.errors import TrainingError
-from headstart.features.feature_store import FeatureBatch, FeatureStore
+from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import BestHead, HeadConfig, chosen_layers
-from headstart.heads.fit import FitOptions, fit_heads, linear_heads
 from headstart.heads.fitted import FittedHead
-from headstart.heads.metrics import badness, scores, softmax
+from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
+from headstart.heads.metrics import DIRECTION, objective, scores, softmax
 from headstart.heads.temperature import fit_temperature
+from headstart.heads.trainer import HeadTrainer, mean_by_row
 from headstart.models.assemble import average_linear
-from headstart.models.predictions import Predictions, as_predictions
+from headstart.models.predictions import Predictions
 from headstart.params.image import ImageParams
 from headstart.params.train import TrainParams
-from headstart.training.out_of_fold import out_of_fold
 
 
 @dataclass(frozen=True)
@@ -89,161 +88,80 @@ def train_model(
                 f"add images (a class of three groups has one in each split), or raise "
                 f"ingest.split.{name}"
             )
-    layers = chosen_layers(best.config.layers, store.layers)
-    settings = Settings.of(best, params, n_classes=len(store.classes), seed=seed)
-    if params.trains_on_all(cross_validated=best.folds > 1):
-        return _train_on_all(
-            store, layers, settings, best.folds if best.folds > 1 else params.folds
-        )
-    train, validation = (store.split(name, layers=layers) for name in ("train", "validation"))
-    heads = fit_heads(
-        [settings.config],
-        train,
-        validation,
-        n_classes=settings.n_classes,
-        seeds=settings.seeds,
-        options=settings.options,
+    changes = {name: getattr(params, name) for name in ("learning_rate", "weight_decay", "epochs")}
+    config = best.config.model_copy(
+        update={name: value for name, value in changes.items() if value is not None}
     )
-    chosen = combined(heads, validation, best.metric, params.combine)
-    logits = mean_logits(chosen, validation)
-    temperature = fit_temperature(logits, validation.label_ids)
-    folds = (0,) * len(validation)
-    return _finish(chosen, layers, temperature, logits, validation, folds, store, ("train",))
-
-
-def _train_on_all(
-    store: FeatureStore, layers: tuple[str, ...], settings: "Settings", folds: int
-) -> TrainedHead:
-    """Train on both splits, networks for the epochs found; what is said of them is out of fold."""
-    both = store.split("train", "validation", layers=layers)
-    options = replace(settings.options, epochs=settings.epochs, patience=None)
-    unseen = out_of_fold(
-        settings.config,
-        both,
-        n_classes=settings.n_classes,
-        seeds=settings.seeds,
-        folds=folds,
-        epochs=settings.epochs,
-        batch_size=options.batch_size,
-        metric=options.metric,
-    )
-    if settings.config.kind == "network":
-        heads = fit_heads(
-            [settings.config],
-            both,
-            None,
-            n_classes=settings.n_classes,
-            seeds=settings.seeds,
-            options=options,
-        )
-    else:
-        solver, whole = linear_heads(
-            settings.config, both.features, both.label_ids, settings.n_classes
-        )
-        head = solver.fit(whole, np.arange(len(both)), unseen.temperature)
-        heads = [replace(head, config=settings.config)]
-    # Without images to choose by, several heads can only be an ensemble.
-    chosen = tuple(replace(head, curve=unseen.curve) for head in combined_all(heads))
-    judged = np.flatnonzero(unseen.fold >= 0)
+    seeds = range(seed, seed + params.seeds)
+    n_train = len(store.indices("train"))
     rows = np.concatenate([store.indices("train"), store.indices("validation")])
-    logits = unseen.logits[judged]
-    temperature = fit_temperature(logits, both.label_ids[judged])
-    shown = store.rows(rows[judged], layers)
-    places = tuple(unseen.fold[judged].tolist())
-    return _finish(
-        chosen, layers, temperature, logits, shown, places, store, ("train", "validation")
+    batch = store.rows(rows)
+    every = np.arange(len(rows))
+    trainer = HeadTrainer(
+        batch.features,
+        batch.label_ids,
+        len(store.classes),
+        store.columns(),
+        batch_size=best.batch_size,
+        metric=best.metric,
     )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What training goes by: the search's findings, unless params.yaml says otherwise."""
-
-    config: HeadConfig
-    n_classes: int
-    seeds: tuple[int, ...]
-    options: FitOptions
-    epochs: int
-
-    @classmethod
-    def of(
-        cls,
-        best: BestHead,
-        params: TrainParams,
-        *,
-        n_classes: int,
-        seed: int,
-    ) -> "Settings":
-        """Fields of `params` that are not null win."""
-        names = ("learning_rate", "weight_decay", "epochs")
-        chosen = {name: getattr(params, name) for name in names}
-        changes = {name: value for name, value in chosen.items() if value is not None}
-        return cls(
-            config=best.config.model_copy(update=changes),
-            n_classes=n_classes,
-            seeds=tuple(range(seed, seed + params.seeds)),
-            options=FitOptions(
-                batch_size=best.batch_size,
-                patience=params.patience,
-                metric=best.metric,
-                first_epoch=best.first_epoch,
-                judged_on=best.judged_on,
-            ),
-            epochs=params.epochs or best.epochs,
+    fold_of_row = np.where(every < n_train, -1, 0)
+    if params.trains_on_all(cross_validated=best.folds > 1):
+        splits, epochs = ["train", "validation"], params.epochs or best.epochs
+        n_folds = count_folds(
+            batch.label_ids, batch.groups, best.folds if best.folds > 1 else params.folds
         )
-
-
-def combined(
-    heads: Sequence[FittedHead], validation: FeatureBatch, metric: str, how: str
-) -> tuple[FittedHead, ...]:
-    """Heads of several seeds as one where that is exact, else as an ensemble or the best one."""
-    every = combined_all(heads)
-    if len(every) == 1 or how == "ensemble":
-        return every
-    return (min(heads, key=lambda head: badness(metric, _scores(head, validation))),)
-
-
-def combined_all(heads: Sequence[FittedHead]) -> tuple[FittedHead, ...]:
-    """Heads of several seeds: as one where that is exact, else all of them."""
-    average = average_linear(heads)
-    return tuple(heads) if average is None else (average,)
-
-
-def mean_logits(heads: Sequence[FittedHead], batch: FeatureBatch) -> NDArray[np.float64]:
-    """Mean of the heads' logits on the plain view: shape (n_images, n_classes)."""
-    plain = np.ascontiguousarray(batch.features[:, 0])
-    logits = [head.logits(plain) for head in heads]
-    return np.asarray(np.mean(logits, axis=0, dtype=np.float64))
-
-
-def _finish(
-    heads: tuple[FittedHead, ...],
-    layers: tuple[str, ...],
-    temperature: float,
-    logits: NDArray[np.float64],
-    judged: FeatureBatch,
-    folds: tuple[int, ...],
-    store: FeatureStore,
-    splits: tuple[str, ...],
-) -> TrainedHead:
-    """Score the logits of images by heads that were not trained on them."""
+        fold_of_row = assign_folds(batch.label_ids, batch.groups, folds=n_folds, seed=seed)
+        folds = folds_of(fold_of_row, seeds)
+        found = trainer.cross_validate(config, folds, epochs=epochs)
+        heads = trainer.fit(config, every, seeds, epochs=epochs, temperature=found.temperature)
+        logits = mean_by_row(folds, found.logits)[1]
+        # Without images to choose by, several heads can only be an ensemble.
+        heads = [replace(head, curve=found.curve.values) for head in merged(heads)]
+    else:
+        splits = ["train"]
+        folds = [Fold(every[:n_train], every[n_train:], own) for own in seeds]
+        found = trainer.cross_validate(config, folds, patience=params.patience, keep_heads=True)
+        heads, kept = merged(found.heads), found.logits
+        if len(heads) > 1 and params.combine == "best":
+            labels = batch.label_ids[n_train:]
+            sign = 1 if DIRECTION[best.metric] == "maximize" else -1
+            values = [sign * objective(best.metric, scores(labels, softmax(z))) for z in kept]
+            chosen = int(np.argmax(values))
+            heads, kept = [heads[chosen]], [kept[chosen]]
+        logits = np.mean(kept, axis=0, dtype=np.float64)
+    judged = np.flatnonzero(fold_of_row >= 0)
+    labels = batch.label_ids[judged]
+    temperature = fit_temperature(logits, labels)
     probabilities = softmax(logits / temperature)
-    rows = np.concatenate([store.indices(name) for name in splits])
-    hashes = sorted(store.sha256[row] for row in rows.tolist())
+    hashes = sorted(store.sha256[row] for name in splits for row in store.indices(name).tolist())
     return TrainedHead(
-        heads=heads,
-        layers=layers,
+        heads=tuple(heads),
+        layers=chosen_layers(config.layers, store.layers),
         temperature=temperature,
-        validation=as_predictions(judged, "validation", store.classes, probabilities),
-        folds=folds,
-        scores=scores(judged.label_ids, probabilities),
-        unscaled=scores(judged.label_ids, softmax(logits)),
+        validation=Predictions(
+            classes=store.classes,
+            split="validation",
+            paths=tuple(batch.paths[row] for row in judged.tolist()),
+            sha256=tuple(batch.sha256[row] for row in judged.tolist()),
+            label_ids=labels,
+            probabilities=probabilities,
+        ),
+        folds=tuple(fold_of_row[judged].tolist()),
+        scores=scores(labels, probabilities),
+        unscaled=scores(labels, softmax(logits)),
         trained_on={
-            "splits": list(splits),
+            "splits": splits,
             "n_images": len(hashes),
             "images_sha256": files.sha256_of_json(hashes),
         },
     )
+
+
+def merged(heads: Sequence[FittedHead]) -> list[FittedHead]:
+    """Heads of several seeds: as one where that is exact, else all of them."""
+    average = average_linear(heads)
+    return list(heads) if average is None else [average]
 
 
 def model_metadata(
@@ -266,7 +184,3 @@ def model_metadata(
         "trained_on": trained.trained_on,
         "fine_tuned": fine_tuned,
     }
-
-
-def _scores(head: FittedHead, validation: FeatureBatch) -> dict[str, float]:
-    return scores(validation.label_ids, softmax(mean_logits([head], validation)))

@@ -8,8 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-class LifeLine:
-    """A worker's proof of life.
+class WorkerLock:
+    """Held by a worker while it lives.
 
     Attributes:
         name: of the worker; begins with the machine's name.
@@ -19,19 +19,19 @@ class LifeLine:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         self._folder = folder
-        self._lock = FileLock(self._path(self.name))
+        self._lock = FileLock(folder / f"{self.name}.lock")
         self._lock.acquire()
 
     def release(self) -> None:
         """Count as dead from now on."""
         self._lock.release()
-        self._path(self.name).unlink(missing_ok=True)
+        (self._folder / f"{self.name}.lock").unlink(missing_ok=True)
 
-    def is_alive(self, worker: str) -> bool:
-        """Whether another worker of this folder holds its lock file."""
-        path = self._path(worker)
-        if worker == self.name:
+    def may_live(self, worker: str) -> bool:
+        """Whether a worker holds its lock file, or is of another machine: its heartbeats tell."""
+        if worker == self.name or not worker.startswith(f"{socket.gethostname()}."):
             return True
+        path = self._folder / f"{worker}.lock"
         if not path.exists():
             return False
         try:
@@ -41,11 +41,3 @@ class LifeLine:
             return True
         path.unlink(missing_ok=True)
         return False
-
-    @staticmethod
-    def is_of_this_machine(worker: str) -> bool:
-        """Whether a worker's name is one that this machine gave."""
-        return worker.startswith(f"{socket.gethostname()}.")
-
-    def _path(self, worker: str) -> Path:
-        return self._folder / f"{worker}.lock"

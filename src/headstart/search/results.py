@@ -1,0 +1,173 @@
+"""What a study has found: its trials, their ranking, and what the best may be expected to be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from headstart.heads.config import BestHead, HeadConfig
+from headstart.heads.curve import curve_metrics
+from headstart.heads.metrics import DIRECTION, objective
+from headstart.params.search import SearchParams
+from headstart.search.plan import StudyPlan
+from headstart.search.selection import AnswerStore, corrected_estimate
+from headstart.search.study import REASON, RESULT, REUSED, open_storage, storage_url
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial that has ended.
+
+    Attributes:
+        number: in the order in which trials were asked for, from 0.
+        state: COMPLETE, PRUNED or FAIL.
+        config: the head; None where a trial failed before it had one.
+        value: the metric at the best epoch, mean over folds and repeats; None unless COMPLETE.
+            Optuna's value of the trial is the same, its ties broken (`metrics.objective`).
+        value_std: sample standard deviation over folds and repeats; 0 where there is one.
+        best_epoch: from 1.
+        curve: by metric, one value an epoch; the same metrics in every trial.
+        reason: why it failed.
+        reused_from: study and number of the trial that this one was taken from, or empty.
+    """
+
+    number: int
+    state: str
+    config: HeadConfig | None
+    value: float | None
+    value_std: float | None
+    best_epoch: int | None
+    curve: dict[str, list[float]]
+    reason: str
+    reused_from: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Every field of the head, the same names for every trial."""
+        config = self.config
+        names = HeadConfig.model_fields
+        return {name: None if config is None else getattr(config, name) for name in names}
+
+    def at_best(self) -> dict[str, float]:
+        """The curve's metrics at the best epoch."""
+        if not self.best_epoch:
+            return {}
+        return {name: values[self.best_epoch - 1] for name, values in self.curve.items()}
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study so far: every trial that has ended, by number.
+
+    Attributes:
+        storage: the URL that Optuna and its dashboard open.
+        topic: what the study's name covers.
+        estimate: what the best trial's value may be expected to be on new images.
+    """
+
+    study_name: str
+    storage: str
+    metric: str
+    direction: str
+    batch_size: int
+    topic: dict[str, Any]
+    trials: tuple[TrialResult, ...]
+    estimate: float | None = None
+
+    @property
+    def best(self) -> TrialResult:
+        """The first of `ranked`."""
+        return self.ranked()[0]
+
+    def ranked(self) -> list[TrialResult]:
+        """The completed trials, best first: by the number that the study optimises."""
+        done = [trial for trial in self.trials if trial.value is not None]
+        sign = -1 if self.direction == "maximize" else 1
+        return sorted(done, key=lambda t: (sign * objective(self.metric, t.at_best()), t.number))
+
+    def best_head(self) -> BestHead:
+        """The winner, as data/best_head.json holds it."""
+        best = self.best
+        assert best.config is not None
+        assert best.value is not None
+        return BestHead(
+            config=best.config,
+            epochs=best.best_epoch or 1,
+            metric=self.metric,
+            value=best.value,
+            study=self.study_name,
+            trial=best.number,
+            batch_size=self.batch_size,
+            judged_on=self.topic["judged_on"],
+            folds=self.topic["folds"],
+            estimate=self.estimate,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a trial: outcome, metrics at the best epoch, every field of the head."""
+        metrics = curve_metrics(self.metric)
+        rows = [
+            {
+                "number": trial.number,
+                "state": trial.state,
+                "value": trial.value,
+                "value_std": trial.value_std,
+                "best_epoch": trial.best_epoch,
+                "epochs": len(trial.curve.get(self.metric, [])),
+                **{f"validation_{name}": trial.at_best().get(name) for name in metrics},
+                **trial.params,
+                "reason": trial.reason,
+                "reused_from": trial.reused_from,
+            }
+            for trial in self.trials
+        ]
+        whole = ("best_epoch", "hidden_layers", "width")
+        return pd.DataFrame(rows).astype(dict.fromkeys(whole, "Int64"))
+
+
+def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResult:
+    """What a study has found so far; reused trials count, as if they were its own."""
+    study = optuna.load_study(study_name=plan.name, storage=open_storage(search, folder))
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    done = [trial.number for trial in ended if trial.state is TrialState.COMPLETE]
+    rows = plan.judged_rows
+    estimate = corrected_estimate(
+        search.metric,
+        plan.label_ids[rows],
+        [plan.keys[row] for row in rows],
+        AnswerStore(folder, plan.name).read(done),
+        seed=int(plan.topic["seed"]),
+    )
+    return StudyResult(
+        study_name=plan.name,
+        storage=storage_url(search, folder),
+        metric=search.metric,
+        direction=DIRECTION[search.metric],
+        batch_size=search.batch_size,
+        topic=plan.topic,
+        trials=tuple(_trial_result(trial, search.metric) for trial in ended),
+        estimate=estimate,
+    )
+
+
+def _trial_result(trial: FrozenTrial, metric: str) -> TrialResult:
+    result = trial.user_attrs.get(RESULT, {})
+    curve, best = result.get("curve", {}), result.get("best_epoch")
+    is_complete = trial.state is TrialState.COMPLETE and best
+    reason = trial.user_attrs.get(REASON, "")
+    if trial.state is TrialState.FAIL and not reason:
+        reason = "its worker died"
+    return TrialResult(
+        number=trial.number,
+        state=trial.state.name,
+        config=HeadConfig.model_validate(result["config"]) if "config" in result else None,
+        value=curve[metric][best - 1] if is_complete else None,
+        value_std=result.get("value_std"),
+        best_epoch=best,
+        curve=curve,
+        reason=reason,
+        reused_from=trial.user_attrs.get(REUSED, ""),
+    )
