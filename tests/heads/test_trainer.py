@@ -159,7 +159,7 @@ def test_a_head_is_judged_on_the_plain_view_or_on_the_mean_over_views(
     assert found.curve.values["log_loss"][-1] == pytest.approx(
         # folds of ridge are standardised by the statistics of all rows
         scores(LABELS[N_TRAIN:], seen)["log_loss"],
-        rel=1e-2 if kind == "ridge" else 1e-4,
+        rel=0.05 if kind == "ridge" else 1e-4,
     )
 
 
