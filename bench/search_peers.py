@@ -54,7 +54,7 @@ def keras_loop(
     with FeatureStore(path) as store:
         pairs = [(store.split("train"), store.split("validation"))]
         n_classes = len(store.classes)
-        if search.folds > 1:
+        if search.folds and search.folds > 1:
             both = store.split("train", "validation")
             fold = assign_folds(both.label_ids, both.groups, folds=search.folds, seed=seed)
             pairs = [(_some(both, fold != k), _some(both, fold == k)) for k in range(search.folds)]

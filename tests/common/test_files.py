@@ -67,7 +67,7 @@ def test_tables_of_names_do_not_run_and_are_read_back(tmp_path: Path) -> None:
         "split": ["train"] * 4,
         "group": ["+g", "-1", "'", ""],
         **dict.fromkeys(("size_bytes", "width", "height"), [1] * 4),
-        **dict.fromkeys(FLAGS, [False] * 4),
+        **dict.fromkeys(("split_given", *FLAGS), [False] * 4),
     }
     manifest = make_manifest(columns)  # type: ignore[arg-type]
     write_manifest(path, manifest)

@@ -38,7 +38,7 @@ def manifest_of(found: list[tuple[str, str, str]], flag: bool = False) -> Manife
         "height": np.full(n, 4),
         "split": [row[2] for row in found],
         "group": [row[1] for row in found],
-        **{name: np.full(n, flag) for name in FLAGS},
+        **{name: np.full(n, flag) for name in ("split_given", *FLAGS)},
     }
     return make_manifest(columns)
 

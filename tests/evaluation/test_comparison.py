@@ -78,6 +78,19 @@ def test_repeated_images_do_not_count_as_evidence_when_grouped() -> None:
     assert grouped.accuracy.low < alone.accuracy.low
 
 
+def test_what_the_best_of_many_shows_by_luck_is_no_proof() -> None:
+    champion, challenger, label_ids = _pair(1000, 0.93, 0.96, 2)
+    plain = compare_models(champion, challenger, label_ids, seed=0)
+    lucky = compare_models(champion, challenger, label_ids, seed=0, optimism=(0.0, 0.04))
+    both = compare_models(champion, challenger, label_ids, seed=0, optimism=(0.04, 0.04))
+    assert plain.verdict == both.verdict == "better"
+    assert lucky.verdict == "undecided"
+    assert lucky.accuracy.value == pytest.approx(plain.accuracy.value - 0.04)
+    assert lucky.challenger_accuracy == pytest.approx(plain.challenger_accuracy - 0.04)
+    assert both.accuracy.value == pytest.approx(plain.accuracy.value)
+    assert "corrected for selection" in lucky.sentence
+
+
 def test_other_images_are_refused() -> None:
     champion, challenger, label_ids = _pair(20, 0.8, 0.8, 0)
     with pytest.raises(DataError, match="evaluate both on the same manifest"):

@@ -51,7 +51,7 @@ def manifest_of(folder: Path) -> Manifest:
         "split": [SPLITS[int(digest[0], 16) % 4] for digest in digests],
         "group": digests,
     }
-    return make_manifest(columns | {flag: [False] * len(paths) for flag in FLAGS})
+    return make_manifest(columns | {flag: [False] * len(paths) for flag in ("split_given", *FLAGS)})
 
 
 def extractor(

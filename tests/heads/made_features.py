@@ -18,6 +18,7 @@ def write_made_features(
     scale: float = 1.0,
     fingerprint: str = "f" * 64,
     blocks: dict[str, slice] | None = None,
+    validation_given: bool = False,
 ) -> None:
     """Write a store whose classes overlap a little; two rows in three are for training."""
     chance = np.random.default_rng(seed)
@@ -37,4 +38,5 @@ def write_made_features(
         classes=[f"class-{label}" for label in range(n_classes)],
         contract={"backbone": "made-up"},
         fingerprint=fingerprint,
+        validation_given=validation_given,
     )

@@ -108,6 +108,7 @@ def make_workspace(
         {
             "path": paths,
             "label": [name for name, _ in rows],
+            "split_given": [False] * len(paths),
             "sha256": sha256,
             "size_bytes": [(project.fetched / path).stat().st_size for path in paths],
             "width": [SIZE] * len(rows),

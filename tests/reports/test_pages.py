@@ -32,6 +32,7 @@ from headstart.reports.compare_report import comparison_page
 from headstart.reports.evaluation_report import Subject, write_evaluation_report
 from headstart.reports.search_report import write_search_report
 from headstart.search.results import StudyResult, TrialResult
+from headstart.search.selection import Corrected
 from headstart.stages import ingest
 from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
 from tests.models.conftest import IMAGE, make_workspace
@@ -164,7 +165,7 @@ def write_search(folder: Path) -> Path:
             )
         )
     result = StudyResult(
-        "heads-1", "x", "accuracy", "maximize", 64, {"folds": 5}, tuple(trials), 0.9
+        "heads-1", "x", "accuracy", "maximize", 64, {"folds": 5}, tuple(trials), Corrected(0.9, 0.0)
     )
     write_search_report(folder, result, SearchParams())
     return folder / "index.html"

@@ -10,6 +10,7 @@ from headstart.heads.config import HeadConfig
 from headstart.params.search import SearchParams
 from headstart.reports.search_report import importances, write_search_report
 from headstart.search.results import StudyResult, TrialResult
+from headstart.search.selection import Corrected
 
 TOPIC = {"folds": 1}
 SEARCH = SearchParams.model_validate(
@@ -58,7 +59,14 @@ def result() -> StudyResult:
     trials.append(_trial(24, HeadConfig(kind="logistic_regression"), 0.75))
     trials.append(_trial(25, HeadConfig(width=64), 9.0, state="FAIL"))
     return StudyResult(
-        "heads-1", "sqlite:///x.db", "log_loss", "minimize", 64, TOPIC, tuple(trials), 0.8
+        "heads-1",
+        "sqlite:///x.db",
+        "log_loss",
+        "minimize",
+        64,
+        TOPIC,
+        tuple(trials),
+        Corrected(0.8, 0.01),
     )
 
 
@@ -111,7 +119,8 @@ def test_a_page_without_networks_says_nothing_of_epochs(tmp_path: Path) -> None:
         _trial(number, HeadConfig(kind="ridge", layers=name), 0.5 + number)
         for number, name in enumerate(layers)
     )
-    solved = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, trials, 0.55)
+    corrected = Corrected(0.55, 0.0)
+    solved = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, trials, corrected)
     write_search_report(tmp_path, solved, SEARCH)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<td>head_relu + block14_add</td>" in page

@@ -199,6 +199,25 @@ def test_folds_and_repeats(features: Path, tmp_path: Path) -> None:
         assert plan.judged_rows.tolist() == list(range(development))
 
 
+def test_a_validation_split_that_came_with_the_data_decides_unless_folds_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    own, given = tmp_path / "own.h5", tmp_path / "given.h5"
+    write_made_features(own)
+    write_made_features(given, validation_given=True)
+
+    def held_out(path: Path, **changes: Any) -> list[list[int]]:
+        with FeatureStore(path) as store:
+            plan = plan_study(store, SearchParams(**changes), seed=0)
+            assert plan.topic["folds"] == len(plan.folds)
+            return [fold.validation.tolist() for fold in plan.folds]
+
+    with FeatureStore(given) as store:
+        n_train, n = len(store.indices("train")), len(store.split("train", "validation"))
+    assert len(held_out(own)) == len(held_out(given, folds=5)) == 5
+    assert held_out(given) == held_out(own, folds=1) == [list(range(n_train, n))]
+
+
 def test_a_grid_is_searched_whole(features: Path, tmp_path: Path) -> None:
     grid = {
         "kind": "network",

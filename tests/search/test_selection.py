@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from headstart.heads.metrics import METRICS, PER_IMAGE, scores
-from headstart.search.selection import AnswerStore, corrected_estimate
+from headstart.search.selection import AnswerStore, correct_for_selection
 
 
 def equal_trials(
@@ -30,9 +30,11 @@ def test_of_many_equal_trials_the_best_is_no_better(metric: str) -> None:
         label_ids, answers = equal_trials(60, 300, 0.9, seed)
         groups = [str(i) for i in range(300)]
         best.append(max(scores(label_ids, one)[metric] for one in answers.values()))
-        found = corrected_estimate(metric, label_ids, groups, answers, seed=seed)
+        found = correct_for_selection(metric, label_ids, groups, answers, seed=seed)
         assert found is not None
-        corrected.append(found)
+        corrected.append(found.estimate)
+        if metric == "accuracy":
+            assert found.optimism == pytest.approx(best[-1] - found.estimate)
     assert np.mean(best) > 0.93, "chance made the best of them look better"
     assert abs(np.mean(corrected) - 0.9) < 0.008
 
@@ -40,12 +42,14 @@ def test_of_many_equal_trials_the_best_is_no_better(metric: str) -> None:
 def test_one_trial_keeps_its_value() -> None:
     label_ids, answers = equal_trials(1, 400, 0.8, seed=1)
     groups = [str(i // 2) for i in range(400)]
-    found = corrected_estimate("log_loss", label_ids, groups, answers, seed=0)
-    assert found == pytest.approx(scores(label_ids, answers[0])["log_loss"], abs=0.02)
+    found = correct_for_selection("log_loss", label_ids, groups, answers, seed=0)
+    assert found is not None
+    assert found.estimate == pytest.approx(scores(label_ids, answers[0])["log_loss"], abs=0.02)
+    assert found.optimism == 0
 
 
 def test_without_answers_there_is_no_estimate() -> None:
-    assert corrected_estimate("accuracy", np.zeros(3, int), ["a", "b", "c"], {}, seed=0) is None
+    assert correct_for_selection("accuracy", np.zeros(3, int), ["a", "b", "c"], {}, seed=0) is None
 
 
 @pytest.mark.parametrize("metric", sorted(PER_IMAGE))

@@ -204,9 +204,25 @@ def test_given_splits_that_leak_are_kept_and_reported(workspace: Project) -> Non
                 write_picture(workspace.fetched / split / label / f"{i}.png", seed, (24, 18))
     shutil.copy(workspace.fetched / "train/a/0.png", workspace.fetched / "test/a/0.png")
     assert "1 groups in two of the given splits" in run(workspace)
+    assert read_manifest(workspace.manifest).is_given("validation")
     assert metrics(workspace)["leaks"] == 1
     assert (metrics(workspace)["train"], metrics(workspace)["test"]) == (8, 8)
     assert "too good to be true" in (workspace.data_report / "index.html").read_text()
+
+
+def test_a_validation_split_that_is_taken_from_train_did_not_come_with_the_data(
+    workspace: Project,
+) -> None:
+    for number, split in enumerate(("train", "test")):
+        for label_id, label in enumerate("ab"):
+            for i in range(8):
+                seed = 100 * number + 10 * label_id + i
+                write_picture(workspace.fetched / split / label / f"{i}.png", seed, (24, 18))
+    run(workspace)
+    manifest = read_manifest(workspace.manifest)
+    assert manifest.is_given("test")
+    assert "validation" in manifest.splits
+    assert not manifest.is_given("validation")
 
 
 def test_groups_of_the_user_share_a_split(workspace: Project) -> None:

@@ -72,10 +72,24 @@ def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Regi
     return registry
 
 
-def _decide(registry: Registry, folder: Path, model: Path, n_wrong: int, gate: Any) -> Decision:
+def _decide(
+    registry: Registry, folder: Path, model: Path, n_wrong: int, gate: Any, optimism: float = 0.0
+) -> Decision:
     predictions = _predictions(folder / "new.csv", n_wrong)
     params = RegisterParams(gate=gate)
-    return decide(registry, predictions, model, params, groups={}, seed=0)
+    return decide(registry, predictions, model, params, groups={}, seed=0, optimism=optimism)
+
+
+def test_a_lucky_model_does_not_replace_the_champion_and_a_lucky_champion_is_replaced(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    """Accuracy that each shows for being the best of many trials is taken off on both sides."""
+    registry = _champion(workspace, tmp_path, models[1], 40)
+    assert _decide(registry, tmp_path, models[0], 28, "better").alias == "champion"
+    lucky = _decide(registry, tmp_path, models[0], 28, "better", optimism=0.03)
+    assert (lucky.alias, "corrected for selection" in lucky.why) == ("challenger", True)
+    registry.store.client.set_model_version_tag("animals", "1", "validation.optimism", "0.03")
+    assert _decide(registry, tmp_path, models[0], 40, "better").alias == "champion"
 
 
 @pytest.mark.parametrize(

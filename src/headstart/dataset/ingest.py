@@ -101,6 +101,8 @@ def ingest(
         "width": statistics["width"].astype(np.int64),
         "height": statistics["height"].astype(np.int64),
         "split": assigned.splits,
+        # Validation that is taken from a given train did not come with the data.
+        "split_given": [e.split == s for e, s in zip(entries, assigned.splits, strict=True)],
         "group": groups.keys,
         "exact_duplicates": groups.exact_duplicates,
         "near_duplicates": groups.near_duplicates,

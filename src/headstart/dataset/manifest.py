@@ -26,7 +26,10 @@ FLAGS = (
 )
 _TEXT = ("path", "label", "sha256", "split", "group")
 _NUMBERS = ("size_bytes", "width", "height")
-COLUMNS = ("path", "label", "sha256", "size_bytes", "width", "height", "split", "group", *FLAGS)
+COLUMNS = (
+    "path", "label", "sha256", "size_bytes", "width", "height", "split", "split_given", "group",
+    *FLAGS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Manifest:
     @property
     def splits(self) -> list[str]:
         return self._texts("split")
+
+    def is_given(self, split: Split) -> bool:
+        """Whether some image came with this split, rather than that it was assigned here."""
+        return bool(self.table["split_given"][self.table["split"] == split].any())
 
     @property
     def groups(self) -> list[str]:
@@ -105,7 +112,7 @@ def read_manifest(path: Path) -> Manifest:
     types = (
         dict.fromkeys(_TEXT, "str")
         | dict.fromkeys(_NUMBERS, "int64")
-        | dict.fromkeys(FLAGS, "bool")
+        | dict.fromkeys(("split_given", *FLAGS), "bool")
     )
     try:
         # A class may be called "NA" or "null".

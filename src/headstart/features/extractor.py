@@ -150,6 +150,7 @@ def extract_features(
             classes=manifest.classes,
             contract=extractor.contract(),
             fingerprint=fingerprint(extractor.contract()),
+            validation_given=manifest.is_given("validation"),
         )
         extractor.frozen().copy_h5(encoder)
         cache.merge()

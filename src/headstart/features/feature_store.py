@@ -68,10 +68,12 @@ def write_features(
     classes: Sequence[str],
     contract: Mapping[str, Any],
     fingerprint: str,
+    validation_given: bool = False,
 ) -> None:
     """Write a store atomically; the same rows give the same bytes.
 
     Args:
+        validation_given: the validation split came with the data.
         parts: float32 (n, n_views, row length), together one row an image of `rows`.
         blocks: layer → its columns of the parts, in the order in which heads see them.
     """
@@ -82,6 +84,7 @@ def write_features(
         file.attrs["classes"] = json.dumps(list(classes), ensure_ascii=False)
         file.attrs["contract"] = json.dumps(dict(contract), sort_keys=True)
         file.attrs["fingerprint"] = fingerprint
+        file.attrs["validation_given"] = validation_given
         file.create_dataset("labels", data=np.asarray(rows.label_ids, np.int64))
         for name in _STRINGS:
             write_strings(file, name, getattr(rows, name))
@@ -117,6 +120,7 @@ class FeatureStore:
             self.classes: tuple[str, ...] = tuple(json.loads(file.attrs["classes"]))
             self.contract: dict[str, Any] = json.loads(file.attrs["contract"])
             self.fingerprint = str(file.attrs["fingerprint"])
+            self.validation_given = bool(file.attrs.get("validation_given", False))
             self.label_ids: NDArray[np.int64] = file["labels"][...]
             self._encoded = {name: file[name][...] for name in _STRINGS}
             self._blocks: dict[str, NDArray[np.float32]] = {

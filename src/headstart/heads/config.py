@@ -32,6 +32,9 @@ class BestHead(Section):
     estimate: float | None = Field(
         None, description="the value to expect on new images: corrected for the choice among trials"
     )
+    optimism: float = Field(
+        0.0, ge=0, description="accuracy that it shows beyond what to expect, for being the best"
+    )
 
 
 def chosen_layers(layers: str, available: Sequence[str]) -> tuple[str, ...]:

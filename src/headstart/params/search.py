@@ -37,8 +37,11 @@ class SearchParams(Section):
     pruner: Literal["hyperband", "median", "none"] = Field("none", description="Optuna's pruner")
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     batch_size: int = Field(64, ge=1, le=65536, description="images per gradient step")
-    folds: int = Field(
-        5, ge=1, le=20, description="of cross-validation over train and validation; 1: as split"
+    folds: int | None = Field(
+        None,
+        ge=1,
+        le=20,
+        description="of cross-validation; 1: validation split; null: 5, or 1 where it was given",
     )
     repeats: int = Field(1, ge=1, le=20, description="seeds a head is trained from")
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")

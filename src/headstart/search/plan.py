@@ -20,6 +20,7 @@ from headstart.params.search_space import Choices
 
 # How heads are found, not what their values mean.
 _OF_SEARCHING = ("space", "default_head", "sampler", "pruner")
+_FOLDS = 5
 # Of more blocks there are too many sets to try each.
 _MOST_BLOCKS = 5
 
@@ -63,8 +64,10 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
     batch = store.rows(rows)
     seeds = range(seed, seed + search.repeats)
     n_folds = 1
-    if search.folds > 1:
-        n_folds = count_folds(batch.label_ids, batch.groups, search.folds)
+    # A validation split that came with the data says what is new: a patient, a camera, a year.
+    most = search.folds or (1 if store.validation_given else _FOLDS)
+    if most > 1:
+        n_folds = count_folds(batch.label_ids, batch.groups, most)
         folds = [
             fold
             for own in seeds  # every repeat has folds and seeds of its own
@@ -83,7 +86,7 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
         keys=tuple(batch.groups),
         folds=tuple(folds),
         n_classes=len(store.classes),
-        name=f"{_described(store, search, len(rows))}-{sha256_of_json(topic)[:12]}",
+        name=f"{_described(store, search, len(rows), most)}-{sha256_of_json(topic)[:12]}",
         topic=topic,
     )
 
@@ -113,9 +116,9 @@ def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     }
 
 
-def _described(store: FeatureStore, search: SearchParams, n_images: int) -> str:
+def _described(store: FeatureStore, search: SearchParams, n_images: int, n_folds: int) -> str:
     """What a person would call the study, fit for a file's name."""
-    folds = [f"{search.folds}-folds"] if search.folds > 1 else []
+    folds = [f"{n_folds}-folds"] if n_folds > 1 else []
     encoder = re.sub(r"[^A-Za-z0-9._]+", "-", store.contract["backbone"]).strip("-.")[:40]
     parts = [
         encoder, search.metric, *folds, f"{len(store.classes)}-classes", f"{n_images}-images"

@@ -13,7 +13,7 @@ from headstart.heads.curve import curve_metrics
 from headstart.heads.metrics import DIRECTION, objective
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan
-from headstart.search.selection import AnswerStore, corrected_estimate
+from headstart.search.selection import AnswerStore, Corrected, correct_for_selection
 from headstart.search.study import REASON, RESULT, REUSED, open_storage, storage_url
 
 
@@ -65,7 +65,7 @@ class StudyResult:
     Attributes:
         storage: the URL that Optuna and its dashboard open.
         topic: what the study's name covers.
-        estimate: what the best trial's value may be expected to be on new images.
+        corrected: what the best trial may be expected to do on new images.
     """
 
     study_name: str
@@ -75,12 +75,17 @@ class StudyResult:
     batch_size: int
     topic: dict[str, Any]
     trials: tuple[TrialResult, ...]
-    estimate: float | None = None
+    corrected: Corrected | None = None
 
     @property
     def best(self) -> TrialResult:
         """The first of `ranked`."""
         return self.ranked()[0]
+
+    @property
+    def estimate(self) -> float | None:
+        """What the best trial's value may be expected to be on new images."""
+        return self.corrected.estimate if self.corrected else None
 
     def ranked(self) -> list[TrialResult]:
         """The completed trials, best first: by the number that the study optimises."""
@@ -104,6 +109,7 @@ class StudyResult:
             judged_on=self.topic["judged_on"],
             folds=self.topic["folds"],
             estimate=self.estimate,
+            optimism=self.corrected.optimism if self.corrected else 0.0,
         )
 
     def table(self) -> pd.DataFrame:
@@ -134,7 +140,7 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     done = [trial.number for trial in ended if trial.state is TrialState.COMPLETE]
     rows = plan.judged_rows
-    estimate = corrected_estimate(
+    corrected = correct_for_selection(
         search.metric,
         plan.label_ids[rows],
         [plan.keys[row] for row in rows],
@@ -149,7 +155,7 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
         batch_size=search.batch_size,
         topic=plan.topic,
         trials=tuple(_trial_result(trial, search.metric) for trial in ended),
-        estimate=estimate,
+        corrected=corrected,
     )
 
 

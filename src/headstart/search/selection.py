@@ -8,6 +8,7 @@ group are drawn together.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,22 +40,35 @@ class AnswerStore:
         return {number: np.load(path) for number, path in paths.items() if path.is_file()}
 
 
-def corrected_estimate(
+@dataclass(frozen=True)
+class Corrected:
+    """What the best of many trials may be expected to do on new images.
+
+    Attributes:
+        estimate: of the search's metric.
+        optimism: how much less accuracy than the best trial shows out of fold.
+    """
+
+    estimate: float
+    optimism: float
+
+
+def correct_for_selection(
     metric: str,
     label_ids: NDArray[np.int64],
     groups: Sequence[str],
     answers: Mapping[int, Floats],
     *,
     seed: int,
-) -> float | None:
-    """The metric that the best of these trials may be expected to have on new images.
+) -> Corrected | None:
+    """Choose among trials on images drawn anew, and judge the choice on the others, many times.
 
     Args:
         label_ids: (n,); `groups`: their keys.
         answers: by trial, probabilities (n, n_classes).
 
     Returns:
-        None where there are no answers.
+        None where there are no answers, or no draw leaves an image out.
     """
     if not answers:
         return None
@@ -63,22 +77,30 @@ def corrected_estimate(
     _, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     n_groups = int(group_of.max()) + 1
     chance = np.random.default_rng([seed, 5])
+    hits = np.stack([PER_IMAGE["accuracy"](label_ids, one) for one in stacked])
     per_image = None
     if metric in PER_IMAGE:
         per_image = np.stack([PER_IMAGE[metric](label_ids, one) for one in stacked])
-    values = []
+    values, accuracies = [], []
     for _ in range(_N_DRAWS):
         times = np.bincount(chance.integers(n_groups, size=n_groups), minlength=n_groups)[group_of]
         outside = np.flatnonzero(times == 0)
         if not len(outside):
             continue
         if per_image is not None:
-            inside = per_image @ times / times.sum()
-            best = int(np.argmax(sign * inside))
+            best = int(np.argmax(sign * (per_image @ times)))
             values.append(float(per_image[best, outside].mean()))
         else:
             drawn = np.repeat(np.arange(len(label_ids)), times)
             inside = np.array([METRICS[metric](label_ids[drawn], one[drawn]) for one in stacked])
             best = int(np.argmax(sign * inside))
             values.append(float(METRICS[metric](label_ids[outside], stacked[best][outside])))
-    return float(np.mean(values)) if values else None
+        accuracies.append(hits[best, outside].mean())
+    if not values:
+        return None
+    if len(stacked) == 1:
+        return Corrected(float(np.mean(values)), 0.0)
+    chosen = int(np.argmax(sign * np.array([METRICS[metric](label_ids, one) for one in stacked])))
+    return Corrected(
+        float(np.mean(values)), max(0.0, float(hits[chosen].mean() - np.mean(accuracies)))
+    )

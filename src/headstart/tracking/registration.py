@@ -30,17 +30,26 @@ _MIN_COMMON_IMAGES = 20
 # A difference of latency below a tenth is as likely the machine's.
 _CLEARLY_FASTER = 0.9
 
+# A version's tag: accuracy on validation images beyond what to expect on new ones.
+_OPTIMISM = "validation.optimism"
+
 Alias = Literal["champion", "challenger"]
 
 
 def compare_predictions(
-    old: pd.DataFrame, new: pd.DataFrame, split: str, seed: int, groups: Mapping[str, str]
+    old: pd.DataFrame,
+    new: pd.DataFrame,
+    split: str,
+    seed: int,
+    groups: Mapping[str, str],
+    optimism: tuple[float, float] = (0.0, 0.0),
 ) -> Comparison | None:
     """Compare on the images of a split that both have, with the same label; None if too few.
 
     Args:
         groups: sha256 of an image → key of its group; images of a group are no independent proof.
             An image that it does not name is a group of its own.
+        optimism: of old and new, where the images are those that they were chosen on.
     """
     classes = _class_columns(new)
     if set(classes) != set(_class_columns(old)):
@@ -60,7 +69,7 @@ def compare_predictions(
     )
     labels = np.asarray(both["label"].astype(str).map(ids), dtype=np.int64)
     keys = [groups.get(str(sha256), str(sha256)) for sha256 in both.index]
-    return compare_models(theirs, ours, labels, seed=seed, groups=keys)
+    return compare_models(theirs, ours, labels, seed=seed, groups=keys, optimism=optimism)
 
 
 def _class_columns(table: pd.DataFrame) -> list[str]:
@@ -89,6 +98,7 @@ def decide(
     *,
     groups: Mapping[str, str],
     seed: int,
+    optimism: float = 0.0,
 ) -> Decision:
     """Compare a new model with the champion, on the images that both were validated with.
 
@@ -99,6 +109,7 @@ def decide(
         predictions: the new model's predictions.csv, with rows of the validation and test split.
         model: the new model file.
         groups: as of `compare_predictions`.
+        optimism: of the new model; the champion's is a tag of its version.
     """
     champion = registry.holder(CHAMPION)
     if champion is None:
@@ -117,7 +128,14 @@ def decide(
             "(`headstart rollback` makes it champion again)"
         )
         return _unless_experiment(Decision("champion", why))
-    elif validation := compare_predictions(old, new, "validation", seed, groups):
+    elif validation := compare_predictions(
+        old,
+        new,
+        "validation",
+        seed,
+        groups,
+        (float(champion.tags.get(_OPTIMISM) or 0.0), optimism),
+    ):
         test = compare_predictions(old, new, "test", seed, groups)
         why = validation.sentence
     else:
@@ -198,7 +216,13 @@ def register_model(
             )
         registry = Registry(run.store, name)
         decision = decide(
-            registry, project.predictions, project.model, params, groups=groups, seed=seed
+            registry,
+            project.predictions,
+            project.model,
+            params,
+            groups=groups,
+            seed=seed,
+            optimism=float(metadata.get("optimism") or 0.0),
         )
         version = registry.version_of(sha256)
         if version is None:
@@ -206,6 +230,7 @@ def register_model(
             hashes = {o.path: o.md5 for o in DvcState(project.root).outputs_before("register")}
             tags = {
                 "model.bytes": str(project.model.stat().st_size),
+                _OPTIMISM: f"{float(metadata.get('optimism') or 0.0):.6f}",
                 "fingerprint": str(metadata.get("fingerprint", "")),
                 "data.md5": hashes.get("data/fetched"),
                 "git.commit": run_tags.get("git.commit"),

@@ -39,6 +39,7 @@ class TrainedHead:
         scores: metrics of `validation`.
         unscaled: the same metrics before temperature scaling.
         trained_on: what of the data, as metadata.
+        optimism: accuracy beyond what to expect on new images: the best of many is partly luck.
     """
 
     heads: tuple[FittedHead, ...]
@@ -49,6 +50,7 @@ class TrainedHead:
     scores: dict[str, float]
     unscaled: dict[str, float]
     trained_on: dict[str, Any]
+    optimism: float = 0.0
 
     @property
     def config(self) -> HeadConfig:
@@ -155,6 +157,8 @@ def train_model(
             "n_images": len(hashes),
             "images_sha256": files.sha256_of_json(hashes),
         },
+        # A head that params.yaml changed was not chosen on these images.
+        optimism=best.optimism if config == best.config else 0.0,
     )
 
 
@@ -181,6 +185,7 @@ def model_metadata(
         "n_heads": len(trained.heads),
         "epochs": [head.epochs for head in trained.heads],
         "temperature": trained.temperature,
+        "optimism": trained.optimism,
         "trained_on": trained.trained_on,
         "fine_tuned": fine_tuned,
     }
