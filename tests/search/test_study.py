@@ -1,5 +1,6 @@
 """The storage of studies: one SQLite file, read by plain Optuna, made and written by processes."""
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from headstart.common.errors import SearchError
-from headstart.search.study import open_storage, storage_url, study_exists, study_file
+from headstart.common.errors import DiskError, SearchError
+from headstart.search.study import answering, open_storage, storage_url, study_exists, study_file
+from tests.common.disks import make_room, small_disk
 from tests.search.made_studies import params, run
 
 
@@ -54,6 +56,32 @@ def test_any_optuna_url(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=open_storage(search, tmp_path))
     assert study_exists(search, tmp_path, "s")
     assert not study_file(tmp_path).exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_search_is_resumed(
+    features: Path, tmp_path: Path
+) -> None:
+    solved = {"kind": "logistic_regression"}
+    with small_disk(tmp_path / "disk", 300_000):
+        with pytest.raises(DiskError, match=r"optuna.db cannot be used \(No space left"):
+            run(features, tmp_path / "disk", n_trials=300, space=solved, default_head=solved)
+        make_room(tmp_path / "disk", 10_000_000)
+        result = run(features, tmp_path / "disk", n_trials=5, space=solved, default_head=solved)
+    finished = [trial for trial in result.trials if trial.state == "COMPLETE"]
+    assert len(finished) >= 5
+    assert len({trial.config for trial in finished}) == len(finished)
+
+
+def test_a_database_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+    search = params()
+    study = optuna.create_study(storage=open_storage(search, tmp_path))
+    with sqlite3.connect(study_file(tmp_path)) as database:
+        database.execute("DROP TABLE trials")
+    with (
+        pytest.raises(SearchError, match=r"must answer, but .*optuna\.db did not: .* resumes"),
+        answering(search, tmp_path),
+    ):
+        study.ask()
 
 
 def test_a_storage_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from contextlib import closing
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from headstart.common.errors import SearchError, one_line
+from headstart.common.errors import HeadstartError, SearchError, one_line
 from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.common.progress import begin_step
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study, with_blocks
 from headstart.search.results import StudyResult, read_study
-from headstart.search.study import study_exists
+from headstart.search.study import answering, study_exists
 from headstart.search.worker import Worker
 
 _POLL_S = 2.0
@@ -42,8 +42,10 @@ def run_study(
     for turn in itertools.count():
         # Samples of its own, unlike those of the workers and of earlier turns.
         stream = search.workers + turn if turn else 0
-        worker = Worker(plan, search, storage_folder, seed=seed, stream=stream)
-        with closing(worker):
+        with (
+            answering(search, storage_folder),
+            closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
+        ):
             if turn and time.monotonic() >= deadline:
                 break
             if not worker.wants_more():
@@ -84,7 +86,10 @@ def join_study(
             "with the same params.yaml"
         )
     stream = 1000 + os.getpid()
-    with closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker:
+    with (
+        answering(search, storage_folder),
+        closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
+    ):
         worker.run(_deadline(search))
     return read_study(plan, search, storage_folder)
 
@@ -143,9 +148,12 @@ def _process(
     try:
         with FeatureStore(features) as store:
             plan = plan_study(store, search, seed=seed)
-        with closing(Worker(plan, search, folder, seed=seed, stream=index)) as worker:
+        with (
+            answering(search, folder),
+            closing(Worker(plan, search, folder, seed=seed, stream=index)) as worker,
+        ):
             worker.run(deadline)
-    except SearchError as error:
+    except HeadstartError as error:
         errors.put(one_line(error))
         raise SystemExit(1) from None
 

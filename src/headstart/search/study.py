@@ -6,18 +6,23 @@ By default one SQLite file holds all studies, so that one `optuna-dashboard` sho
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import BaseFileLock, FileLock
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
-from headstart.common.errors import SearchError, one_line
+from headstart.common.errors import SearchError, of_the_disk, one_line
 from headstart.common.secrets import without_secrets
 from headstart.heads.config import HeadConfig
 from headstart.heads.metrics import DIRECTION
@@ -77,6 +82,27 @@ def open_storage(search: SearchParams, folder: Path) -> RDBStorage:
         raise SearchError(
             "search.storage must be an Optuna storage that can be reached, but "
             f"{without_secrets(url)} cannot: {without_secrets(one_line(error))}"
+        ) from None
+
+
+@contextmanager
+def answering(search: SearchParams, folder: Path) -> Iterator[None]:
+    """Say in one sentence when the storage fails: a full disk, a database that went away.
+
+    Raises:
+        DiskError: its disk is full or read-only.
+        SearchError: it does not answer.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        if search.storage is None and (told := of_the_disk(cause, study_file(folder))):
+            raise told from error
+        raise SearchError(
+            "the storage of the study must answer, but "
+            f"{without_secrets(storage_url(search, folder))} did not: "
+            f"{without_secrets(one_line(cause))}; when it does, the same command resumes the search"
         ) from None
 
 
