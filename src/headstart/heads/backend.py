@@ -20,8 +20,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if backend == "tensorflow":
         import tensorflow as tf
 
+        # Keras's loops need no translation of Python's, which takes seconds a program.
         compiled_function: Callable[..., Any] = tf.function(
-            function, jit_compile=True, reduce_retracing=False
+            function, jit_compile=True, reduce_retracing=False, autograph=False
         )
         return compiled_function
     if backend == "jax":
