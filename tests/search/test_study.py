@@ -9,7 +9,13 @@ import optuna
 import pytest
 
 from headstart.common.errors import DiskError, SearchError
-from headstart.search.study import answering, open_storage, storage_url, study_exists, study_file
+from headstart.search.study import (
+    answering_storage,
+    open_storage,
+    storage_url,
+    study_exists,
+    study_file,
+)
 from tests.common.disks import make_room, small_disk
 from tests.search.made_studies import params, run
 
@@ -79,7 +85,7 @@ def test_a_database_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
         database.execute("DROP TABLE trials")
     with (
         pytest.raises(SearchError, match=r"must answer, but .*optuna\.db did not: .* resumes"),
-        answering(search, tmp_path),
+        answering_storage(search, tmp_path),
     ):
         study.ask()
 

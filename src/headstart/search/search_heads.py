@@ -20,7 +20,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study, with_blocks
 from headstart.search.results import StudyResult, read_study
-from headstart.search.study import answering, study_exists
+from headstart.search.study import answering_storage, study_exists
 from headstart.search.worker import Worker
 
 _POLL_S = 2.0
@@ -43,7 +43,7 @@ def run_study(
         # Samples of its own, unlike those of the workers and of earlier turns.
         stream = search.workers + turn if turn else 0
         with (
-            answering(search, storage_folder),
+            answering_storage(search, storage_folder),
             closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
         ):
             if turn and time.monotonic() >= deadline:
@@ -87,7 +87,7 @@ def join_study(
         )
     stream = 1000 + os.getpid()
     with (
-        answering(search, storage_folder),
+        answering_storage(search, storage_folder),
         closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
     ):
         worker.run(_deadline(search))
@@ -149,7 +149,7 @@ def _process(
         with FeatureStore(features) as store:
             plan = plan_study(store, search, seed=seed)
         with (
-            answering(search, folder),
+            answering_storage(search, folder),
             closing(Worker(plan, search, folder, seed=seed, stream=index)) as worker,
         ):
             worker.run(deadline)

@@ -86,7 +86,7 @@ def open_storage(search: SearchParams, folder: Path) -> RDBStorage:
 
 
 @contextmanager
-def answering(search: SearchParams, folder: Path) -> Iterator[None]:
+def answering_storage(search: SearchParams, folder: Path) -> Iterator[None]:
     """Say in one sentence when the storage fails: a full disk, a database that went away.
 
     Raises:
