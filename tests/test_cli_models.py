@@ -116,8 +116,8 @@ def test_folders_are_read_as_ingest_reads_them(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     _picture(elsewhere / "linked.png")
     _picture(here / "photos" / "own.png")
-    for litter in ("Thumbs.db", "desktop.ini", ".DS_Store"):
-        (here / "photos" / litter).write_bytes(b"litter")
+    for ignored in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (here / "photos" / ignored).write_bytes(b"no image")
     (here / "photos" / "more").symlink_to(elsewhere)
     (here / "photos" / "loop").symlink_to(here / "photos")
     done = CliRunner().invoke(app, ["predict", "photos"])

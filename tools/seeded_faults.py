@@ -192,8 +192,8 @@ FAULTS = (
     Fault(
         "rejected-unlisted",
         "files beside the class folders vanish without a word",
-        "for path in layout.strays]",
-        "for path in layout.strays[:0]]",
+        "for path in layout.without_class]",
+        "for path in layout.without_class[:0]]",
         ("test_a_dirty_folder",),
     ),
     Fault(

@@ -74,8 +74,12 @@ MAKERS: dict[str, Callable[[Path, Members], Path]] = {
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_files_come_out_whatever_the_archive_is_called(tmp_path: Path, kind: str) -> None:
-    litter: Members = [("__MACOSX/cat/1.jpg", b"x"), ("cat/.DS_Store", b"x"), ("./cat/4.jpg", b"4")]
-    archive = MAKERS[kind](tmp_path / "archive", [*GOOD, *litter])
+    ignored: Members = [
+        ("__MACOSX/cat/1.jpg", b"x"),
+        ("cat/.DS_Store", b"x"),
+        ("./cat/4.jpg", b"4"),
+    ]
+    archive = MAKERS[kind](tmp_path / "archive", [*GOOD, *ignored])
     assert is_archive(archive)
     assert unpacked(archive) == dict([*GOOD, ("cat/4.jpg", b"4")])
 
@@ -124,7 +128,7 @@ def test_zip_links_out_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links_inside_bring_what_they_point_to(tmp_path: Path, kind: bytes) -> None:
+def test_links_inside_become_copies_of_what_they_point_to(tmp_path: Path, kind: bytes) -> None:
     link = "1.jpg" if kind == tarfile.SYMTYPE else "cat/1.jpg"
     archive = make_special(tmp_path / "a.tar", kind, "cat/2.jpg", link)
     assert unpacked(archive) == {"cat/1.jpg": b"one", "cat/2.jpg": b"one"}
@@ -162,7 +166,7 @@ def make_linked(path: Path, members: Members, links: Links, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_links_to_folders_and_to_later_links_are_brought(tmp_path: Path, kind: str) -> None:
+def test_links_to_folders_and_to_later_links_become_copies(tmp_path: Path, kind: str) -> None:
     links = [
         ("dog/1.jpg", "2.jpg"),  # to a link further on
         ("dog/2.jpg", "../more/deep/1.jpg"),  # through a linked folder

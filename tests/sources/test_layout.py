@@ -11,8 +11,7 @@ import pytest
 
 from headstart.common.errors import DataError
 from headstart.sources.data_source import link_folder
-from headstart.sources.labels import Entry
-from headstart.sources.layout import check_class_files, check_class_names, outer_folder, scan
+from headstart.sources.layout import Entry, check_class_files, check_class_names, outer_folder, scan
 
 
 def touch(folder: Path, *paths: str) -> None:
@@ -38,10 +37,10 @@ def labels(folder: Path, *rows: str, name: str = "labels.csv") -> None:
     (folder / name).write_text("\n".join(("path,label", *rows)) + "\n", encoding="utf-8")
 
 
-def test_class_folders_nested_with_litter(tmp_path: Path) -> None:
+def test_class_folders_nested_among_files_of_systems(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg", "cat/deep/er/2.jpg", "Ünï cödé/3", "cat/Thumbs.db", "dog/.hidden")
     touch(tmp_path, "__MACOSX/cat/1.jpg", ".git/x.jpg", "dog/.DS_Store", "dog/desktop.ini")
-    touch(tmp_path, "dog/4.jpg", "README.md", "stray.JPG", "dog/notes.txt")
+    touch(tmp_path, "dog/4.jpg", "README.md", "beside.JPG", "dog/notes.txt")
     layout = scan(tmp_path)
     assert [(entry.path, entry.label) for entry in layout.entries] == [
         ("cat/1.jpg", "cat"),
@@ -50,7 +49,7 @@ def test_class_folders_nested_with_litter(tmp_path: Path) -> None:
         ("dog/notes.txt", "dog"),
         ("Ünï cödé/3", "Ünï cödé"),
     ]
-    assert layout.strays == ["stray.JPG"]
+    assert layout.without_class == ["beside.JPG"]
 
 
 def test_links_are_followed_and_loops_survived(tmp_path: Path) -> None:
@@ -94,11 +93,11 @@ def test_class_folders_that_link_to_one_another_are_walked_once_a_class(
 
 def test_split_folders_are_kept_as_given(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "Val/a/3.jpg", "Val/b/4.jpg")
-    touch(tmp_path, "test/a/5.jpg", "test/b/6.jpg", "train/stray.png")
+    touch(tmp_path, "test/a/5.jpg", "test/b/6.jpg", "train/beside.png")
     layout = scan(tmp_path)
     assert layout.entries[0] == Entry("Val/a/3.jpg", "a", "validation")
     assert {entry.split for entry in layout.entries} == {"train", "validation", "test"}
-    assert layout.strays == ["train/stray.png"]
+    assert layout.without_class == ["train/beside.png"]
 
 
 def test_train_and_test_alone_are_split_folders_but_train_and_bus_are_classes(

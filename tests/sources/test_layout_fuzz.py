@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from headstart.common.errors import DataError
 from headstart.params.data import DataParams
 from headstart.sources.data_source import fetch
-from headstart.sources.labels import splits_among
-from headstart.sources.layout import Layout, looks_like_image, scan
+from headstart.sources.layout import Layout, has_image_suffix, scan, splits_among
 
 CLASSES = ["cat", "dog", "Cat", "Ç", "Ç", "a b", "a  b", "bus"]
 SPLITS = [
@@ -96,16 +95,16 @@ def write(folder: Path, files: list[str]) -> list[str]:
 
 
 def images_below(folder: Path) -> Iterator[str]:
-    """Every file that is called like an image and is not hidden or litter."""
+    """Every file that is called like an image and is neither hidden nor left by a system."""
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-        if path.is_file() and looks_like_image(path.name) and not hidden:
+        if path.is_file() and has_image_suffix(path.name) and not hidden:
             yield "/".join(parts)
 
 
 def outcome(root: Path, source: Path) -> Layout | str:
-    """What fetch makes of a source: the layout of what it brought, or the reason why not."""
+    """What fetch makes of a source: the layout of what it fetched, or the reason why not."""
     target = root / "fetched"
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -140,7 +139,7 @@ def test_every_image_is_accounted_for_or_the_reason_is_told(data: st.DataObject)
         assert isinstance(from_archive, Layout)
         assert from_archive.entries == found.entries
         assert from_archive.left_out == found.left_out
-        accounted = [entry.path for entry in found.entries] + found.strays + found.left_out
+        accounted = [entry.path for entry in found.entries] + found.without_class + found.left_out
         assert len({posixpath.normpath(path) for path in accounted}) == len(accounted)
         # What a single outer folder holds has come out of it.
         images_in = set(images_below(root / "fetched"))

@@ -102,7 +102,7 @@ def test_kaggles_layout_is_the_classes_of_train(
     assert set(fetched(workspace)) == set(contents(tmp_path / "pets" / "pets"))
     layout = scan(workspace.fetched)
     assert Counter((e.label, e.split) for e in layout.entries) == {("a", None): 2, ("b", None): 2}
-    assert layout.strays == []
+    assert layout.without_class == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

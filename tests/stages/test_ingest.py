@@ -100,14 +100,14 @@ def test_a_dirty_folder(workspace: Project) -> None:
     shutil.copy(folder / "a" / "001.png", folder / "a" / "copy.png")
     shutil.copy(folder / "a" / "002.png", folder / "b" / "conflict.png")
     picture(3, (24, 18)).save(folder / "a" / "again.jpg", quality=90)  # looks like a/003.png
-    write_picture(folder / "stray.png", 999)
+    write_picture(folder / "beside.png", 999)
     line = run(workspace)
     assert "3 rejected" in line
     assert "2 with conflicting labels" in line
     assert [(row["path"], row["reason"]) for row in table(workspace.rejected)] == [
         ("a/page.jpg", "not_an_image"),
         ("b/half.png", "truncated"),
-        ("stray.png", "no_class"),
+        ("beside.png", "no_class"),
     ]
     manifest = read_manifest(workspace.manifest).table.set_index("path")
     for one, other, flag in (

@@ -17,8 +17,7 @@ from headstart.dataset.reader import Limits, read_images
 from headstart.dataset.splits import Key, Thresholds, assign_splits
 from headstart.params.ingest import IngestParams
 from headstart.params.split import SPLITS
-from headstart.sources.labels import Entry
-from headstart.sources.layout import scan
+from headstart.sources.layout import Entry, scan
 
 # A file is read whole into memory.
 MAX_FILE_MB = 1000.0
@@ -75,7 +74,7 @@ def ingest(
         Rejection(entries[index].path, entries[index].label, *why)
         for index, why in sorted(reading.rejected.items())
     ]
-    rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.strays]
+    rejected += [Rejection(path, "", "no_class", _NO_CLASS) for path in layout.without_class]
     accepted = np.array([i for i in range(len(entries)) if i not in reading.rejected], np.int64)
     entries, statistics = [entries[i] for i in accepted], reading.statistics[accepted]
     labels = [entry.label for entry in entries]

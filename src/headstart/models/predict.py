@@ -14,7 +14,7 @@ from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
-from headstart.sources.walk import children, files_below
+from headstart.sources.folders import children, files_below
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def predict_files(
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield files as given, and of folders the files in them that are not hidden and not litter.
+    """Yield files as given, and of folders the files in them that are not ignored.
 
     Linked folders are followed, each folder once. What is neither file nor folder is yielded as it
     is, and reading it gives the reason: `why_unreadable` tells it beforehand.

@@ -1,7 +1,7 @@
 """Unpacking zip and tar archives that are hostile until shown otherwise.
 
 Only regular files are ever written, and only below the target: links are never made, what they
-point to inside the archive is brought in their place. Anything else is refused by its name.
+point to inside the archive is copied to their place. Anything else is refused by its name.
 """
 
 import bz2
@@ -17,13 +17,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from headstart.common.errors import DataError, one_line
 from headstart.common.progress import progress_bar
-from headstart.sources.linking import bring_file, readable_name
-from headstart.sources.walk import is_litter
+from headstart.sources.folders import copy_or_link, is_ignored, readable_name
 
 _CHUNK_BYTES = 1 << 20
 # Headers are read whole; no honest one comes near this.
@@ -49,12 +48,12 @@ class Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or tar archive, whatever it is called."""
+    """Return whether a file is a zip or tar archive, whatever it is called."""
     return _is_zip(path) or is_tar(path)
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a tar archive, compressed or not."""
+    """Return whether a file is a tar archive, compressed or not."""
     try:
         with _open_tar(path) as archive:
             return archive.next() is not None
@@ -74,26 +73,80 @@ def unpack(archive: Path, target: Path, limits: ArchiveLimits) -> int:
     with explained(archive), progress_bar(total=0, unit="files", title="fetch") as bar:
         for member in members(archive, budget):
             path = _inside(member.name, budget)
-            if path is None or any(is_litter(part) for part in path.split("/")):
+            if path is None or any(is_ignored(part) for part in path.split("/")):
                 continue
             if member.link is not None:
                 links.append((path, member.link))
-            elif member.stream is not None:
-                _write(target, path, member, budget)
-                count += 1
-                bar.update(1)
-        count += _bring_links(target, links, budget)
+            if member.stream is None:
+                continue
+            destination = target / path
+            try:
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                with destination.open("xb") as out:
+                    while chunk := member.stream.read(_CHUNK_BYTES):
+                        budget.count_bytes(member.name, len(chunk))
+                        out.write(chunk)
+            except (FileExistsError, NotADirectoryError):
+                if destination.is_file():
+                    raise budget.refuse(
+                        member.name, "is there twice; pack it again with each file once"
+                    ) from None
+                raise budget.refuse(member.name, "is both a file and a folder") from None
+            count += 1
+            bar.update(1)
+        count += _resolve_links(target, links, budget)
     return count
 
 
 def members(archive: Path, budget: "Budget") -> Iterator[Member]:
-    """Files and links of an archive, in its order; streams hold until the next member.
+    """Yield the files and links of an archive, in its order; streams hold until the next member.
 
     Raises:
         DataError: a member is hostile, or there are too many. Damage raises nearly anything: see
             `explained`.
     """
-    yield from (_zip_members if _is_zip(archive) else _tar_members)(archive, budget)
+    if _is_zip(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for info in packed.infolist():
+                name = info.filename
+                budget.count_member(name)
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if info.is_dir():
+                    _inside(name, budget)
+                    continue
+                if kind not in (0, stat.S_IFREG, stat.S_IFLNK):
+                    raise budget.refuse(name, "is a device or another special file")
+                if info.flag_bits & 0x1:
+                    raise budget.refuse(name, "is encrypted; pack it without a password")
+                with packed.open(info) as stream:
+                    if kind == stat.S_IFLNK:
+                        pointed_to = stream.read(4096).decode("utf-8", "replace")
+                        link = _link(name, pointed_to, posixpath.dirname(name), budget)
+                        yield Member(name, None, link)
+                    else:
+                        yield Member(name, stream)
+        return
+    with _open_tar(archive) as tar:
+        while (header := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # or it keeps every member for look-ups by name
+            name = header.name
+            budget.count_member(name)
+            if header.isdir():
+                _inside(name, budget)
+            elif header.isreg():
+                yield Member(name, tar.extractfile(header))
+            elif header.issym():
+                folder = posixpath.dirname(name)
+                yield Member(name, None, _link(name, header.linkname, folder, budget))
+            elif header.islnk():
+                yield Member(name, None, _link(name, header.linkname, "", budget))
+            else:
+                raise budget.refuse(name, "is a device or another special file")
+        # tarfile takes a damaged header for the end of the archive; the end is zeros or nothing.
+        rest: Any = tar.fileobj
+        rest.seek(tar.offset)
+        if rest.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"a damaged header at byte {tar.offset:,}")
 
 
 @contextmanager
@@ -143,12 +196,12 @@ class Budget:
             )
 
     def refuse(self, name: str, why: str) -> DataError:
-        """The error that says why a member is refused."""
+        """Return the error that says why a member is refused."""
         return DataError(f"the archive {self.archive} is refused: its member {name!r} {why}")
 
 
 def _inside(name: str, budget: Budget) -> str | None:
-    """A member's path below the target, as parts joined by slashes; none for the target itself."""
+    """Return a member's posix path below the target; none for the target itself."""
     path = name.replace("\\", "/")
     if path.startswith("/") or re.match("[A-Za-z]:", path):
         raise budget.refuse(name, "has an absolute path")
@@ -158,81 +211,54 @@ def _inside(name: str, budget: Budget) -> str | None:
     return "/".join(readable_name(part) for part in parts) or None
 
 
-def _write(target: Path, path: str, member: Member, budget: Budget) -> None:
-    stream = member.stream
-    if stream is None:
-        return
-    destination = target / path
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with destination.open("xb") as out:
-            while chunk := stream.read(_CHUNK_BYTES):
-                budget.count_bytes(member.name, len(chunk))
-                out.write(chunk)
-    except (FileExistsError, NotADirectoryError):
-        if destination.is_file():
-            raise budget.refuse(
-                member.name, "is there twice; pack it again with each file once"
-            ) from None
-        raise budget.refuse(member.name, "is both a file and a folder") from None
-
-
-def _bring_links(target: Path, links: list[tuple[str, str]], budget: Budget) -> int:
-    """Bring the files that links point to; returns how many.
+def _resolve_links(target: Path, links: list[tuple[str, str]], budget: Budget) -> int:
+    """Copy the files that links point to into the links' places; returns how many.
 
     A link may lead to a link further on, or through a linked folder: what leads nowhere yet is
     tried again after the others. Links to nothing and to a folder that they lie in are left out.
     """
     count = 0
-    waiting = [(path, link) for path, link in links if not _holds(link, path)]
+    waiting = [
+        (path, link)
+        for path, link in links
+        if link != "." and not f"{path}/".startswith(f"{link}/")
+    ]
     for _ in range(_MOST_LINKS_IN_A_ROW):
-        # Files first, so that a folder is brought with what links in it point to.
+        # Files first, so that a folder is copied with what links in it point to. Of folders those
+        # in which no other link lies, for the same reason; where links lie in all, the first.
         ready = [pair for pair in waiting if (target / pair[1]).is_file()]
         if not ready:
-            ready = _innermost([pair for pair in waiting if (target / pair[1]).is_dir()])
+            to_folders = [pair for pair in waiting if (target / pair[1]).is_dir()]
+            holding = {
+                parent.as_posix()
+                for path, _ in to_folders
+                for parent in PurePosixPath(path).parents
+            }
+            ready = [pair for pair in to_folders if pair[1] not in holding] or to_folders[:1]
         if not ready:
             break
         for path, link in ready:
-            count += _bring_link(target, path, link, budget)
-        brought = set(ready)
-        waiting = [pair for pair in waiting if pair not in brought]
+            source, destination = target / link, target / path
+            if destination.exists():
+                continue
+            found = sorted(source.rglob("*")) if source.is_dir() else [source]
+            for file in filter(Path.is_file, found):
+                copy = destination / file.relative_to(source)
+                budget.count_member(path)
+                budget.count_bytes(path, file.stat().st_size)
+                try:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                except (FileExistsError, NotADirectoryError):
+                    raise budget.refuse(path, "is both a file and a folder") from None
+                copy_or_link(file, copy)
+                count += 1
+        done = set(ready)
+        waiting = [pair for pair in waiting if pair not in done]
     return count
 
 
-def _innermost(links: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those that lead to folders in which no other link lies; where all do, the first."""
-    holding = {
-        "/".join(parts[:depth]) or "."
-        for parts in (path.split("/") for path, _ in links)
-        for depth in range(len(parts))
-    }
-    return [pair for pair in links if pair[1] not in holding] or links[:1]
-
-
-def _holds(folder: str, path: str) -> bool:
-    return folder == "." or path == folder or path.startswith(f"{folder}/")
-
-
-def _bring_link(target: Path, path: str, link: str, budget: Budget) -> int:
-    source, destination = target / link, target / path
-    if destination.exists():
-        return 0
-    found = sorted(source.rglob("*")) if source.is_dir() else [source]
-    files = [file for file in found if file.is_file()]
-    for file in files:
-        to = destination / file.relative_to(source)
-        budget.count_member(path)
-        budget.count_bytes(path, file.stat().st_size)
-        try:
-            to.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise budget.refuse(path, "is both a file and a folder") from None
-        bring_file(file, to)
-    return len(files)
-
-
 def _link(name: str, pointed_to: str, folder: str, budget: Budget) -> str:
-    """Where a link leads, as a path below the target."""
+    """Return where a link leads, as a path below the target."""
     path = posixpath.normpath(posixpath.join(folder, pointed_to.replace("\\", "/")))
     if path.startswith(("/", "../")) or path == ".." or re.match("[A-Za-z]:", path):
         raise budget.refuse(name, f"links to {pointed_to!r}, which lies outside")
@@ -244,76 +270,25 @@ def _is_zip(path: Path) -> bool:
         return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _zip_members(path: Path, budget: Budget) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            budget.count_member(info.filename)
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
-                _inside(info.filename, budget)
-                continue
-            if kind not in (0, stat.S_IFREG, stat.S_IFLNK):
-                raise budget.refuse(info.filename, "is a device or another special file")
-            if info.flag_bits & 0x1:
-                raise budget.refuse(info.filename, "is encrypted; pack it without a password")
-            with archive.open(info) as stream:
-                if kind == stat.S_IFLNK:
-                    pointed_to = stream.read(4096).decode("utf-8", "replace")
-                    folder = posixpath.dirname(info.filename)
-                    yield Member(
-                        info.filename, None, _link(info.filename, pointed_to, folder, budget)
-                    )
-                else:
-                    yield Member(info.filename, stream)
-
-
-def _tar_members(path: Path, budget: Budget) -> Iterator[Member]:
-    with _open_tar(path) as archive:
-        while (info := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # or it keeps every member for look-ups by name
-            budget.count_member(info.name)
-            if info.isdir():
-                _inside(info.name, budget)
-            elif info.isreg():
-                yield Member(info.name, archive.extractfile(info))
-            elif info.issym():
-                folder = posixpath.dirname(info.name)
-                yield Member(info.name, None, _link(info.name, info.linkname, folder, budget))
-            elif info.islnk():
-                yield Member(info.name, None, _link(info.name, info.linkname, "", budget))
-            else:
-                raise budget.refuse(info.name, "is a device or another special file")
-        _check_end(archive)
-
-
-def _check_end(archive: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end of the archive; the end is zeros or nothing."""
-    stream: Any = archive.fileobj
-    stream.seek(archive.offset)
-    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"a damaged header at byte {archive.offset:,}")
-
-
 @contextmanager
 def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    with path.open("rb") as raw, _decompress(raw, path.name) as stream:
+    with path.open("rb") as raw:
+        magic = raw.read(6)
+        raw.seek(0)
+        stream: Any = raw
+        if magic.startswith(b"\x1f\x8b"):
+            stream = gzip.GzipFile(fileobj=raw)
+        elif magic.startswith(b"BZh"):
+            stream = bz2.BZ2File(raw)
+        elif magic == b"\xfd7zXZ\x00":
+            stream = lzma.LZMAFile(raw)  # noqa: SIM115 (closed below)
+        elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+            raise DataError(
+                f"the archive {path.name} is compressed with zstd: unpack it to a folder first"
+            )
         guarded: Any = _Guarded(stream)
-        with tarfile.open(fileobj=guarded, mode="r:", errorlevel=1) as archive:
+        with stream, tarfile.open(fileobj=guarded, mode="r:", errorlevel=1) as archive:
             yield archive
-
-
-def _decompress(raw: IO[bytes], name: str) -> Any:
-    magic = raw.read(6)
-    raw.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=raw)
-    if magic.startswith(b"BZh"):
-        return bz2.BZ2File(raw)
-    if magic == b"\xfd7zXZ\x00":
-        return lzma.LZMAFile(raw)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        raise DataError(f"the archive {name} is compressed with zstd: unpack it to a folder first")
-    return raw
 
 
 class _Guarded(io.RawIOBase):

@@ -11,7 +11,7 @@ import pickle
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -151,45 +151,34 @@ def _plain_dtype(code: str, *_: object) -> "np.dtype[Any]":
     return dtype
 
 
-def _from_buffer(
-    data: bytes, dtype: "np.dtype[Any]", shape: tuple[int, ...], order: Literal["C", "F"]
-) -> NDArray[Any]:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy.core.numeric", "_frombuffer"): lambda data, dtype, shape, order: np.frombuffer(
+        data, dtype
+    ).reshape(shape, order=order),
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _plain_dtype,
 }
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey PNG of uint8 pixels (height, width), with the same bytes on every machine.
+    """Return a grey PNG of uint8 pixels (height, width), with the same bytes on every machine.
 
-    The pixels are stored, not compressed: deflate's output differs between zlib builds, and an
+    Pixels are stored, not compressed: deflate's output differs between zlib builds, and an
     image's hash decides its split.
     """
     height, width = pixels.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1).tobytes()
+    # A zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4).
+    stored = [b"\x78\x01"]
+    for start in range(0, len(rows), 0xFFFF):
+        block = rows[start : start + 0xFFFF]
+        is_last = start + 0xFFFF >= len(rows)
+        stored.append(struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF) + block)
+    stored.append(struct.pack(">I", zlib.adler32(rows)))
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        _png_chunk(kind, body)
-        for kind, body in ((b"IHDR", header), (b"IDAT", _stored(rows)), (b"IEND", b""))
-    )
-
-
-def _png_chunk(kind: bytes, body: bytes) -> bytes:
-    check = zlib.crc32(kind + body)
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-
-def _stored(data: bytes) -> bytes:
-    """A zlib stream of stored blocks (RFC 1950, RFC 1951 section 3.2.4)."""
-    blocks = []
-    for start in range(0, len(data), 0xFFFF):
-        block = data[start : start + 0xFFFF]
-        last = start + 0xFFFF >= len(data)
-        blocks.append(struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF) + block)
-    return b"\x78\x01" + b"".join(blocks) + struct.pack(">I", zlib.adler32(data))
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", b"".join(stored)), (b"IEND", b"")):
+        check = zlib.crc32(kind + body)
+        png += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+    return png

@@ -1,6 +1,6 @@
 """From `data.source` to a folder of raw images: known data sets, folders, archives, shards, URLs.
 
-Knows how to bring files, not what their names mean (layout.py does).
+Knows how to copy, link and unpack files, not what their names mean (layout.py does).
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from headstart.common.progress import progress_bar
 from headstart.params.data import DataParams
 from headstart.sources.archives import ArchiveLimits, is_archive, unpack
 from headstart.sources.arrays import read_spec, write_pictures
+from headstart.sources.folders import copy_or_link, everything_below, files_below, readable_name
 from headstart.sources.layout import (
     check_class_files,
     check_class_names,
@@ -26,8 +27,6 @@ from headstart.sources.layout import (
     scan,
     split_folders,
 )
-from headstart.sources.linking import bring_file, readable_name
-from headstart.sources.walk import everything_below, files_below
 from headstart.sources.webdataset import is_shard, is_shard_folder, unpack_shards
 
 # More files than anyone keeps in an archive: against one that unpacks without end.
@@ -43,7 +42,7 @@ class Fetched:
 
 
 def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
-    """Bring the images of `data.source` into `target` atomically.
+    """Copy, link, unpack or download the images of `data.source` into `target` atomically.
 
     A relative source is relative to `root`.
 
@@ -55,10 +54,26 @@ def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
     with _replacing_folder(target) as folder:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", data.source):
             with _downloaded(data.source, root, target.parent) as source:
-                outer = _bring(source, folder, data)
+                outer = _fill(folder, source, data)
         else:
-            outer = _bring(_local(root, target, data.source), folder, data)
-            notes += _lost_in_experiments(root, data.source)
+            source = root / data.source
+            try:
+                exists = source.exists()
+            except PermissionError:
+                raise _unreadable(source) from None
+            if not exists:
+                raise DataError(
+                    f"data.source must name something that exists, but there is no {source}: "
+                    "correct the path in params.yaml"
+                )
+            if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+                raise DataError(
+                    f"data.source must not hold the project's own {target.name}/ folder, but "
+                    f"{data.source} does: put the images into a folder of their own, such as "
+                    "data/own"
+                )
+            outer = _fill(folder, source, data)
+            notes += _missing_in_experiments(root, data.source)
         n_files = sum(1 for _ in files_below(folder))
         if n_files == 0:
             raise DataError(f"data.source must hold images, but {data.source} holds no files")
@@ -72,55 +87,7 @@ def fetch(root: Path, target: Path, data: DataParams) -> Fetched:
     return Fetched(n_files, [*notes, *layout.notes])
 
 
-def _lost_in_experiments(root: Path, named: str) -> list[str]:
-    """Warn of a source that is not in the copies of the workspace that DVC makes.
-
-    They hold what is in git's index, and what the .dvc files there stand for.
-    """
-    if Path(named).is_absolute():
-        return []
-    source = posixpath.normpath(named)
-    above = (source, *(str(path) for path in Path(source).parents))
-    pointers = [f"{path}.dvc" for path in above if posixpath.basename(path) not in ("", ".", "..")]
-    git = ["git", "--literal-pathspecs", "-C", str(root)]
-    try:
-        subprocess.run([*git, "rev-parse"], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []  # no repository, so no experiments
-    done = subprocess.run(
-        [*git, "ls-files", "--", source, *pointers], capture_output=True, check=False
-    )
-    if done.stdout:
-        return []
-    lost = "so `dvc exp run --queue` and `--temp` will not find it"
-    if source.startswith("../"):
-        return [f"{named} is a relative path out of the project, {lost}: give its absolute path"]
-    return [
-        f"{named} is tracked neither by git nor by DVC, {lost}: run `dvc add {source}` and "
-        f"`git add {source}.dvc`"
-    ]
-
-
-def _local(root: Path, target: Path, named: str) -> Path:
-    source = root / named
-    try:
-        exists = source.exists()
-    except PermissionError:
-        raise _unreadable(source) from None
-    if not exists:
-        raise DataError(
-            f"data.source must name something that exists, but there is no {source}: correct the "
-            "path in params.yaml"
-        )
-    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
-        raise DataError(
-            f"data.source must not hold the project's own {target.name}/ folder, but {named} does: "
-            "put the images into a folder of their own, such as data/own"
-        )
-    return source
-
-
-def _bring(source: Path, folder: Path, data: DataParams) -> str:
+def _fill(folder: Path, source: Path, data: DataParams) -> str:
     """Copy, link or unpack the files of a source; returns the outer folder that was left away."""
     limits = ArchiveLimits(int(data.max_archive_gb * 1e9), MAX_ARCHIVE_MEMBERS)
     outer = ""
@@ -152,7 +119,7 @@ def _bring(source: Path, folder: Path, data: DataParams) -> str:
         raise _unreadable(Path(error.filename or source)) from None
     except OSError as error:
         raise DataError(
-            f"the images of data.source must be brought to {folder.parent}, but that failed: "
+            f"the images of data.source must be copied to {folder.parent}, but that failed: "
             f"{one_line(error)}; repair it (a full disk: make room) and run dvc repro again"
         ) from None
     return outer
@@ -184,15 +151,44 @@ def link_folder(source: Path, target: Path) -> int:
                     f"files must have names that differ, but {source} has two that are read as "
                     f"{readable_name(path)!r}: rename one"
                 )
-            bring_file(Path(os.path.realpath(source / path)), destination)
+            copy_or_link(Path(os.path.realpath(source / path)), destination)
             count += 1
             bar.update(1)
     return count
 
 
+def _missing_in_experiments(root: Path, named: str) -> list[str]:
+    """Warn of a source that is not in the copies of the workspace that DVC makes.
+
+    They hold what is in git's index, and what the .dvc files there stand for.
+    """
+    if Path(named).is_absolute():
+        return []
+    source = posixpath.normpath(named)
+    above = (source, *(str(path) for path in Path(source).parents))
+    pointers = [f"{path}.dvc" for path in above if posixpath.basename(path) not in ("", ".", "..")]
+    git = ["git", "--literal-pathspecs", "-C", str(root)]
+    try:
+        subprocess.run([*git, "rev-parse"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []  # no repository, so no experiments
+    done = subprocess.run(
+        [*git, "ls-files", "--", source, *pointers], capture_output=True, check=False
+    )
+    if done.stdout:
+        return []
+    lost = "so `dvc exp run --queue` and `--temp` will not find it"
+    if source.startswith("../"):
+        return [f"{named} is a relative path out of the project, {lost}: give its absolute path"]
+    return [
+        f"{named} is tracked neither by git nor by DVC, {lost}: run `dvc add {source}` and "
+        f"`git add {source}.dvc`"
+    ]
+
+
 @contextlib.contextmanager
 def _downloaded(url: str, root: Path, scratch: Path) -> Iterator[Path]:
-    """What is at a URL, brought by DVC with the credentials and remotes that DVC knows."""
+    """Yield what is at a URL, downloaded by DVC with the credentials and remotes that DVC knows."""
     # DVC takes a second to import, and only this needs it.
     from dvc.config import Config
     from dvc.exceptions import DvcException
