@@ -36,7 +36,7 @@ ONLY_IN = {
 OF_EVERY_STAGE = {"Sections", "run", "summary"}
 # Names that still mean two things.
 SHARED_NAMES = {
-    "Finding", "PackageFile", "assign", "gather", "inspect",
+    "PackageFile", "assign", "gather", "inspect",
     "predict_files", "read_json", "reproduce", "summary", "sync",
 }  # fmt: skip
 # What must never be loaded by `headstart --help`.

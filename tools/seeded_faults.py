@@ -87,7 +87,7 @@ FAULTS = (
     Fault(
         "leaked-near-copies",
         "near copies are in groups of their own, so that they straddle splits",
-        "for rows in groups_of_equals(look_of):",
+        "for rows in groups_of_equals(near_of):",
         "for rows in groups_of_equals(copy_of):",
         ("test_mirrored_copies_share_a_split_and_conflict_only_with_copies_as_they_are",),
     ),

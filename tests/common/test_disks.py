@@ -12,7 +12,7 @@ from headstart.cache.shards import write_shard
 from headstart.common.errors import DiskError
 from headstart.common.files import write_csv, write_json
 from headstart.common.paths import cache_folder
-from headstart.dataset.known import FileState, KnownImages
+from headstart.dataset.reader import FileState, StatisticsCache
 from headstart.features.feature_store import write_features
 from headstart.params.base import Section
 from headstart.stages.run_stage import run_stage
@@ -119,18 +119,18 @@ def test_what_ingest_remembers_may_be_read_only_or_a_file(
 ) -> None:
     path = tmp_path / "cache" / "images.sqlite3"
     state = FileState(1, 2, 3)
-    known = KnownImages(path, "recipe")
+    known = StatisticsCache(path, "recipe")
     known.remember([("a.jpg", state, b"0" * 32)], [])
     known.close()
     with read_only(path.parent):
-        known = KnownImages(path, "recipe")
+        known = StatisticsCache(path, "recipe")
         assert known.hashes([("a.jpg", state)]) == {"a.jpg": b"0" * 32}
         known.remember([("b.jpg", state, b"1" * 32)], [])
         known.close()
-    assert "going on without the cache" in capsys.readouterr().err
+    assert "continuing without the cache" in capsys.readouterr().err
     (tmp_path / "file").write_text("a file")
-    KnownImages(tmp_path / "file" / "images.sqlite3", "recipe").remember([], [])
-    assert "going on without the cache" in capsys.readouterr().err
+    StatisticsCache(tmp_path / "file" / "images.sqlite3", "recipe").remember([], [])
+    assert "continuing without the cache" in capsys.readouterr().err
 
 
 def test_the_cache_folder_is_its_owners_alone(

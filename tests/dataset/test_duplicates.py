@@ -15,8 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from scipy.fft import dctn
 
 from headstart.dataset import duplicates
-from headstart.dataset.duplicates import Forest, NearDuplicates, find_near_duplicates
-from headstart.dataset.groups import find_groups
+from headstart.dataset.duplicates import Forest, NearDuplicates, find_groups, find_near_duplicates
 from headstart.dataset.image_statistics import NO_COLOUR, STATISTICS, inspect
 from tests.images.pictures import encode, picture
 
@@ -41,7 +40,7 @@ def near_duplicates(encoded: list[bytes]) -> NearDuplicates:
 
 
 def all_pairs(statistics: NDArray[Any], max_bits: int, *, turned: bool) -> list[int]:
-    """Clusters by comparing all pairs of views, one by one, on turned pixels."""
+    """Groups by comparing all pairs of views, one by one, on turned pixels."""
     thumbnails, colours, sides = statistics["thumbnail"], statistics["colours"], statistics["width"]
     views = duplicates._views(thumbnails, turned=turned)
 
@@ -111,7 +110,7 @@ def scene(rng: np.random.Generator, n: int, n_motifs: int) -> NDArray[Any]:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 40), st.integers(1, 8), st.sampled_from([0, 1, 4, 8]))
 @pytest.mark.parametrize("small_bucket", [0, 3, 2048])
-def test_clusters_are_those_of_all_pairs(
+def test_groups_are_those_of_all_pairs(
     small_bucket: int, seed: int, n: int, n_motifs: int, max_bits: int
 ) -> None:
     statistics = scene(np.random.default_rng(seed), n, n_motifs)
@@ -122,8 +121,8 @@ def test_clusters_are_those_of_all_pairs(
         found = find_near_duplicates(statistics, max_bits=max_bits)
     assert found.upright.tolist() == all_pairs(statistics, max_bits, turned=False)
     forest = Forest(n)
-    for clusters in (found.upright, all_pairs(statistics, max_bits, turned=True)):
-        forest.join(np.arange(n, dtype=np.int64), np.asarray(clusters, np.int64))
+    for groups in (found.upright, all_pairs(statistics, max_bits, turned=True)):
+        forest.join(np.arange(n, dtype=np.int64), np.asarray(groups, np.int64))
     assert found.turned.tolist() == forest.roots(np.arange(n, dtype=np.int64)).tolist()
 
 

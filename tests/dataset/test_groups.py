@@ -1,4 +1,4 @@
-"""Which images belong together, and in which split a group lies."""
+"""Which images are in one group, and in which split a group lies."""
 
 import random
 from collections import defaultdict
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from headstart.dataset.groups import find_groups, straddling
+from headstart.dataset.duplicates import find_groups, straddling
 from headstart.dataset.image_statistics import STATISTICS
 from headstart.dataset.splits import Key, Thresholds, assign_splits
 from headstart.params.split import Split, SplitParams
@@ -18,7 +18,7 @@ FRACTIONS = SplitParams()
 
 
 def statistics_of(pictures: list[tuple[int, int]]) -> NDArray[Any]:
-    """Images given as (what they show, which file of it): files that show the same look alike."""
+    """Images given as (what they show, which file of it): files of one picture are near copies."""
     statistics = np.zeros(len(pictures), STATISTICS)
     for row, (shown, file) in enumerate(pictures):
         rng = np.random.default_rng(shown)
@@ -76,7 +76,7 @@ def test_splits_are_group_pure_and_stable_under_permutation(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(files, max_size=25), st.lists(files, max_size=10), st.integers(0, 2**32 - 1))
-def test_newcomers_move_only_members_of_clusters_that_they_join(
+def test_newcomers_move_only_members_of_groups_that_they_join(
     old: list[tuple[int, int]], new: list[tuple[int, int]], seed: int
 ) -> None:
     _, before, known = split_pictures(old, [None] * len(old), seed)
@@ -106,7 +106,7 @@ def test_a_mirrored_copy_under_another_label_shares_the_group_and_is_no_conflict
     assert not groups.label_conflict.any()
 
 
-def test_the_users_group_names_the_key_and_bridges_clusters() -> None:
+def test_the_users_group_names_the_key_and_bridges_groups() -> None:
     pictures = [(1, 1), (1, 2), (2, 1), (3, 1)]
     groups = find_groups(
         statistics_of(pictures), np.zeros(4, np.int64), [None, "p", "p", None], max_bits=4

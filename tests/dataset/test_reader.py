@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstart.dataset import known, reader
+from headstart.dataset import reader
 from headstart.dataset.image_statistics import STATISTICS, recipe
-from headstart.dataset.known import FileState, Finding, KnownImages
-from headstart.dataset.reader import Limits, Reading, read_images
+from headstart.dataset.reader import (
+    FileState,
+    ImageRecord,
+    Limits,
+    Reading,
+    StatisticsCache,
+    read_images,
+)
 from tests.images.pictures import encode, picture
 
 LIMITS = Limits(max_pixels=10**8, max_file_mb=1)
@@ -149,25 +155,25 @@ class _crashing:  # noqa: N801 (it stands for a function, which must cross proce
         return reader._Reader(LIMITS, None).read(task)
 
 
-def finding(n: int) -> Finding:
-    return Finding(bytes([n]) * 32, bytes([n]) * STATISTICS.itemsize)
+def record(n: int) -> ImageRecord:
+    return ImageRecord(bytes([n]) * 32, bytes([n]) * STATISTICS.itemsize)
 
 
 def test_several_writers_at_once(tmp_path: Path) -> None:
     path = tmp_path / "images.sqlite3"
 
     def write(start: int) -> None:
-        cache = KnownImages(path, "r")
+        cache = StatisticsCache(path, "r")
         for n in range(start, start + 20):
-            cache.remember([(str(n), FileState(n, n, n), bytes([n]) * 32)], [finding(n)])
+            cache.remember([(str(n), FileState(n, n, n), bytes([n]) * 32)], [record(n)])
         cache.close()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(0, 160, 20)))
-    cache = KnownImages(path, "r")
-    assert len(cache.findings(bytes([n]) * 32 for n in range(160))) == 160
+    cache = StatisticsCache(path, "r")
+    assert len(cache.records(bytes([n]) * 32 for n in range(160))) == 160
     assert len(cache.hashes([(str(n), FileState(n, n, n)) for n in range(200)])) == 160
-    assert KnownImages(path, "other").findings([b"\1" * 32]) == {}
+    assert StatisticsCache(path, "other").records([b"\1" * 32]) == {}
     cache.close()
 
 
@@ -187,7 +193,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
     folder.mkdir()
     names = write_files(tmp_path / "f", 3)
     assert read(tmp_path / "f", names, cache=folder).n_decoded == 3
-    assert "going on without the cache" in capsys.readouterr().err
+    assert "continuing without the cache" in capsys.readouterr().err
 
 
 def test_a_cache_whose_folder_cannot_be_made_costs_only_time(
@@ -197,44 +203,43 @@ def test_a_cache_whose_folder_cannot_be_made_costs_only_time(
     names = write_files(tmp_path / "f", 3)
     cache = tmp_path / "cache" / "ingest" / "images.sqlite3"
     assert read(tmp_path / "f", names, cache=cache).n_decoded == 3
-    assert "going on without the cache" in capsys.readouterr().err
+    assert "continuing without the cache" in capsys.readouterr().err
 
 
-def test_known_outcomes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_outcomes_do_not_pile_up(tmp_path: Path) -> None:
     cache = tmp_path / "images.sqlite3"
     names = write_files(tmp_path / "f", 3)
     read(tmp_path / "f", names, cache=cache)
     waiting = 0
-    look_up = reader._look_up
 
-    def counted(*arguments: Any) -> Any:
-        nonlocal waiting
-        waiting += 1
-        assert waiting == 1, "a chunk is handed on before the next is looked up"
-        return look_up(*arguments)
+    class Counted(StatisticsCache):
+        def hashes(self, files: Sequence[tuple[str, FileState]]) -> dict[str, bytes]:
+            nonlocal waiting
+            waiting += 1
+            assert waiting == 1, "a chunk is handed on before the next is looked up"
+            return super().hashes(files)
 
-    monkeypatch.setattr(reader, "_look_up", counted)
-    known_images = KnownImages(cache, recipe(LIMITS.max_pixels))
+    kept = Counted(cache, recipe(LIMITS.max_pixels))
     workers = reader._Workers(LIMITS, cache, 1)
     n_outcomes = 0
-    for outcomes in reader._all_outcomes(tmp_path / "f", names * 1000, known_images, workers):
+    for outcomes in reader._all_outcomes(tmp_path / "f", names * 1000, kept, workers):
         waiting = 0
         n_outcomes += len(outcomes)
     assert n_outcomes == 3000
-    known_images.close()
+    kept.close()
 
 
 def test_a_locked_cache_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(known, "_WAIT_FOR_WRITERS_S", 0.05)
+    monkeypatch.setattr(reader, "_WAIT_FOR_WRITERS_S", 0.05)
     path = tmp_path / "images.sqlite3"
-    cache = KnownImages(path, "r")
+    cache = StatisticsCache(path, "r")
     lock = sqlite3.connect(path)
     lock.execute("BEGIN EXCLUSIVE")
-    cache.remember([], [finding(1)])
+    cache.remember([], [record(1)])
     assert "database is locked" in capsys.readouterr().err
-    assert cache.findings([b"\1" * 32]) == {}
+    assert cache.records([b"\1" * 32]) == {}
     lock.close()
 
 

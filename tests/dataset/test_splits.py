@@ -10,17 +10,23 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from headstart.common.errors import DataError
+from headstart.dataset.manifest import Manifest
 from headstart.dataset.splits import (
     COLUMNS,
     Key,
     SplitAssignment,
     Thresholds,
     assign_splits,
-    position,
+    find_moves,
+    former_splits_file,
     read_thresholds,
+    remember_splits,
+    uniform_hash,
+    write_moves,
     write_thresholds,
 )
 from headstart.params.split import SPLITS, Split, SplitParams
+from tests.dataset.test_manifest import manifest_of
 
 DEFAULT = SplitParams()
 SHARES = (0.7, 0.15, 0.15)
@@ -270,10 +276,10 @@ def test_seeds_and_fractions_give_splits_of_their_own() -> None:
     assert len(both.thresholds) == 2
 
 
-def test_a_position_is_pinned() -> None:
+def test_the_hash_of_a_group_is_pinned() -> None:
     # A change here moves every image of every user to another split.
-    assert position("group", seed=7) == 0.21874828723604978
-    assert position("group", seed=7, draw=3) == 0.840544702052739
+    assert uniform_hash("group", seed=7) == 0.21874828723604978
+    assert uniform_hash("group", seed=7, draw=3) == 0.840544702052739
     (found,) = assign(images_of({"a": 40})).thresholds.values()
     assert found == Thresholds(0, 0.7193382722995771, 0.8690298282486815)
 
@@ -373,3 +379,46 @@ def test_a_damaged_file_is_an_error_with_its_line(
 
 def test_a_file_that_is_not_there_knows_of_no_class(tmp_path: Path) -> None:
     assert read_thresholds(tmp_path / "splits.csv") == {}
+
+
+def two(first: str, second: str) -> Manifest:
+    return manifest_of([("a", "g", first), ("b", "h", second)])
+
+
+def test_moves_are_those_since_the_last_ingest(tmp_path: Path) -> None:
+    former = tmp_path / "former.csv"
+    assert find_moves(two("train", "test"), former) == []
+    remember_splits(two("train", "test"), former)
+    assert find_moves(two("train", "test"), former) == []
+    (move,) = find_moves(two("train", "train"), former)
+    assert (move.path, move.label, move.before, move.now) == ("b/h/1", "b", "test", "train")
+    write_moves(tmp_path / "moves.csv", [move])
+    lines = (tmp_path / "moves.csv").read_text().splitlines()
+    assert lines == [
+        "path,label,sha256,before,now,group",
+        f"b/h/1,b,{1:064x},test,train,h",
+    ]
+
+
+def test_images_of_another_source_do_not_displace_the_first_ones(tmp_path: Path) -> None:
+    former = tmp_path / "former.csv"
+    remember_splits(two("train", "test"), former)
+    remember_splits(manifest_of([("a", "g", "train")]), former)  # without the second image
+    (move,) = find_moves(two("train", "train"), former)
+    assert (move.path, move.before, move.now) == ("b/h/1", "test", "train")
+
+
+def test_each_seed_and_each_set_of_fractions_has_its_own_record(tmp_path: Path) -> None:
+    other = SplitParams(train=0.6, validation=0.2, test=0.2)
+    files = {
+        former_splits_file(tmp_path, seed=0, fractions=SplitParams()),
+        former_splits_file(tmp_path, seed=1, fractions=SplitParams()),
+        former_splits_file(tmp_path, seed=0, fractions=other),
+    }
+    assert len(files) == 3
+
+
+def test_a_damaged_record_is_written_anew(tmp_path: Path) -> None:
+    former = tmp_path / "former.csv"
+    former.write_bytes(b"\xff\xfe no csv")
+    assert find_moves(two("train", "test"), former) == []

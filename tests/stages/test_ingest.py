@@ -19,10 +19,10 @@ from PIL import Image
 
 from headstart.common.errors import DataError
 from headstart.common.paths import Project
-from headstart.dataset.groups import find_groups, straddling
+from headstart.dataset.duplicates import find_groups, straddling
 from headstart.dataset.image_statistics import inspect
 from headstart.dataset.manifest import Manifest, read_manifest
-from headstart.dataset.splits import assign_splits, position
+from headstart.dataset.splits import assign_splits, uniform_hash
 from headstart.params.load import load_sections
 from headstart.params.split import SplitParams
 from headstart.sources.arrays import encode_png, read_array, read_spec
@@ -405,6 +405,7 @@ def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Pat
     assert np.bincount(groups.duplicates).max() <= 5  # no chains of silhouettes
     assert straddling(groups.keys, splits) == []
     naive = [
-        "test" if position(str(row), seed=0) > 0.85 else "train" for row in range(len(statistics))
+        "test" if uniform_hash(str(row), seed=0) > 0.85 else "train"
+        for row in range(len(statistics))
     ]
     assert len(straddling(groups.keys, naive)) > 50

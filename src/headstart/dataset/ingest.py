@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
 from headstart.common.files import write_csv
-from headstart.dataset.groups import Groups, find_groups
-from headstart.dataset.issues import quality_flags
+from headstart.dataset.duplicates import find_groups
+from headstart.dataset.image_statistics import quality_flags
 from headstart.dataset.manifest import Manifest, make_manifest
 from headstart.dataset.reader import Limits, read_images
 from headstart.dataset.splits import Key, Thresholds, assign_splits
 from headstart.params.ingest import IngestParams
 from headstart.params.split import SPLITS
-from headstart.sources.layout import Entry, scan
+from headstart.sources.layout import scan
 
 # A file is read whole into memory.
 MAX_FILE_MB = 1000.0
@@ -38,8 +38,9 @@ class Rejection:
 class Ingested:
     """What a folder of raw images came to.
 
-    `duplicates` names the cluster of each manifest row, `thresholds` are those of splits.csv with
-    what was first seen here, and `cannot_split` says of each class with a single group why.
+    `duplicates` names the duplicate group of each manifest row, `thresholds` are those of
+    splits.csv with what was first seen here, and `cannot_split` says of each class with a single
+    group why.
     """
 
     manifest: Manifest
@@ -60,8 +61,8 @@ def ingest(
 ) -> Ingested:
     """Read every image of the class folders in `folder` once, group it, and assign it to a split.
 
-    `thresholds` are those by which classes were split before; `cache` is the file that remembers
-    images from earlier runs.
+    `thresholds` are those by which classes were split before; `cache` is the file of what
+    earlier runs found of images.
 
     Raises:
         DataError: `folder` is not laid out as one of images.
@@ -92,6 +93,21 @@ def ingest(
         fractions=params.split,
         known=thresholds,
     )
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        rows_of[label].append(row)
+    cannot_split = {}
+    for label, rows in rows_of.items():
+        first, key = entries[rows[0]].path, groups.keys[rows[0]]
+        if any(groups.keys[row] != key or entries[row].split for row in rows):
+            continue
+        if len(rows) == 1:
+            cannot_split[label] = f"its only image is {first}"
+        elif len({groups.duplicates[row] for row in rows}) == 1:
+            cannot_split[label] = f"its {len(rows):,} images are copies of one image, {first}"
+        else:
+            cannot_split[label] = f"its {len(rows):,} images are in one group, {key!r}"
+
     columns: dict[str, Sequence[object] | NDArray[np.generic]] = {
         "path": [entry.path for entry in entries],
         "label": labels,
@@ -113,7 +129,7 @@ def ingest(
         rejected,
         groups.duplicates.tolist(),
         assigned.thresholds,
-        _cannot_split(entries, groups),
+        cannot_split,
         reading.n_decoded,
     )
 
@@ -124,26 +140,27 @@ def write_rejected(path: Path, rejected: list[Rejection]) -> None:
     write_csv(path, ("path", "label", "reason", "sentence"), rows)
 
 
-def check_rejected(ingested: Ingested, params: IngestParams, listed_in: str) -> None:
-    """Raise DataError if a larger fraction than allowed was left out."""
-    rejected, total = len(ingested.rejected), len(ingested.manifest) + len(ingested.rejected)
-    if rejected == 0 or rejected / total <= params.max_rejected_fraction:
-        return
-    raise DataError(
-        f"at most {params.max_rejected_fraction:.1%} of the files may be left out "
-        f"(ingest.max_rejected_fraction), but {rejected:,} of {total:,} ({rejected / total:.1%}) "
-        f"were: see {listed_in} for each of them and the reason; fix or remove them, or raise "
-        "the limit"
-    )
+def check_ingested(ingested: Ingested, params: IngestParams, listed_in: str) -> str:
+    """Return a warning that names the classes with few images in a split, empty without any.
 
-
-def check_classes(ingested: Ingested) -> None:
-    """Raise DataError for classes that cannot be split, or have no image in train."""
-    rejected = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
+    Raises:
+        DataError: a larger fraction than allowed was rejected (`listed_in` says what), or classes
+            cannot be split, or have no image in train.
+    """
+    manifest, allowed = ingested.manifest, params.max_rejected_fraction
+    rejected, total = len(ingested.rejected), len(manifest) + len(ingested.rejected)
+    if rejected and rejected / total > allowed:
+        raise DataError(
+            f"at most {allowed:.1%} of the files may be left out "
+            f"(ingest.max_rejected_fraction), but {rejected:,} of {total:,} "
+            f"({rejected / total:.1%}) were: see {listed_in} for each of them and the reason; fix "
+            "or remove them, or raise the limit"
+        )
+    of_label = Counter(rejection.label for rejection in ingested.rejected if rejection.label)
     reasons = {
         label: f"all of its {count:,} files were rejected"
-        for label, count in rejected.items()
-        if label not in ingested.manifest.classes
+        for label, count in of_label.items()
+        if label not in manifest.classes
     } | ingested.cannot_split
     if reasons:
         listed = [f"{label!r}: {reasons[label]}" for label in sorted(reasons)]
@@ -151,27 +168,21 @@ def check_classes(ingested: Ingested) -> None:
             "every class needs images in at least 2 duplicate groups, so that one can train it and "
             f"another test it, but {_some_of(listed)}; add other images of it, or remove the class"
         )
-    table = ingested.manifest.table
-    untrained = sorted({*ingested.manifest.classes} - {*table["label"][table["split"] == "train"]})
+    counts = Counter(zip(manifest.table["label"], manifest.splits, strict=True))
+    untrained = [repr(label) for label in manifest.classes if not counts[label, "train"]]
     if untrained:
         raise DataError(
             "every class needs images in train, but as splits are given or were chosen before "
-            f"(data/splits.csv) these have none: {_some_of([repr(name) for name in untrained])}; "
-            "give train some of their images, or delete their lines in data/splits.csv"
+            f"(data/splits.csv) these have none: {_some_of(untrained)}; give train some of their "
+            "images, or delete their lines in data/splits.csv"
         )
-
-
-def small_classes(ingested: Ingested, params: IngestParams) -> str | None:
-    """Return a warning that names the classes with few images in a split, if there are any."""
-    manifest = ingested.manifest
-    counts = Counter(zip(manifest.table["label"], manifest.splits, strict=True))
     few = [
         f"{label!r} ({', '.join(f'{split} {counts[label, split]:,}' for split in SPLITS)})"
         for label in manifest.classes
         if min(counts[label, split] for split in SPLITS) < params.min_images_per_split
     ]
     if not few:
-        return None
+        return ""
     return (
         f"{len(few):,} of {len(manifest.classes):,} classes have fewer than "
         f"{params.min_images_per_split} images in a split (ingest.min_images_per_split), so what "
@@ -183,22 +194,3 @@ def small_classes(ingested: Ingested, params: IngestParams) -> str | None:
 def _some_of(listed: list[str]) -> str:
     more = f"; and {len(listed) - 10:,} more" if len(listed) > 10 else ""
     return "; ".join(listed[:10]) + more
-
-
-def _cannot_split(entries: Sequence[Entry], groups: Groups) -> dict[str, str]:
-    """Say of each class whose images are one group, none of them with a given split, why."""
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, entry in enumerate(entries):
-        rows_of[entry.label].append(row)
-    reasons = {}
-    for label, rows in rows_of.items():
-        first = entries[rows[0]]
-        if len({groups.keys[row] for row in rows}) > 1 or any(entries[row].split for row in rows):
-            continue
-        if len(rows) == 1:
-            reasons[label] = f"its only image is {first.path}"
-        elif len({groups.duplicates[row] for row in rows}) == 1:
-            reasons[label] = f"its {len(rows):,} images are copies of one image, {first.path}"
-        else:
-            reasons[label] = f"its {len(rows):,} images are in one group, {groups.keys[rows[0]]!r}"
-    return reasons

@@ -1,20 +1,24 @@
 """One pass over the bytes of many files, on all cores, with bounded memory.
 
-Each file is read, hashed, decoded and measured once, in a worker process, so that a decoder that
-crashes on a hostile file takes nothing with it. Files and images that are known are not read.
+Each file is read, hashed and decoded once, and its statistics taken, in a worker process, so that a
+decoder that crashes on a hostile file takes nothing with it. What earlier runs found of the same
+files and of the same bytes is kept in a cache and not computed again; a lost or damaged cache costs
+time and nothing else.
 """
 
 import hashlib
+import itertools
 import multiprocessing
 import os
 import signal
+import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +28,8 @@ from numpy.typing import NDArray
 from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.common.machine import usable_cores
 from headstart.common.progress import progress_bar
-from headstart.dataset.image_statistics import STATISTICS, Sample, measure, recipe, sample
-from headstart.dataset.known import FileState, Finding, KnownImages, file_state
+from headstart.common.terminal import say
+from headstart.dataset.image_statistics import STATISTICS, Sample, recipe, sample, statistics_of
 from headstart.images.decode import RejectedImage
 from headstart.images.memory import keep_freed_memory
 
@@ -41,6 +45,21 @@ _BYTES_HELD = 16 * _MEGABYTE
 _PASSING_REASONS = frozenset(
     {"missing", "unreadable", "file_too_large", "out_of_memory", "crashed"}
 )
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, inode INTEGER, sha256 BLOB
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS images (
+    recipe TEXT, sha256 BLOB, facts BLOB, reason TEXT, sentence TEXT,
+    PRIMARY KEY (recipe, sha256)
+) WITHOUT ROWID;
+"""
+_WAIT_FOR_WRITERS_S = 60.0
+# A file that is written twice within the clock's grain keeps its time, so a fresh time proves
+# nothing ("racy git").
+_FRESH_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +79,29 @@ class Reading:
     n_decoded: int = 0
 
 
+class FileState(NamedTuple):
+    """What changes when a file's bytes change, short of reading them."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+class ImageRecord(NamedTuple):
+    """What is kept of an image: its statistics (bytes of one row), or why it is rejected."""
+
+    sha256: bytes
+    statistics: bytes | None
+    reason: str = ""
+    sentence: str = ""
+
+
 # Tuples, because they cross from process to process: a dataclass takes many times as long.
 class _Outcome(NamedTuple):
     number: int
     state: FileState | None
-    finding: Finding
+    record: ImageRecord
     is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    index: int
-    state: FileState
-    data: bytes
-    sha256: bytes
 
 
 _Item = tuple[int, str]
@@ -87,78 +115,68 @@ def read_images(
     cache: Path | None = None,
     n_workers: int | None = None,
 ) -> Reading:
-    """Read the files at `paths` below `folder`; `cache` holds what is known from earlier runs."""
+    """Read the files at `paths` below `folder`; `cache` is the file of what earlier runs found."""
     statistics = np.zeros(len(paths), STATISTICS)
     rejected: dict[int, tuple[str, str]] = {}
     n_decoded = 0
-    known = KnownImages(cache, recipe(limits.max_pixels))
+    kept = StatisticsCache(cache, recipe(limits.max_pixels))
     workers = _Workers(limits, cache, n_workers or usable_cores())
     with progress_bar(total=len(paths), unit="images", title="ingest") as bar:
-        for outcomes in _all_outcomes(folder, paths, known, workers):
+        for outcomes in _all_outcomes(folder, paths, kept, workers):
             for outcome in outcomes:
-                finding = outcome.finding
-                if finding.statistics is None:
-                    rejected[outcome.number] = (finding.reason, finding.sentence)
+                record = outcome.record
+                if record.statistics is None:
+                    rejected[outcome.number] = (record.reason, record.sentence)
                 else:
-                    statistics[outcome.number] = np.frombuffer(finding.statistics, STATISTICS)[0]
+                    statistics[outcome.number] = np.frombuffer(record.statistics, STATISTICS)[0]
             n_decoded += sum(outcome.is_new for outcome in outcomes)
             bar.update(len(outcomes))
-    known.close()
+    kept.close()
     return Reading(statistics, rejected, n_decoded)
 
 
 def _all_outcomes(
-    folder: Path, paths: Sequence[str], known: KnownImages, workers: "_Workers"
+    folder: Path, paths: Sequence[str], cache: "StatisticsCache", workers: "_Workers"
 ) -> Iterator[list[_Outcome]]:
-    """Outcomes of all files, known ones from the cache, in the order in which they come in."""
-
+    """Yield the outcomes of all files in the order in which they come in, cached ones first."""
     waiting: list[_Outcome] = []
 
-    def remembered(found: Iterable[list[_Outcome]]) -> Iterator[list[_Outcome]]:
-        for outcomes in found:
-            waiting.extend(outcomes)
-            if len(waiting) >= _FILES_REMEMBERED_AT_ONCE:
-                _remember(waiting, paths, folder, known)
-                waiting.clear()
-            yield outcomes
+    def remember() -> None:
+        lasting = [o for o in waiting if o.record.reason not in _PASSING_REASONS]
+        names = [str(folder / paths[o.number]) for o in lasting]
+        cache.remember(
+            ((n, o.state, o.record.sha256) for n, o in zip(names, lasting, strict=True) if o.state),
+            (o.record for o in lasting if o.is_new),
+        )
+        waiting.clear()
 
     with workers:
         for start in range(0, len(paths), _FILES_LOOKED_UP_AT_ONCE):
             names = paths[start : start + _FILES_LOOKED_UP_AT_ONCE]
             items = [(start + i, str(folder / name)) for i, name in enumerate(names)]
-            outcomes = _look_up(items, known)
-            yield outcomes
-            seen = {outcome.number for outcome in outcomes}
-            new = [item for item in items if item[0] not in seen]
-            yield from remembered(workers.read(new))
-        yield from remembered(workers.rest())
-    _remember(waiting, paths, folder, known)
-
-
-def _look_up(items: list[_Item], known: KnownImages) -> list[_Outcome]:
-    files = []
-    for _, path in items:
-        try:
-            files.append((path, file_state(os.stat(path))))  # noqa: PTH116 (a string, many times)
-        except OSError:
-            continue
-    hashes = known.hashes(files)
-    findings = known.findings(hashes.values())
-    return [
-        _Outcome(index, None, findings[hashes[path]], is_new=False)
-        for index, path in items
-        if path in hashes and hashes[path] in findings
-    ]
-
-
-def _remember(
-    outcomes: list[_Outcome], paths: Sequence[str], folder: Path, known: KnownImages
-) -> None:
-    lasting = [o for o in outcomes if o.finding.reason not in _PASSING_REASONS]
-    known.remember(
-        ((str(folder / paths[o.number]), o.state, o.finding.sha256) for o in lasting if o.state),
-        (o.finding for o in lasting if o.is_new),
-    )
+            states = []
+            for _, path in items:
+                try:
+                    states.append((path, _state_of(os.stat(path))))  # noqa: PTH116 (a string, many times)
+                except OSError:
+                    continue
+            hashes = cache.hashes(states)
+            records = cache.records(hashes.values())
+            cached = [
+                _Outcome(number, None, records[hashes[path]], is_new=False)
+                for number, path in items
+                if path in hashes and hashes[path] in records
+            ]
+            yield cached
+            seen = {outcome.number for outcome in cached}
+            found = workers.read(item for item in items if item[0] not in seen)
+            is_last = start + len(names) == len(paths)
+            for outcomes in itertools.chain(found, workers.rest() if is_last else ()):
+                waiting.extend(outcomes)
+                if len(waiting) >= _FILES_REMEMBERED_AT_ONCE:
+                    remember()
+                yield outcomes
+    remember()
 
 
 class _Workers:
@@ -178,16 +196,16 @@ class _Workers:
         self._stop()
 
     def read(self, items: Iterable[_Item]) -> Iterator[list[_Outcome]]:
-        """Take items to read; outcomes of these and earlier ones, in lists, as they come."""
+        """Take items to read; yield outcomes of these and earlier ones, as they come."""
         for item in items:
             self._task.append(item)
             if len(self._task) >= (_FILES_A_TASK if self._pool else _FEW_FILES):
                 self._submit_task()
             if len(self._pending) >= _TASKS_AHEAD_A_WORKER * self._n_workers:
-                yield from self._collect(self._pending)
+                yield from self._collect()
 
     def rest(self) -> Iterator[list[_Outcome]]:
-        """Outcomes of all items that were taken and not answered yet."""
+        """Yield outcomes of all items that were taken and not answered yet."""
         if self._task and self._pool is None:
             limits, cache = self._begin
             task, self._task = self._task, []
@@ -195,7 +213,7 @@ class _Workers:
         elif self._task:
             self._submit_task()
         while self._pending:
-            yield from self._collect(self._pending)
+            yield from self._collect()
 
     def _submit_task(self) -> None:
         self._pending[self._submit(self._task)] = self._task
@@ -204,7 +222,19 @@ class _Workers:
     def _submit(self, task: list[_Item]) -> "Future[list[_Outcome]]":
         try:
             if self._pool is None:
-                self._pool = _make_pool(self._n_workers, self._begin)
+                # Processes that start clean: a fork would copy the locks of this process's threads.
+                methods = multiprocessing.get_all_start_methods()
+                method = "forkserver" if "forkserver" in methods else "spawn"
+                context = multiprocessing.get_context(method)
+                if method == "forkserver":
+                    context.set_forkserver_preload([__name__])
+                    # Now rather than with the first worker, so that all of them leave Ctrl-C to
+                    # this process.
+                    with children_ignoring_interrupts():
+                        forkserver.ensure_running()
+                self._pool = ProcessPoolExecutor(
+                    self._n_workers, context, initializer=_begin_worker, initargs=self._begin
+                )
             # It begins processes, and would not know of one in whose beginning it is interrupted.
             with children_ignoring_interrupts():
                 return self._pool.submit(_read_in_worker, task)
@@ -213,31 +243,28 @@ class _Workers:
             broken.set_exception(error)
             return broken
 
-    def _collect(
-        self, pending: dict["Future[list[_Outcome]]", list[_Item]]
-    ) -> Iterator[list[_Outcome]]:
-        """Outcomes of what is ready; after a crash, of everything that was under way."""
-        ready, _ = wait(pending, return_when=FIRST_COMPLETED)
+    def _collect(self) -> Iterator[list[_Outcome]]:
+        """Yield outcomes of what is ready; after a crash, of everything that was under way."""
+        ready, _ = wait(self._pending, return_when=FIRST_COMPLETED)
         if any(isinstance(future.exception(), BrokenProcessPool) for future in ready):
-            ready, _ = wait(pending)
+            ready, _ = wait(self._pending)
         suspects: list[_Item] = []
         for future in ready:
-            task = pending.pop(future)
+            task = self._pending.pop(future)
             if isinstance(future.exception(), BrokenProcessPool):
                 suspects += task
             else:
                 yield future.result()
         if suspects:
             self._stop()
-            yield from (self._read_alone(item) for item in suspects)
-
-    def _read_alone(self, item: _Item) -> list[_Outcome]:
-        try:
-            return self._submit([item]).result()
-        except BrokenProcessPool:
-            self._stop()
-            finding = Finding(b"", None, "crashed", "The decoder crashed on it.")
-            return [_Outcome(item[0], None, finding, is_new=True)]
+        for item in suspects:
+            # Alone, so that the one that crashes the decoder is known.
+            try:
+                yield self._submit([item]).result()
+            except BrokenProcessPool:
+                self._stop()
+                record = ImageRecord(b"", None, "crashed", "The decoder crashed on it.")
+                yield [_Outcome(item[0], None, record, is_new=True)]
 
     def _stop(self) -> None:
         if self._pool is not None:
@@ -245,22 +272,12 @@ class _Workers:
             self._pool = None
 
 
-def _make_pool(n_workers: int, begin: tuple[Limits, Path | None]) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        n_workers, mp_context=_context(), initializer=_begin_worker, initargs=begin
-    )
-
-
-def _context() -> BaseContext:
-    """Processes that start clean: a fork would copy the locks of this process's threads."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    # Now rather than with the first worker, so that all of them leave Ctrl-C to this process.
-    with children_ignoring_interrupts():
-        forkserver.ensure_running()
-    return context
+@dataclass(frozen=True, slots=True)
+class _File:
+    number: int
+    state: FileState
+    data: bytes
+    sha256: bytes
 
 
 class _Reader:
@@ -268,28 +285,26 @@ class _Reader:
 
     def __init__(self, limits: Limits, cache: Path | None) -> None:
         self.limits = limits
-        self.known = KnownImages(cache, recipe(limits.max_pixels))
+        self.cache = StatisticsCache(cache, recipe(limits.max_pixels))
 
     def read(self, items: Sequence[_Item]) -> list[_Outcome]:
         outcomes: list[_Outcome] = []
-        held: list[_Loaded] = []
-        for item in items:
-            loaded = self._load(item)
-            if isinstance(loaded, _Outcome):
-                outcomes.append(loaded)
-                continue
-            held.append(loaded)
-            if sum(len(one.data) for one in held) > _BYTES_HELD:
-                outcomes += self._look_at(held)
+        held: list[_File] = []
+        for number, path in items:
+            try:
+                held.append(self._load(number, path))
+            except RejectedImage as error:
+                record = ImageRecord(b"", None, error.code, str(error))
+                outcomes.append(_Outcome(number, None, record, is_new=False))
+            if sum(len(file.data) for file in held) > _BYTES_HELD:
+                outcomes += self._inspect(held)
                 held = []
-        return outcomes + self._look_at(held)
+        return outcomes + self._inspect(held)
 
-    def _load(self, item: _Item) -> "_Loaded | _Outcome":
-        """The bytes of a file and their hash, or why there are none."""
-        index, path = item
+    def _load(self, number: int, path: str) -> _File:
         try:
             with open(path, "rb") as stream:  # noqa: PTH123 (a string, many times)
-                state = file_state(os.fstat(stream.fileno()))
+                state = _state_of(os.fstat(stream.fileno()))
                 if state.size_bytes > self.limits.max_file_mb * _MEGABYTE:
                     raise RejectedImage(
                         "file_too_large",
@@ -298,37 +313,33 @@ class _Reader:
                     )
                 data = stream.read()
         except FileNotFoundError:
-            finding = Finding(b"", None, "missing", "It is listed, but there is no such file.")
-            return _Outcome(index, None, finding, is_new=False)
+            raise RejectedImage("missing", "It is listed, but there is no such file.") from None
         except OSError as error:
-            finding = Finding(b"", None, "unreadable", f"It cannot be read ({error.strerror}).")
-            return _Outcome(index, None, finding, is_new=False)
-        except RejectedImage as error:
-            return _Outcome(index, None, Finding(b"", None, error.code, str(error)), is_new=False)
-        return _Loaded(index, state, data, hashlib.sha256(data).digest())
+            raise RejectedImage("unreadable", f"It cannot be read ({error.strerror}).") from None
+        return _File(number, state, data, hashlib.sha256(data).digest())
 
-    def _look_at(self, held: Sequence["_Loaded"]) -> list[_Outcome]:
+    def _inspect(self, files: Sequence[_File]) -> list[_Outcome]:
         # Asked for together: a question costs the database as much as a small picture.
-        known = self.known.findings(one.sha256 for one in held)
+        records = self.cache.records(file.sha256 for file in files)
         outcomes = []
-        taken: list[tuple[_Loaded, Sample]] = []
-        for one in held:
-            if one.sha256 in known:
-                outcomes.append(_Outcome(one.index, one.state, known[one.sha256], is_new=False))
+        decoded: list[tuple[_File, Sample]] = []
+        for file in files:
+            if file.sha256 in records:
+                record = records[file.sha256]
+                outcomes.append(_Outcome(file.number, file.state, record, is_new=False))
                 continue
             try:
-                found = sample(one.data, one.sha256, max_pixels=self.limits.max_pixels)
+                found = sample(file.data, file.sha256, max_pixels=self.limits.max_pixels)
             except RejectedImage as error:
-                finding = Finding(one.sha256, None, error.code, str(error))
-                outcomes.append(_Outcome(one.index, one.state, finding, is_new=True))
+                record = ImageRecord(file.sha256, None, error.code, str(error))
+                outcomes.append(_Outcome(file.number, file.state, record, is_new=True))
             else:
-                taken.append((one, found))
-        if taken:
-            statistics = measure([found for _, found in taken])
-            outcomes += [
-                _Outcome(one.index, one.state, Finding(one.sha256, row.tobytes()), is_new=True)
-                for (one, _), row in zip(taken, statistics, strict=True)
-            ]
+                decoded.append((file, found))
+        if decoded:
+            statistics = statistics_of([found for _, found in decoded])
+            for (file, _), row in zip(decoded, statistics, strict=True):
+                record = ImageRecord(file.sha256, row.tobytes())
+                outcomes.append(_Outcome(file.number, file.state, record, is_new=True))
         return outcomes
 
 
@@ -357,3 +368,113 @@ def _read_in_worker(task: list[_Item]) -> list[_Outcome]:
     if _reader_of_worker is None:
         raise RuntimeError("the worker was not begun")
     return _reader_of_worker.read(task)
+
+
+class StatisticsCache:
+    """What earlier runs found, in a database. Safe with several processes; without `path` empty.
+
+    Two tables: what a file's bytes hash to (by path, size, time and inode), and what an image is
+    (by recipe and hash).
+    """
+
+    def __init__(self, path: Path | None, recipe: str) -> None:
+        self.path = path
+        self.recipe = recipe
+        self._database = None if path is None else _open(path)
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def hashes(self, files: Sequence[tuple[str, FileState]]) -> dict[str, bytes]:
+        """Return the sha256 of those files whose state is as it was when they were last read."""
+        states = dict(files)
+        rows = self._select(
+            "SELECT path, size_bytes, mtime_ns, inode, sha256 FROM files WHERE path IN",
+            list(states),
+        )
+        return {row[0]: row[4] for row in rows if states[row[0]] == FileState(*row[1:4])}
+
+    def records(self, hashes: Iterable[bytes]) -> dict[bytes, ImageRecord]:
+        """Return what is kept of images with these hashes."""
+        wanted = list(set(hashes))
+        rows = self._select(
+            "SELECT sha256, facts, reason, sentence FROM images WHERE recipe = ? AND sha256 IN",
+            wanted,
+            self.recipe,
+        )
+        return {
+            row[0]: ImageRecord(*row)
+            for row in rows
+            if row[1] is None or len(row[1]) == STATISTICS.itemsize
+        }
+
+    def remember(
+        self, files: Iterable[tuple[str, FileState, bytes]], records: Iterable[ImageRecord]
+    ) -> None:
+        """Keep what files hash to and what images are."""
+        fresh = time.time_ns() - _FRESH_NS
+        states = [
+            (path, state.size_bytes, state.mtime_ns, state.inode, sha256)
+            for path, state, sha256 in files
+            if state.mtime_ns < fresh
+        ]
+        images = [(self.recipe, r.sha256, r.statistics, r.reason, r.sentence) for r in records]
+        if self._database is None:
+            return
+        try:
+            with self._database:
+                self._database.executemany("REPLACE INTO files VALUES (?, ?, ?, ?, ?)", states)
+                self._database.executemany("REPLACE INTO images VALUES (?, ?, ?, ?, ?)", images)
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _select(self, query: str, keys: Sequence[object], *before: object) -> list[tuple[Any, ...]]:
+        if self._database is None or not keys:
+            return []
+        marks = ", ".join("?" * len(keys))
+        try:
+            return self._database.execute(f"{query} ({marks})", [*before, *keys]).fetchall()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return []
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        say(f"ingest: continuing without the cache {self.path}: {error}", error=True)
+        self.close()
+
+
+def _state_of(status: os.stat_result) -> FileState:
+    """Return the state of a file from its `stat`."""
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _open(path: Path) -> sqlite3.Connection | None:
+    """Return the database at `path`; a damaged one is set aside; none where there can be none."""
+    try:
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        say(f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", error=True)
+        return _connect(path)
+    except (sqlite3.Error, OSError) as error:
+        say(f"ingest: continuing without the cache {path}: {error}", error=True)
+        return None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, timeout=_WAIT_FOR_WRITERS_S)
+    try:
+        # What a crash of the machine may cost here is not worth a flush for every transaction.
+        database.execute("PRAGMA synchronous = OFF")
+        database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database

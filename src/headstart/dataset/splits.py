@@ -1,12 +1,17 @@
 """Which split a duplicate group belongs to: fractions that hold in every class, and nobody moves.
 
-A group has a position in [0, 1), a hash of its key, and each class two thresholds on it: train lies
+A group's key has a hash in [0, 1), and each class two thresholds on it: train lies
 below `validation_from`, test from `test_from` on. They are chosen when a class is first seen, so
 that its fractions hold to within one group, and kept in data/splits.csv; from then on neither the
 order nor the number of images counts, and adding images moves none that is there.
 
 A group with images of several classes goes by the thresholds of the first of them in splits.csv,
 where the rarest stands first and classes seen later follow: what is common can make up for it.
+
+What moves all the same, because its group or the fractions have changed, is reported: a stage's
+outputs are gone before it runs again, so former splits are kept in the main checkout's
+`.headstart/`, one file for each seed and set of fractions. It keeps images that are gone:
+`data.source` may name another set of images, and then the first one again.
 """
 
 import csv
@@ -21,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
-from headstart.common.files import of_cell, write_csv
+from headstart.common.files import of_cell, sha256_of_json, write_csv
+from headstart.dataset.manifest import Manifest
 from headstart.params.split import SPLITS, Split, SplitParams
 
 COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
@@ -31,7 +37,7 @@ COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
 # taken where it will do, as nearly always for a class that is not small: splits went by it before
 # there were thresholds, and few groups move when an image of another class joins them.
 _MAX_DRAWS = 256
-_MAX_POSITIONS = 200_000
+_MAX_HASHES = 200_000
 _FEW_GROUPS = 30
 _GOOD_ENOUGH, _GOOD_ENOUGH_OF_FEW = 0.15, 0.07
 _STEP = 2.0**-48
@@ -49,7 +55,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """A class's thresholds on the positions of its groups in a draw of the hash."""
+    """A class's thresholds on the hashes of its groups in a draw."""
 
     draw: int
     validation_from: float
@@ -57,10 +63,10 @@ class Thresholds:
 
     def split_of(self, group: str, *, seed: int) -> Split:
         """Return the split of all members of a group."""
-        place = position(group, seed=seed, draw=self.draw)
-        if place < self.validation_from:
+        value = uniform_hash(group, seed=seed, draw=self.draw)
+        if value < self.validation_from:
             return "train"
-        return "validation" if place < self.test_from else "test"
+        return "validation" if value < self.test_from else "test"
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class SplitAssignment:
     thresholds: dict[Key, Thresholds]
 
 
-def position(group: str, *, seed: int, draw: int = 0) -> float:
+def uniform_hash(group: str, *, seed: int, draw: int = 0) -> float:
     """Return a number in [0, 1), uniform over groups and independent between seeds and draws."""
     text = f"{seed}\n{group}\n{draw}" if draw else f"{seed}\n{group}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") * _STEP
@@ -113,7 +119,7 @@ def assign_splits(
     sizes = Counter(labels)
     seen = [each.label for each in known if each == key(each.label)]
     new = sorted(sizes.keys() - set(seen), key=lambda label: (sizes[label], label))
-    rank = {label: place for place, label in enumerate([*seen, *new])}
+    rank = {label: index for index, label in enumerate([*seen, *new])}
     counts = {label: np.zeros(len(SPLITS), np.int64) for label in rank}  # of what has a split
     members: dict[str, Counter[str]] = defaultdict(Counter)  # of each other group, by class
     for group, label, split in zip(groups, labels, fixed, strict=True):
@@ -133,7 +139,7 @@ def assign_splits(
             images = np.array([[members[group][c] for c in classes] for group in own], np.int32)
             already = np.array([counts[c] for c in classes])
             first = classes.index(label)
-            thresholds[key(label)] = _choose(own, images, already, first, shares, seed)
+            thresholds[key(label)] = _choose_thresholds(own, images, already, first, shares, seed)
         for group in own:
             split_of[group] = thresholds[key(label)].split_of(group, seed=seed)
             for other, count in members[group].items():
@@ -142,7 +148,7 @@ def assign_splits(
     return SplitAssignment(splits, thresholds)
 
 
-def _choose(
+def _choose_thresholds(
     groups: Sequence[str],
     images: NDArray[np.int32],
     counts: NDArray[np.int64],
@@ -174,17 +180,17 @@ def _choose(
         if sum(need) > n:
             need[split] = 0
     best, chosen = np.inf, Thresholds(0, float(nominal[0]), float(nominal[1]))
-    for draw in range(min(_MAX_DRAWS, 1 + _MAX_POSITIONS // n)):
-        positions = np.array([position(group, seed=seed, draw=draw) for group in groups])
-        order = np.argsort(positions)
+    for draw in range(min(_MAX_DRAWS, 1 + _MAX_HASHES // n)):
+        hashes = np.array([uniform_hash(group, seed=seed, draw=draw) for group in groups])
+        order = np.argsort(hashes)
         sums = np.vstack([np.zeros_like(images[:1]), images[order].cumsum(axis=0)])
         targets = wanted[first].cumsum()[:2]
         cuts = np.abs(sums[:, first, None] - targets).argmin(axis=0).tolist()
         cuts[0] = min(max(cuts[0], need[0]), n - need[1] - need[2])
         cuts[1] = min(max(cuts[1], cuts[0] + need[1]), n - need[2])
         # From just above the last group below a cut to the first group above it.
-        low = np.r_[0.0, positions[order] + _STEP][cuts]
-        high = np.r_[positions[order], 1.0][cuts]
+        low = np.r_[0.0, hashes[order] + _STEP][cuts]
+        high = np.r_[hashes[order], 1.0][cuts]
         found = Thresholds(draw, *np.clip(nominal, low, high).tolist())
         got = np.diff(sums[[0, *cuts, n]], axis=0).T
         misfit = (np.maximum(np.abs(got - wanted) - 1, 0) / sizes[:, None]).max()
@@ -239,3 +245,53 @@ def write_thresholds(path: Path, thresholds: Mapping[Key, Thresholds]) -> None:
     """Write splits.csv in the order given, as an atomic write."""
     rows = [(*key, t.draw, t.validation_from, t.test_from) for key, t in thresholds.items()]
     write_csv(path, COLUMNS, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An image that is in another split than before, and the group that took it there."""
+
+    path: str
+    label: str
+    sha256: str
+    before: str
+    now: str
+    group: str
+
+
+def former_splits_file(state_folder: Path, *, seed: int, fractions: SplitParams) -> Path:
+    """Return where the splits of this seed and these fractions are kept."""
+    key = sha256_of_json({"seed": seed, "split": fractions.model_dump()})
+    return state_folder / "placements" / f"{key[:16]}.csv"
+
+
+def find_moves(manifest: Manifest, former: Path) -> list[Move]:
+    """Return the images that `former` has in another split, in the manifest's order."""
+    before = _read_splits(former)
+    columns = ("path", "label", "sha256", "split", "group")
+    rows = zip(*(manifest.table[name].astype(str) for name in columns), strict=True)
+    return [
+        Move(path, label, sha256, before[sha256], split, group)
+        for path, label, sha256, split, group in rows
+        if before.get(sha256, split) != split
+    ]
+
+
+def remember_splits(manifest: Manifest, path: Path) -> None:
+    """Keep the split of every image for the next ingest."""
+    splits = _read_splits(path) | dict(zip(manifest.sha256, manifest.splits, strict=True))
+    write_csv(path, ("sha256", "split"), sorted(splits.items()))
+
+
+def write_moves(path: Path, moves: list[Move]) -> None:
+    """Write the moves as CSV; none give a file with a header alone."""
+    rows = [(m.path, m.label, m.sha256, m.before, m.now, m.group) for m in moves]
+    write_csv(path, ("path", "label", "sha256", "before", "now", "group"), rows)
+
+
+def _read_splits(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {row["sha256"]: row["split"] for row in csv.DictReader(stream)}
+    except (FileNotFoundError, KeyError, csv.Error, UnicodeDecodeError):
+        return {}  # nothing to compare with; a damaged record is written anew

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from headstart.common import files
 from headstart.common.errors import HeadstartError
-from headstart.dataset.duplicates import groups_of_equals
-from headstart.dataset.groups import straddling
+from headstart.dataset.duplicates import groups_of_equals, straddling
+from headstart.dataset.image_statistics import FLAG_MEANINGS
 from headstart.dataset.ingest import Ingested
-from headstart.dataset.issues import FLAG_MEANINGS
 from headstart.dataset.manifest import FLAGS, Manifest
-from headstart.dataset.moves import Move, write_moves
+from headstart.dataset.splits import Move, write_moves
 from headstart.images.decode import decode_preview
 from headstart.images.partial import decode_what_is_there
 from headstart.params.split import SPLITS

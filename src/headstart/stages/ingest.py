@@ -6,16 +6,15 @@ splits.csv is extended by the thresholds of the classes that are new.
 from headstart.common.paths import Project, cache_folder, state_folder
 from headstart.common.progress import begin_step
 from headstart.common.terminal import say
-from headstart.dataset.ingest import (
-    check_classes,
-    check_rejected,
-    ingest,
-    small_classes,
-    write_rejected,
-)
+from headstart.dataset.ingest import check_ingested, ingest, write_rejected
 from headstart.dataset.manifest import write_manifest
-from headstart.dataset.moves import find_moves, placements_file, remember_placements
-from headstart.dataset.splits import read_thresholds, write_thresholds
+from headstart.dataset.splits import (
+    find_moves,
+    former_splits_file,
+    read_thresholds,
+    remember_splits,
+    write_thresholds,
+)
 from headstart.params.base import Section, Seed
 from headstart.params.ingest import IngestParams
 from headstart.reports.data_card import DataCard, metrics, write_data_card
@@ -36,11 +35,10 @@ def run(project: Project, params: Sections) -> str:
     )
     begin_step("writing the data card")
     write_rejected(project.rejected, ingested.rejected)
-    check_rejected(ingested, params.ingest, project.rejected.relative_to(project.root).as_posix())
-    check_classes(ingested)
-    if warning := small_classes(ingested, params.ingest):
+    listed_in = project.rejected.relative_to(project.root).as_posix()
+    if warning := check_ingested(ingested, params.ingest, listed_in):
         say(f"ingest    {warning}", error=True)
-    former = placements_file(
+    former = former_splits_file(
         state_folder(project.root), seed=params.seed, fractions=params.ingest.split
     )
     card = DataCard(ingested, find_moves(ingested.manifest, former), project.fetched)
@@ -48,7 +46,7 @@ def run(project: Project, params: Sections) -> str:
     if ingested.thresholds != known:
         write_thresholds(project.splits, ingested.thresholds)
     write_manifest(project.manifest, ingested.manifest)
-    remember_placements(ingested.manifest, former)
+    remember_splits(ingested.manifest, former)
     return summary(card)
 
 

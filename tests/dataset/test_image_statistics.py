@@ -1,14 +1,18 @@
-"""Quality flags, on pictures that plainly deserve them and on one that does not."""
-
-from typing import Any
+"""Statistics of images, and issues: of pictures that plainly have one, and of one that has none."""
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.dataset.image_statistics import STATISTICS, inspect, measure, sample
-from headstart.dataset.issues import FLAG_MEANINGS, odd_sizes, quality_flags
+from headstart.dataset.image_statistics import (
+    FLAG_MEANINGS,
+    STATISTICS,
+    inspect,
+    odd_sizes,
+    quality_flags,
+    sample,
+    statistics_of,
+)
 from headstart.dataset.manifest import FLAGS
 from tests.images.pictures import encode
 
@@ -27,22 +31,19 @@ def smooth() -> Image.Image:
     return Image.fromarray(ramp).convert("RGB")
 
 
-def statistics_of(image: Image.Image) -> NDArray[Any]:
-    return inspect(encode(image), b"\0" * 32, max_pixels=10**8)
-
-
-def test_statistics_do_not_depend_on_what_is_measured_together() -> None:
+def test_statistics_do_not_depend_on_the_other_images_of_a_call() -> None:
     sizes = [(500, 375), (375, 500), (192, 20), (100, 60), (28, 28), (2, 9), (1, 1), (4000, 3)]
     images = [textured(size) for size in sizes] + [textured((300, 200)).convert("L")]
     samples = [sample(encode(i), bytes([n]) * 32, max_pixels=10**8) for n, i in enumerate(images)]
-    together = measure(samples)
+    at_once = statistics_of(samples)
     for row, one in enumerate(samples):
-        assert measure([one]).tobytes() == together[row : row + 1].tobytes()
-    assert together["width"].tolist() == [*(width for width, _ in sizes), 300]
+        assert statistics_of([one]).tobytes() == at_once[row : row + 1].tobytes()
+    assert at_once["width"].tolist() == [*(width for width, _ in sizes), 300]
 
 
 def flags_of(image: Image.Image) -> set[str]:
-    flags = quality_flags(statistics_of(image), np.zeros(1, np.int64))
+    statistics = inspect(encode(image), b"\0" * 32, max_pixels=10**8)
+    flags = quality_flags(statistics, np.zeros(1, np.int64))
     return {name for name, values in flags.items() if values[0]}
 
 
