@@ -34,7 +34,7 @@ from headstart.search.search_heads import run_study
 
 Row = list[object]
 HEADERS = ["measured", "on", "how", "value", "unit"]
-NETWORKS = {**DEFAULT_SPACE.model_dump(), "kind": "network"}
+NETWORKS = {**DEFAULT_SPACE.model_dump(), "kind": "network", "layers": "all"}
 
 
 @dataclass(frozen=True)
@@ -199,13 +199,14 @@ def bench_logging(path: Path, folder: Path, size: Size) -> tuple[list[Row], list
 
 def bench_processes(path: Path, folder: Path, size: Size) -> tuple[list[Row], list[Target]]:
     """Memory over many trials, and two workers against one, each held to one core."""
-    search = _params(size.memory[1] + 50, sampler="random")
+    short = {**NETWORKS, "hidden_layers": {"choices": [0, 1]}, "width": 64, "epochs": 5}
+    search = _params(size.memory[1] + 50, sampler="random", folds=1, space=short)
     before, after = rss_after(path, folder / "memory", search, size.memory)
     growth = after / before - 1
     speeds = {}
     wrong = 0
     for n_workers in (1, 2):
-        search = _params(size.worker_trials, sampler="random", space=NETWORKS)
+        search = _params(size.worker_trials, sampler="random", folds=1, space=NETWORKS)
         speeds[n_workers], lost = trials_per_second(
             path, folder / f"workers-{n_workers}", search, n_workers
         )

@@ -12,9 +12,7 @@ from pathlib import Path
 import optuna
 import psutil
 
-from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
-from headstart.search.plan import plan_study
 from headstart.search.study import open_storage, study_file
 
 _CODE = """
@@ -37,7 +35,7 @@ def rss_after(
     process = _start(features, folder, search, "run")
     found: list[float] = []
     while process.poll() is None:
-        if _ended(folder) >= counts[len(found)]:
+        if _count(folder, _ENDED) >= counts[len(found)]:
             found.append(psutil.Process(process.pid).memory_info().rss / 1e6)
             if len(found) == len(counts):
                 break
@@ -72,13 +70,13 @@ def trials_per_second(
         Trials a second, and how many trials were lost or counted twice.
     """
     first = _start(features, folder, search, "run", core=0)
-    while n_workers > 1 and not study_file(folder).exists():
+    while n_workers > 1 and not _count(folder, "SELECT count(*) FROM trials"):
         time.sleep(0.05)
     others = [_start(features, folder, search, "join", core=i) for i in range(1, n_workers)]
     codes = [process.wait() for process in (first, *others)]
     if any(codes):
         raise RuntimeError(f"workers ended with {codes}")
-    trials = _study(features, folder, search).get_trials()
+    trials = _study(folder, search).get_trials()
     begin = min(t.datetime_start for t in trials if t.datetime_start)
     end = max(t.datetime_complete for t in trials if t.datetime_complete)
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -98,19 +96,21 @@ def _start(
     return subprocess.Popen(["taskset", "-c", str(cores[core % len(cores)]), *command])
 
 
-def _study(features: Path, folder: Path, search: SearchParams) -> optuna.Study:
-    with FeatureStore(features) as store:
-        name = plan_study(store, search, seed=0).name
-    return optuna.load_study(study_name=name, storage=open_storage(search, folder))
+def _study(folder: Path, search: SearchParams) -> optuna.Study:
+    storage = open_storage(search, folder)
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
-def _ended(folder: Path) -> int:
-    # Counted in the database: a study would have to be loaded anew each time.
+_ENDED = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
+
+
+def _count(folder: Path, query: str) -> int:
+    """What a query of the studies' database counts: a study would have to be loaded each time."""
     if not study_file(folder).exists():
         return 0
     with closing(sqlite3.connect(study_file(folder), timeout=60)) as database:
         try:
-            query = "SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')"
             return int(database.execute(query).fetchone()[0])
         except sqlite3.OperationalError:
             return 0  # its tables are being made
