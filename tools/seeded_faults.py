@@ -157,7 +157,7 @@ FAULTS = (
     Fault(
         "exif-ignored",
         "photographs taken upright are seen lying",
-        "_TRANSPOSE.get(_orientation(image))",
+        "_TRANSPOSE.get(orientation)",
         "_TRANSPOSE.get(1)",
         ("test_exif_orientation_is_applied",),
     ),

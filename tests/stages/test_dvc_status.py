@@ -33,6 +33,7 @@ BY_ROOM = {
     "reports": ("ingest", "search", "evaluate"),
 }
 BY_FILE = {
+    "dataset/splits.py": ("ingest",),
     "params/base.py": ALL,
     "params/data.py": ("fetch",),
     "params/ingest.py": ("ingest",),

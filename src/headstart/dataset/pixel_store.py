@@ -22,7 +22,7 @@ from headstart.common.prefetch import prefetched
 from headstart.common.progress import progress
 from headstart.dataset.manifest import Manifest
 from headstart.images.decode import DECODE_VERSION, decode_input
-from headstart.images.verified import read_verified
+from headstart.images.image_files import read_verified
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
 
@@ -67,20 +67,27 @@ class ImageStore:
     def __getitem__(self, index: Index) -> NDArray[Any]:
         if isinstance(index, list | tuple):
             index = np.array(index, dtype=np.int64)
-        source = self._source()
-        if isinstance(source, np.ndarray):
-            return np.asarray(source[index])
+        if self._owner != os.getpid():
+            if 0 in self.shape:
+                self._pixels = np.empty(self.shape, self.dtype)
+            elif self._offset is None:
+                self._pixels = h5py.File(self.path, "r")["images"]
+            else:
+                self._pixels = np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
+            self._owner = os.getpid()
+        if isinstance(self._pixels, np.ndarray):
+            return np.asarray(self._pixels[index])
         # h5py knows neither negative rows, nor unsorted ones, nor the same one twice.
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return np.asarray(source[int(rows)])
+            return np.asarray(self._pixels[int(rows)])
         pixels = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for place, row in enumerate(rows.tolist()):
-            source.read_direct(pixels, np.s_[row], np.s_[place])
+        for i, row in enumerate(rows.tolist()):
+            self._pixels.read_direct(pixels, np.s_[row], np.s_[i])
         return pixels
 
     def batches(self, batch_size: int) -> Iterator[NDArray[Any]]:
-        """All images in order, `batch_size` at a time."""
+        """Yield all images in order, `batch_size` at a time."""
         for start in range(0, len(self), batch_size):
             yield self[start : start + batch_size]
 
@@ -99,19 +106,6 @@ class ImageStore:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pixels": None, "_owner": -1}
 
-    def _source(self) -> Any:
-        if self._owner != os.getpid():
-            self._pixels = self._map()
-            self._owner = os.getpid()
-        return self._pixels
-
-    def _map(self) -> Any:
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        if self._offset is None:
-            return h5py.File(self.path, "r")["images"]
-        return np.memmap(self.path, self.dtype, "r", self._offset, self.shape)
-
 
 def pack(
     path: Path, manifest: Manifest, folder: Path, image: ImageParams, params: PackParams
@@ -122,8 +116,15 @@ def pack(
         DataError: a file is not the one that the manifest lists.
     """
     chosen = manifest.select(*params.splits)
-    pixels = _input_pixels(chosen, folder, image)
-    with replacing(path) as temporary:
+    limit = chosen.max_pixels
+
+    def decoded(row: tuple[str, str]) -> NDArray[np.uint8]:
+        name, sha256 = row
+        return decode_input(read_verified(folder / name, sha256), image, max_pixels=limit)
+
+    rows = zip(chosen.paths, chosen.sha256, strict=True)
+    with replacing(path) as temporary, ThreadPoolExecutor(usable_cores()) as pool:
+        pixels = prefetched(decoded, rows, pool, _IMAGES_AHEAD)
         write_store(
             temporary,
             progress(pixels, total=len(chosen), unit="images", title="pack"),
@@ -171,18 +172,3 @@ def write_store(
             ("split", np.array(splits, dtype="S10")),
         ):
             file.create_dataset(name, data=values, track_times=False)
-
-
-def _input_pixels(
-    manifest: Manifest, folder: Path, image: ImageParams
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield decoded input pixels in the manifest's order."""
-    limit = manifest.max_pixels
-
-    def decoded(row: tuple[str, str]) -> NDArray[np.uint8]:
-        path, sha256 = row
-        return decode_input(read_verified(folder / path, sha256), image, max_pixels=limit)
-
-    rows = zip(manifest.paths, manifest.sha256, strict=True)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from prefetched(decoded, rows, pool, _IMAGES_AHEAD)

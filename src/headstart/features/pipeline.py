@@ -22,7 +22,7 @@ from headstart.cache.shards import Keys, row_keys
 from headstart.common.prefetch import prefetched
 from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
-from headstart.images.verified import read_verified
+from headstart.images.image_files import read_verified
 from headstart.params.image import ImageParams
 
 _SHARD_BYTES = 32 << 20

@@ -1,5 +1,6 @@
 """Any pixel mode that Pillow reads → 8-bit sRGB: depth, palettes, transparency, ICC profiles."""
 
+import contextlib
 import io
 from functools import lru_cache
 
@@ -8,8 +9,6 @@ from PIL import Image, ImageCms
 
 # Colour spaces of ICC profiles, and the modes whose numbers they explain.
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-
-
 _PIXELS_AT_ONCE = 1 << 22
 
 Levels = tuple[float, float]
@@ -33,10 +32,36 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _convert(image: Image.Image, levels: Levels) -> Image.Image:
-    colours, alpha = _split_alpha(image, levels)
-    rgb = _apply_profile(colours, image.info.get("icc_profile"))
+    # Colours of 8 bits, in mode RGB, L, CMYK, LAB or the like, and the alpha channel if any.
+    colours, alpha = image, None
+    if _is_wide(image):
+        values = np.asarray(image)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+        low, high = levels
+        scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
+        scaled = (scaled - low) * (255.0 / (high - low))
+        colours = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    elif image.mode in ("La", "LA"):
+        both = image.convert("LA")
+        colours, alpha = both.getchannel("L"), both.getchannel("A")
+    elif image.mode == "RGBa" or (image.mode != "RGBX" and image.has_transparency_data):
+        rgba = image.convert("RGBA")
+        colours, alpha = rgba.convert("RGB"), rgba.getchannel("A")
+
+    # A profile that is broken, or of other modes, says nothing.
+    rgb = None
+    profile = image.info.get("icc_profile")
+    if profile and isinstance(profile, bytes):
+        mode = "L" if colours.mode == "1" else colours.mode
+        transform = _transform(profile, mode)
+        if transform is not None:
+            with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+                rgb = transform.apply(colours if colours.mode == mode else colours.convert(mode))
     if rgb is None:
         rgb = colours if colours.mode == "RGB" else colours.convert("RGB")
+
     if alpha is None or alpha.getextrema() == (255, 255):
         return rgb
     white = Image.new("RGB", rgb.size, "white")
@@ -44,41 +69,12 @@ def _convert(image: Image.Image, levels: Levels) -> Image.Image:
     return white
 
 
-def _split_alpha(image: Image.Image, levels: Levels) -> tuple[Image.Image, Image.Image | None]:
-    """8-bit colours in mode RGB, L, CMYK, LAB or the like, and the alpha channel if any."""
-    if _is_wide(image):
-        return _from_wide(image, levels)
-    if image.mode == "RGBa":
-        image = image.convert("RGBA")
-    elif image.mode == "La":
-        image = image.convert("LA")
-    elif image.mode == "RGBX" or not image.has_transparency_data:
-        return image, None
-    if image.mode == "LA":
-        return image.getchannel("L"), image.getchannel("A")
-    rgba = image.convert("RGBA")
-    return rgba.convert("RGB"), rgba.getchannel("A")
-
-
 def _is_wide(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _from_wide(image: Image.Image, levels: Levels) -> tuple[Image.Image, Image.Image | None]:
-    """16-bit, 32-bit and float grey to 8 bits, with the transparent value as alpha."""
-    values = np.asarray(image)
-    transparent = image.info.get("transparency")
-    alpha = None
-    if isinstance(transparent, int):
-        alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-    low, high = levels
-    scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low)
-    scaled = (scaled - low) * (255.0 / (high - low))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), alpha
-
-
 def _levels(image: Image.Image) -> Levels:
-    """Which values of a 16-bit, 32-bit or float picture are black and white.
+    """Return which values of a 16-bit, 32-bit or float picture are black and white.
 
     For 32 bits no format says it: white is the smallest of 1 (floats), 255 and 65535 that holds all
     the values; if none does, black and white are the picture's own extremes.
@@ -98,23 +94,9 @@ def _levels(image: Image.Image) -> Levels:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _apply_profile(colours: Image.Image, profile: bytes | None) -> Image.Image | None:
-    """Colours through an ICC profile to sRGB; none if it has none, or one that says nothing."""
-    if not profile or not isinstance(profile, bytes):
-        return None
-    mode = "L" if colours.mode == "1" else colours.mode
-    transform = _transform(profile, mode)
-    if transform is None:
-        return None
-    try:
-        return transform.apply(colours if colours.mode == mode else colours.convert(mode))
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
-
-
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform to sRGB; none for a broken profile, one of other modes, or sRGB itself."""
+    """Return the transform to sRGB; none for a broken profile, one of other modes, or sRGB."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _PROFILE_MODES.get(opened.profile.xcolor_space) != mode:
@@ -123,19 +105,15 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         transform = ImageCms.ImageCmsTransform(
             opened, srgb, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
         )
-        return None if _is_identity(transform, mode) else transform
+        if mode == "CMYK":
+            return transform
+        # Most profiles are sRGB: colours over the whole cube move by at most one step.
+        steps = np.linspace(0, 255, 9, dtype=np.uint8)
+        cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(9, 81, 3)
+        if mode == "L":
+            cube = np.repeat(cube[..., :1], 3, axis=-1)
+        moved = transform.apply(Image.fromarray(cube).convert(mode))
+        is_srgb = np.abs(np.asarray(moved).astype(np.int16) - cube).max() <= 1
+        return None if is_srgb else transform
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-
-
-def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether colours over the whole cube move by at most one step: most profiles are sRGB."""
-    if mode == "CMYK":
-        return False
-    steps = np.linspace(0, 255, 9, dtype=np.uint8)
-    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(9, 81, 3)
-    if mode == "L":
-        cube = np.repeat(cube[..., :1], 3, axis=-1)
-    sample = Image.fromarray(cube).convert(mode)
-    moved = np.asarray(transform.apply(sample)).astype(np.int16) - cube
-    return bool(np.abs(moved).max() <= 1)

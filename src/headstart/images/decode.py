@@ -88,15 +88,16 @@ def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
 def decode_input(
     data: bytes, image: ImageParams, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """`resize(decode(data))`, without the copies between the two; raises as `decode` does."""
+    """Return `resize(decode(data))` without the copies between the two; raises as `decode` does."""
     return np.asarray(_resize_image(decode_image(data, max_pixels=max_pixels), image))
 
 
 def decode_preview(
     data: bytes, max_side_px: int, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Pixels to show a person, at least `max_side_px` large where the image is: JPEG is decoded
-    at a fraction of its size, which is many times faster. Never to be learned from.
+    """Decode pixels to show a person, at least `max_side_px` large where the image is.
+
+    JPEG is decoded at a fraction of its size, which is many times faster. Never to be learned from.
     """
     return np.asarray(decode_image(data, max_pixels=max_pixels, preview_px=max_side_px))
 
@@ -104,7 +105,7 @@ def decode_preview(
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, preview_px: int | None = None
 ) -> Image.Image:
-    """As `decode`, but returns Pillow's RGB image, for callers that continue with Pillow."""
+    """Decode as `decode` does, to Pillow's RGB image, for callers that continue with Pillow."""
     if not data:
         raise RejectedImage("empty", "The file is empty.")
     try:
@@ -121,35 +122,45 @@ def decode_image(
         ) from None
     # Pillow's readers raise nearly anything on hostile bytes: ValueError, KeyError, zlib.error…
     except Exception as error:
-        raise _damaged(error) from None
+        text = one_line(error, 120)
+        if "truncated" in text.lower() or isinstance(error, EOFError):
+            raise RejectedImage("truncated", f"It ends too early ({text}).") from None
+        if "decompress" in text.lower() and "too large" in text.lower():
+            raise RejectedImage(
+                "decompression_bomb", f"Its metadata unpack to too much ({text})."
+            ) from None
+        raise RejectedImage("damaged", f"It cannot be decoded ({text}).") from None
 
 
 def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image:
-    with _open(data, max_pixels) as image:
+    # What has to be known of the bytes before Pillow sees them.
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        # Pillow's WebP reader allocates the canvas when it opens a file.
+        _check_size(webp_size(data), len(data), max_pixels)
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg_scans(data)
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        # Pillow has one limit for the process; it gives way only to a higher one that was asked.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    _check_size(opened.size, len(data), max_pixels, is_bilevel=opened.mode == "1")
+    with opened as image:
         if preview_px is not None:
             image.draft(None, (preview_px, preview_px))
         image.load()
         # An icon may hold what its header did not say.
         _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
-        method = _TRANSPOSE.get(_orientation(image))
+        try:
+            orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        # Broken EXIF raises nearly anything, and does not make the pixels worse.
+        except Exception:
+            orientation = 1
+        method = _TRANSPOSE.get(orientation)
         rgb = to_rgb(image)
         return rgb.transpose(method) if method is not None else rgb
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        # Pillow's WebP reader allocates the canvas when it opens a file.
-        _check_size(webp_size(data), len(data), max_pixels)
-    _check_jpeg_scans(data)
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-        # Pillow has one limit for the process; it gives way only to a higher one that was asked.
-        Image.MAX_IMAGE_PIXELS = max_pixels
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise _unidentified(data) from None
-    _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
-    return image
 
 
 def _check_size(
@@ -171,7 +182,7 @@ def _check_size(
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the canvas by a WebP's header; (0, 0) where it has none (RFC 9649)."""
+    """Return the canvas size by a WebP's header; (0, 0) where it has none (RFC 9649)."""
     kind = data[12:16]
     if kind == b"VP8X" and len(data) >= 30:
         width, height = data[24:27], data[27:30]
@@ -186,34 +197,23 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _check_jpeg_scans(data: bytes) -> None:
-    # Each scan of a progressive JPEG goes over all pixels, and costs an attacker a few bytes.
-    if data[:2] == b"\xff\xd8" and _has_many_scans(data):
-        raise RejectedImage(
-            "decompression_bomb",
-            f"A JPEG with more than {_MOST_JPEG_SCANS} scans takes too long to decode.",
-        )
+    """Refuse a JPEG with many scans up to its end marker; phones append films behind that.
 
-
-def _has_many_scans(data: bytes) -> bool:
-    """Whether a JPEG has too many scans up to its end marker; phones append films behind that."""
-    n_scans, position = 0, 2
-    while n_scans <= _MOST_JPEG_SCANS:
-        found = _JPEG_MARKER.search(data, position)
-        if found is None or found[1][0] == _END_OF_JPEG:
-            return False
-        n_scans += found[1][0] == _SCAN
-        position = found.end()
-        if found[1][0] not in _MARKERS_ALONE:
-            position += int.from_bytes(data[position : position + 2], "big")
-    return True
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    # Broken EXIF raises nearly anything, and does not make the pixels worse.
-    except Exception:
-        return 1
+    Each scan of a progressive JPEG goes over all pixels, and costs an attacker a few bytes.
+    """
+    n_scans, offset = 0, 2
+    while found := _JPEG_MARKER.search(data, offset):
+        marker, offset = found[1][0], found.end()
+        if marker == _END_OF_JPEG:
+            return
+        n_scans += marker == _SCAN
+        if n_scans > _MOST_JPEG_SCANS:
+            raise RejectedImage(
+                "decompression_bomb",
+                f"A JPEG with more than {_MOST_JPEG_SCANS} scans takes too long to decode.",
+            )
+        if marker not in _MARKERS_ALONE:
+            offset += int.from_bytes(data[offset : offset + 2], "big")
 
 
 def _unidentified(data: bytes) -> RejectedImage:
@@ -221,29 +221,16 @@ def _unidentified(data: bytes) -> RejectedImage:
         accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(data[:16]) is True:
             return RejectedImage("damaged", f"It begins like {name}, but its header is damaged.")
-    return RejectedImage("not_an_image", f"It is not an image that can be read{_hint(data)}.")
-
-
-def _hint(data: bytes) -> str:
-    head = data[:1024].lstrip().lower()
+    head, hint = data[:1024].lstrip().lower(), ""
     if head.startswith((b"<!doctype html", b"<html")):
-        return ": it is a web page"
-    if b"<svg" in head:
-        return ": it is an SVG drawing; convert it to PNG"
-    if head.startswith(b"%pdf"):
-        return ": it is a PDF document"
-    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-        return ": it is HEIC; convert it to JPEG"
-    return ""
-
-
-def _damaged(error: Exception) -> RejectedImage:
-    text = one_line(error, 120)
-    if "truncated" in text.lower() or isinstance(error, EOFError):
-        return RejectedImage("truncated", f"It ends too early ({text}).")
-    if "decompress" in text.lower() and "too large" in text.lower():
-        return RejectedImage("decompression_bomb", f"Its metadata unpack to too much ({text}).")
-    return RejectedImage("damaged", f"It cannot be decoded ({text}).")
+        hint = ": it is a web page"
+    elif b"<svg" in head:
+        hint = ": it is an SVG drawing; convert it to PNG"
+    elif head.startswith(b"%pdf"):
+        hint = ": it is a PDF document"
+    elif data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        hint = ": it is HEIC; convert it to JPEG"
+    return RejectedImage("not_an_image", f"It is not an image that can be read{hint}.")
 
 
 def _resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:

@@ -22,7 +22,7 @@ from headstart.dataset.ingest import Ingested
 from headstart.dataset.manifest import FLAGS, Manifest
 from headstart.dataset.splits import Move, write_moves
 from headstart.images.decode import decode_preview
-from headstart.images.partial import decode_what_is_there
+from headstart.images.image_files import decode_what_is_left
 from headstart.params.split import SPLITS
 from headstart.reports.html import render_page, thumbnail_uri
 
@@ -180,7 +180,7 @@ class _Thumbnails:
 
     def partial(self, path: str) -> str:
         """Return what can be seen of a rejected file; empty if nothing can."""
-        pixels = decode_what_is_there(self._card.fetched / path, _THUMBNAIL_PX)
+        pixels = decode_what_is_left(self._card.fetched / path, _THUMBNAIL_PX)
         return "" if pixels is None else thumbnail_uri(pixels, _THUMBNAIL_PX)
 
     def _uri(self, row: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headstart.common.errors import DataError
-from headstart.images.verified import read_verified
+from headstart.images.image_files import read_verified
 
 LISTED = hashlib.sha256(b"picture").hexdigest()
 
