@@ -8,7 +8,6 @@ from headstart.dataset.image_statistics import (
     FLAG_MEANINGS,
     STATISTICS,
     inspect,
-    odd_sizes,
     quality_flags,
     sample,
     statistics_of,
@@ -69,7 +68,10 @@ def test_pictures_that_deserve_a_flag(image: Image.Image, flag: str) -> None:
 def test_sizes_are_odd_within_their_class() -> None:
     sizes = np.array([100, 101, 99, 100, 1000, 1000, 1010, 990, 1000, 100], float)
     labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], np.int64)
-    assert np.flatnonzero(odd_sizes(sizes, labels)).tolist() == [4, 9]
+    statistics = np.zeros(len(sizes), STATISTICS)
+    statistics["width"] = statistics["height"] = sizes
+    flags = quality_flags(statistics, labels)
+    assert np.flatnonzero(flags["odd_size"]).tolist() == [4, 9]
 
 
 def test_every_flag_is_explained_and_no_pictures_have_none() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A smooth random RGB picture: no two seeds look alike."""
+    """A smooth random RGB picture: each seed gives another."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 

@@ -162,7 +162,7 @@ def test_the_first_frame_of_an_animation(kind: str) -> None:
 
 
 def png(width: int, height: int, body: bytes = b"", **chunks: bytes) -> bytes:
-    """A PNG of any claims: 8-bit grey, with the given extra chunks before its data."""
+    """A PNG of any header: 8-bit grey, with the given extra chunks before its data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -185,7 +185,7 @@ def png(width: int, height: int, body: bytes = b"", **chunks: bytes) -> bytes:
 def test_sizes_are_refused_by_header() -> None:
     code, sentence = rejection(png(12_000, 12_000))
     assert code == "too_large"
-    assert sentence == ("Its header claims 12000 × 12000 pixels; at most 100,000,000 are allowed.")
+    assert sentence == ("Its header says 12000 × 12000 pixels; at most 100,000,000 are allowed.")
     assert rejection(png(60_000, 60_000))[0] == "too_large"
     assert rejection(encode(picture(1)), max_pixels=100)[0] == "too_large"
     canvas = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff\x3f\0" * 2

@@ -219,7 +219,7 @@ def test_a_chain_of_links_cannot_write_outside(tmp_path: Path) -> None:
 def test_compression_bombs_are_refused(tmp_path: Path, kind: str) -> None:
     archive = MAKERS[kind](tmp_path / "bomb", [*GOOD, ("cat/bomb", b"\0" * 3_000_000)])
     words = refusal(archive)
-    assert "'cat/bomb' brings it to more than the 0.001 GB" in words
+    assert "'cat/bomb' makes it larger than the 0.001 GB" in words
     assert "data.max_archive_gb" in words
 
 

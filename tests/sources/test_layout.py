@@ -339,10 +339,10 @@ def test_decorated_splits_without_classes_are_no_classes(
     tmp_path: Path, names: tuple[str, ...], beside: list[str]
 ) -> None:
     touch(tmp_path, *(f"{name}/1.jpg" for name in names), *beside)
-    told = refused_name(tmp_path)
-    assert all(repr(name) in told for name in names)
-    assert "samples" not in told
-    assert "docs" not in told
+    message = refused_name(tmp_path)
+    assert all(repr(name) in message for name in names)
+    assert "samples" not in message
+    assert "docs" not in message
 
 
 def test_decorated_folders_beside_splits_are_no_more_of_the_same(tmp_path: Path) -> None:
@@ -417,9 +417,9 @@ def test_no_class_is_called_like_a_split(tmp_path: Path, word: str) -> None:
     for name in (word, word.upper(), word.title(), f"{word}1", f"{word}_set"):
         folder = tmp_path / f"folders {name}"
         touch(folder, "bus/1.jpg", "car/1.jpg", f"{name}/1.jpg")
-        told = refused_name(folder)
-        assert f"data/own has '{name}', such as {name}/1.jpg" in told
-        assert "set data.class_names: as_given" in told
+        message = refused_name(folder)
+        assert f"data/own has '{name}', such as {name}/1.jpg" in message
+        assert "set data.class_names: as_given" in message
         touch(tmp_path / f"listed {name}", "1.jpg", "2.jpg")
         labels(tmp_path / f"listed {name}", "1.jpg,bus", f"2.jpg,{name}")
         assert f"data/own has '{name}'" in refused_name(tmp_path / f"listed {name}")
@@ -441,8 +441,8 @@ def test_folders_of_splits_that_hold_no_classes_are_no_classes(
     tmp_path: Path, paths: list[str]
 ) -> None:
     touch(tmp_path, *paths)
-    told = refused_name(tmp_path)
-    assert "put class folders into train, validation and test, or write a labels.csv" in told
+    message = refused_name(tmp_path)
+    assert "put class folders into train, validation and test, or write a labels.csv" in message
 
 
 OTHERS = "retrain,contest,Valery,devil,trainer,trainers,validators,tests of x,valx,dev x"
@@ -470,9 +470,9 @@ def test_other_names_are_classes(tmp_path: Path, names: list[str]) -> None:
 
 def test_numbered_conditions_that_are_called_test_need_a_word(tmp_path: Path) -> None:
     touch(tmp_path, "Test 1/1.jpg", "Test 2/1.jpg")
-    told = refused_name(tmp_path)
-    assert "has 'Test 1', 'Test 2'" in told
-    assert "set data.class_names: as_given" in told
+    message = refused_name(tmp_path)
+    assert "has 'Test 1', 'Test 2'" in message
+    assert "set data.class_names: as_given" in message
 
 
 def test_names_that_differ_in_letter_case_or_spaces_are_refused(tmp_path: Path) -> None:

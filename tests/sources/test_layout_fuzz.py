@@ -169,14 +169,14 @@ DECORATIONS = st.text("abXY é図", max_size=3)
 def test_names_of_splits_are_told_whatever_stands_around_or_beside_them(
     words: list[str], before: str, after: str, separator: str, others: list[str]
 ) -> None:
-    told = splits_among(words)
-    assert told.keys() == set(words)
-    assume(len(set(told.values())) > 1)
+    known = splits_among(words)
+    assert known.keys() == set(words)
+    assume(len(set(known.values())) > 1)
     if before:
         before += separator
     else:
         after = separator + after
-    decorated = {before + word + (after if not before else ""): told[word] for word in words}
+    decorated = {before + word + (after if not before else ""): known[word] for word in words}
     assume(len(set(splits_among(others).values())) < 2)
     found = splits_among([*decorated, *others])
     assert decorated.items() <= found.items()

@@ -7,7 +7,7 @@ import pytest
 
 from headstart.common.errors import DataError
 from headstart.sources.archives import ArchiveLimits
-from headstart.sources.webdataset import is_shard, is_shard_folder, unpack_shards
+from headstart.sources.webdataset import is_sharded, unpack_shards
 from tests.sources.test_archives import Members, make_tar
 
 LIMITS = ArchiveLimits(10**7, 10**4)
@@ -43,7 +43,7 @@ def test_classes_by_cls_json_and_txt(tmp_path: Path) -> None:
         ],
     )
     shard(folder, "more/1.tar", [("a/1.cls", b"dog"), ("a/1.JPG", b"4")])
-    assert is_shard_folder(folder)
+    assert is_sharded(folder)
     assert unpacked(folder) == {
         "cat/00000_a_1.jpg": b"1",
         "dog/00000_a_2.png": b"2",
@@ -83,8 +83,8 @@ def test_a_shard_beside_those_of_splits_is_named(tmp_path: Path) -> None:
 def test_a_single_shard(tmp_path: Path) -> None:
     shard(tmp_path, "a.tar", [("1.jpg", b"1"), ("1.cls", b"cat")])
     shard(tmp_path, "b.tar", [("cat/1.jpg", b"1"), ("dog/1.jpg", b"1")])
-    assert is_shard(tmp_path / "a.tar")
-    assert not is_shard(tmp_path / "b.tar")
+    assert is_sharded(tmp_path / "a.tar")
+    assert not is_sharded(tmp_path / "b.tar")
     assert unpacked(tmp_path / "a.tar") == {"cat/00000_1.jpg": b"1"}
 
 
@@ -101,7 +101,7 @@ def test_a_single_shard(tmp_path: Path) -> None:
 )
 def test_a_single_shard_without_cls(tmp_path: Path, members: Members, is_one: bool) -> None:
     shard(tmp_path, "a.tar", members)
-    assert is_shard(tmp_path / "a.tar") == is_one
+    assert is_sharded(tmp_path / "a.tar") == is_one
 
 
 @pytest.mark.parametrize(

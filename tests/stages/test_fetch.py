@@ -292,7 +292,7 @@ def test_an_archive_bomb(workspace: Project, tmp_path: Path) -> None:
         archive.writestr("a/1.png", b"\0" * 5_000_000)
     words = error(workspace, tmp_path / "bomb.zip", max_archive_gb=0.001)
     assert words == (
-        "the archive bomb.zip is refused: its member 'a/1.png' brings it to more than the 0.001 GB "
+        "the archive bomb.zip is refused: its member 'a/1.png' makes it larger than the 0.001 GB "
         "that it may unpack to (data.max_archive_gb); it may be a compression bomb"
     )
 

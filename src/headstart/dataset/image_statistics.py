@@ -1,4 +1,4 @@
-"""Statistics of an image from one look at its bytes, and the issues that they show.
+"""Statistics of an image taken when it is decoded, and the issues that they show.
 
 Both are CleanVision's (https://github.com/cleanlab/cleanvision, 0.3,
 issue_managers/image_property.py), with its definitions and thresholds, but statistics are taken
@@ -201,25 +201,20 @@ def quality_flags(
     width, height = statistics["width"].astype(np.float64), statistics["height"].astype(np.float64)
     sharpness = 1 - np.exp(-_BLUR_FACTOR * statistics["edges_std"])
     peaks = 1 - np.exp(-_BLUR_FACTOR * statistics["histogram_std"])
+    sizes, odd = np.sqrt(width * height), np.zeros(len(statistics), dtype=bool)
+    for label_id in np.unique(label_ids):
+        members = np.flatnonzero(label_ids == label_id)
+        low, high = np.percentile(sizes[members], [25, 75])
+        margin = _QUARTILE_RANGES * (high - low)
+        odd[members] = (sizes[members] < low - margin) | (sizes[members] > high + margin)
     return {
         "dark": statistics["brightness_p99"] < _DARK,
         "light": 1 - statistics["brightness_p5"] < _LIGHT,
         "low_information": _ENTROPY_FACTOR * statistics["entropy_bits"] < _LOW_INFORMATION,
         "blurry": sharpness + np.where(peaks <= _FLAT_HISTOGRAM, 0, peaks) < _BLUR,
         "odd_aspect_ratio": np.minimum(width / height, height / width) < _ASPECT_RATIO,
-        "odd_size": odd_sizes(np.sqrt(width * height), label_ids),
+        "odd_size": odd,
     }
-
-
-def odd_sizes(sizes: NDArray[np.float64], label_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which sizes lie far outside the quartiles of their class, bool, shape (n,)."""
-    odd = np.zeros(len(sizes), dtype=bool)
-    for label_id in np.unique(label_ids):
-        members = np.flatnonzero(label_ids == label_id)
-        low, high = np.percentile(sizes[members], [25, 75])
-        margin = _QUARTILE_RANGES * (high - low)
-        odd[members] = (sizes[members] < low - margin) | (sizes[members] > high + margin)
-    return odd
 
 
 FLAG_MEANINGS = {

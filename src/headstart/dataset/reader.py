@@ -380,7 +380,24 @@ class StatisticsCache:
     def __init__(self, path: Path | None, recipe: str) -> None:
         self.path = path
         self.recipe = recipe
-        self._database = None if path is None else _open(path)
+        self._database: sqlite3.Connection | None = None
+        if path is None:
+            return
+        try:
+            try:
+                self._database = _connect(path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                say(
+                    f"ingest: the cache {path} is damaged; it is set aside as {aside.name}",
+                    error=True,
+                )
+                self._database = _connect(path)
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
 
     def close(self) -> None:
         if self._database is not None:
@@ -440,7 +457,7 @@ class StatisticsCache:
             self._give_up(error)
             return []
 
-    def _give_up(self, error: sqlite3.Error) -> None:
+    def _give_up(self, error: sqlite3.Error | OSError) -> None:
         say(f"ingest: continuing without the cache {self.path}: {error}", error=True)
         self.close()
 
@@ -448,23 +465,6 @@ class StatisticsCache:
 def _state_of(status: os.stat_result) -> FileState:
     """Return the state of a file from its `stat`."""
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _open(path: Path) -> sqlite3.Connection | None:
-    """Return the database at `path`; a damaged one is set aside; none where there can be none."""
-    try:
-        try:
-            return _connect(path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-        aside = path.with_name(f"{path.name}.damaged")
-        path.replace(aside)
-        say(f"ingest: the cache {path} is damaged; it is set aside as {aside.name}", error=True)
-        return _connect(path)
-    except (sqlite3.Error, OSError) as error:
-        say(f"ingest: continuing without the cache {path}: {error}", error=True)
-        return None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

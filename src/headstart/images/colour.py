@@ -19,7 +19,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     A large image is converted in bands, so that it is in memory twice at most.
     """
-    levels = _levels(image)
+    # Which values of a 16-bit, 32-bit or float picture are black and white. For 32 bits no format
+    # says it: white is the smallest of 1 (floats), 255 and 65535 that holds all the values; if none
+    # does, black and white are the picture's own extremes.
+    levels = 0.0, 65535.0
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PPM", "PNG")):
+        values = np.asarray(image)
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        white = next((white for white in whites if low >= 0 and high <= white), None)
+        own = (low, high if high > low else low + 1.0)
+        levels = own if white is None else (0.0, white)
     width, height = image.size
     if width * height <= _PIXELS_AT_ONCE:
         return _convert(image, levels)
@@ -71,27 +82,6 @@ def _convert(image: Image.Image, levels: Levels) -> Image.Image:
 
 def _is_wide(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
-
-
-def _levels(image: Image.Image) -> Levels:
-    """Return which values of a 16-bit, 32-bit or float picture are black and white.
-
-    For 32 bits no format says it: white is the smallest of 1 (floats), 255 and 65535 that holds all
-    the values; if none does, black and white are the picture's own extremes.
-    """
-    if not _is_wide(image):
-        return 0.0, 255.0
-    if image.mode != "F" and (image.mode != "I" or image.format in ("PPM", "PNG")):
-        return 0.0, 65535.0
-    values = np.asarray(image)
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
-        if low >= 0 and high <= white:
-            return 0.0, white
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 @lru_cache(maxsize=16)

@@ -114,7 +114,7 @@ def decode_image(
         raise
     except Image.DecompressionBombError:
         raise RejectedImage(
-            "too_large", f"Its header claims far more than {max_pixels:,} pixels."
+            "too_large", f"Its header says far more than {max_pixels:,} pixels."
         ) from None
     except MemoryError:
         raise RejectedImage(
@@ -170,13 +170,13 @@ def _check_size(
     if width * height > max_pixels:
         raise RejectedImage(
             "too_large",
-            f"Its header claims {width} × {height} pixels; at most {max_pixels:,} are allowed.",
+            f"Its header says {width} × {height} pixels; at most {max_pixels:,} are allowed.",
         )
     most = n_bytes * (_MOST_BILEVEL_PIXELS_A_BYTE if is_bilevel else _MOST_PIXELS_A_BYTE)
     if width * height > max(_HARMLESS_PIXELS, most):
         raise RejectedImage(
             "decompression_bomb",
-            f"Its header claims {width} × {height} pixels, which {n_bytes:,} bytes cannot hold "
+            f"Its header says {width} × {height} pixels, which {n_bytes:,} bytes cannot hold "
             "unless they are all the same.",
         )
 

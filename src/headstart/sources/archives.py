@@ -191,7 +191,7 @@ class Budget:
         if self._bytes_left < 0:
             raise self.refuse(
                 name,
-                f"brings it to more than the {self._limits.max_bytes / 1e9:g} GB that it may "
+                f"makes it larger than the {self._limits.max_bytes / 1e9:g} GB that it may "
                 "unpack to (data.max_archive_gb); it may be a compression bomb",
             )
 

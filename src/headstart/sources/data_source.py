@@ -27,7 +27,7 @@ from headstart.sources.layout import (
     scan,
     split_folders,
 )
-from headstart.sources.webdataset import is_shard, is_shard_folder, unpack_shards
+from headstart.sources.webdataset import is_sharded, unpack_shards
 
 # More files than anyone keeps in an archive: against one that unpacks without end.
 MAX_ARCHIVE_MEMBERS = 5_000_000
@@ -92,15 +92,13 @@ def _fill(folder: Path, source: Path, data: DataParams) -> str:
     limits = ArchiveLimits(int(data.max_archive_gb * 1e9), MAX_ARCHIVE_MEMBERS)
     outer = ""
     try:
-        if source.is_dir() and is_shard_folder(source):
+        if is_sharded(source):
             unpack_shards(source, folder, limits)
         elif source.is_dir():
             outer = outer_folder(source)
             link_folder(source / outer, folder)
         elif source.suffix in (".yaml", ".yml"):
             write_pictures(read_spec(source), folder)
-        elif is_shard(source):
-            unpack_shards(source, folder, limits)
         elif is_archive(source):
             # No member is called so: hidden ones are left out.
             unpacked = folder / ".unpacked"

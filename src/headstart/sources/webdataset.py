@@ -36,23 +36,21 @@ class _Sample:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def is_shard_folder(folder: Path) -> bool:
-    """Return whether a folder, with the folders in it, holds tar shards and no images."""
-    names = list(files_below(folder))
-    return any(name.endswith(".tar") for name in names) and not any(map(has_image_suffix, names))
+def is_sharded(source: Path) -> bool:
+    """Return whether a folder holds tar shards and no images, or a file is a shard.
 
-
-def is_shard(path: Path) -> bool:
-    """Return whether a single tar is a shard, by its first members.
-
-    There is a `.cls`, or an image and a `.json` or `.txt` of the same name, in no folder (in one,
-    they lie beside images of a class).
+    A shard has among its first members a `.cls`, or an image and a `.json` or `.txt` of the same
+    name, in no folder (in one, they lie beside images of a class).
     """
-    if not is_tar(path):
+    if source.is_dir():
+        files = list(files_below(source))
+        has_shards = any(name.endswith(".tar") for name in files)
+        return has_shards and not any(map(has_image_suffix, files))
+    if not is_tar(source):
         return False
-    budget = Budget(path.name, ArchiveLimits(0, sys.maxsize))
-    with explained(path):
-        first = itertools.islice(members(path, budget), _MEMBERS_LOOKED_AT)
+    budget = Budget(source.name, ArchiveLimits(0, sys.maxsize))
+    with explained(source):
+        first = itertools.islice(members(source, budget), _MEMBERS_LOOKED_AT)
         names = [posixpath.normpath(member.name) for member in first]
     if any(name.endswith(".cls") for name in names):
         return True
