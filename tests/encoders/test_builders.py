@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.common.errors import ParamsError, WeightsError
-from headstart.encoders.builders import ENCODERS, bare_network, build
+from headstart.encoders.builders import ENCODERS, bare_network, build, random_tensors
 from headstart.encoders.frozen import FrozenModel
-from headstart.encoders.pth import read_pth
 from headstart.encoders.runtimes import open_forward
-from headstart.encoders.tensors import random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
+from headstart.encoders.weights_files import read_pth, read_tensors
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from tests.features.samples import pixels
@@ -101,7 +100,7 @@ def test_vgg16_with_its_imagenet_weights_equals_the_application(assets: Path) ->
 
 
 @pytest.mark.slow
-def test_efficientnetb0_is_mended_as_keras_mends_it(
+def test_efficientnetb0_is_repaired_as_keras_repairs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, _ = application("efficientnetb0", 64, weights=None)

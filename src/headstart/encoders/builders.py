@@ -4,29 +4,52 @@ Knows nothing of the cache, of batches or of files of images. Importing this imp
 """
 
 import difflib
+import zlib
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from headstart.common.errors import ParamsError
+import numpy as np
+
+from headstart.common.errors import ParamsError, WeightsError
 from headstart.encoders.catalogue import (
     BLOCK_PREFIX,
     ENCODERS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Encoder,
     check_size,
     encoder_named,
     row_layers,
 )
-from headstart.encoders.preprocessing import PREPROCESSING
-from headstart.encoders.tensors import Tensors, assign, random_tensors, read_tensors
 from headstart.encoders.weights import locate_weights
+from headstart.encoders.weights_files import Tensors, read_tensors
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
 __all__ = ["ENCODERS", "Encoder", "bare_network", "build", "check_size", "encoder_named"]
 
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+# Scale and offset of the pixels, by preprocessing; caffe is more than that.
+_SCALES: MappingProxyType[str, tuple[Any, Any]] = MappingProxyType(
+    {
+        # less 127, over 128
+        "lite": (1 / 128, -127 / 128),
+        # from -1 to 1
+        "tf": (1 / 127.5, -1.0),
+        # ImageNet's mean 0 and standard deviation 1
+        "torch": (
+            [1 / (255 * std) for std in IMAGENET_STD],
+            [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],
+        ),
+        # the encoder's own first layers do it
+        "inside": (1.0, 0.0),
+    }
+)
+
 
 def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) -> Any:
-    """A frozen, flat `keras.Model`: uint8 (n, size, size, 3) → float32 (n, feature_dim).
+    """Return a frozen, flat `keras.Model`: uint8 (n, size, size, 3) → float32 (n, feature_dim).
 
     Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`. With
     several layers, that of each is pooled by "features_<layer>", and "features" joins them.
@@ -38,56 +61,38 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     """
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
-    tensors = _tensors(encoder, extract, image.size, root or Path.cwd())
+    tensors: Tensors | None = None
+    if extract.weights != "random":
+        path = locate_weights(extract, encoder.imagenet, root or Path.cwd())
+        tensors = read_tensors(
+            path, bare=lambda: bare_network(encoder, image.size), from_pytorch=encoder.from_pytorch
+        )
+        if encoder.repair is not None:
+            tensors = encoder.repair(tensors)
     model = _named(_graph(encoder, extract, image.size))
     if tensors is None:
         tensors = random_tensors(model)
-    assign(model, tensors)
+    for layer in model.layers:
+        # Preprocessing layers keep their weights.
+        if not layer.weights or layer.name.startswith("preprocess_"):
+            continue
+        given = [np.shape(tensor) for tensor in tensors.get(layer.name, [])]
+        wanted = [tuple(weight.shape) for weight in layer.weights]
+        if given != wanted:
+            raise WeightsError(
+                f"weights of {model.name} must have the shapes {wanted} in layer {layer.name}, "
+                f"but got {given or 'none'}: these are weights of another network"
+            )
+        layer.set_weights(tensors[layer.name])
+        if hasattr(layer, "finalize_state"):
+            # Normalization computes with a copy of its weights, made when they are loaded.
+            layer.finalize_state()
     model.trainable = False
     return model
 
 
-def _tensors(encoder: Encoder, extract: ExtractParams, size_px: int, root: Path) -> Tensors | None:
-    if extract.weights == "random":
-        return None
-    path = locate_weights(extract, encoder.imagenet, root)
-    tensors = read_tensors(
-        path, bare=lambda: bare_network(encoder, size_px), from_pytorch=encoder.from_pytorch
-    )
-    return tensors if encoder.repair is None else encoder.repair(tensors)
-
-
-def bare_network(encoder: Encoder, size_px: int) -> Any:
-    """The network alone, without preprocessing or pooling, its layers named as in `build`."""
-    import keras
-
-    return _named(encoder.network(keras.Input((size_px, size_px, 3), name="image")))
-
-
-def _graph(encoder: Encoder, extract: ExtractParams, size_px: int) -> Any:
-    import keras
-
-    pixels = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    whole = _named(encoder.network(PREPROCESSING[encoder.preprocessing](pixels)))
-    names = row_layers(encoder, extract)
-    pooled = []
-    for name in names:
-        output = _layer(whole, name).output
-        if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
-            raise ParamsError(
-                "extract.layers must name layers that give one map (height, width, channels) or "
-                f"one vector an image, but {name} gives {output}: choose another layer"
-            )
-        given = "features" if len(names) == 1 else f"{BLOCK_PREFIX}{name}"
-        pooled.append(_pooled(output, extract.pooling, given))
-    features = pooled[0]
-    if len(pooled) > 1:
-        features = keras.layers.Concatenate(name="features", dtype="float32")(pooled)
-    return keras.Model(whole.inputs[0], features, name=encoder.name)
-
-
 def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
-    """The names of the layers that `build` would use; no weights are read.
+    """Return the names of the layers that `build` would use; no weights are read.
 
     Raises:
         ParamsError: unknown encoder or layer, or an image size it cannot take.
@@ -97,25 +102,83 @@ def layer_names(extract: ExtractParams, image: ImageParams) -> list[str]:
     return [layer.name for layer in _named(_graph(encoder, extract, image.size)).layers]
 
 
-def _pooled(output: Any, pooling: str, name: str) -> Any:
+def bare_network(encoder: Encoder, size_px: int) -> Any:
+    """Return the network alone, without preprocessing or pooling, with the names of `build`."""
+    import keras
+
+    return _named(encoder.network(keras.Input((size_px, size_px, 3), name="image")))
+
+
+def random_tensors(model: Any) -> Tensors:
+    """Return He-uniform kernels and neutral statistics, the same on every machine."""
+    tensors: Tensors = {}
+    for layer in model.layers:
+        if not layer.weights or layer.name.startswith("preprocess_"):
+            continue
+        values = tensors[layer.name] = []
+        for weight in layer.weights:
+            shape, kind = tuple(weight.shape), weight.name.split("/")[-1]
+            if len(shape) < 2:
+                fill = 1.0 if kind in ("gamma", "moving_variance", "variance") else 0.0
+                values.append(np.full(shape, fill, np.asarray(weight).dtype))
+                continue
+            is_depthwise = "depthwise" in kind or (len(shape) == 4 and shape[-1] == 1)
+            fan_in = int(np.prod(shape[:-2])) * (1 if is_depthwise else shape[-2])
+            # A layer's name seeds it, so that every process draws the same.
+            generator = np.random.default_rng(zlib.crc32(f"{layer.name}/{kind}".encode()))
+            drawn = (generator.random(shape, np.float32) * 2 - 1).astype(np.float32)
+            values.append(drawn * np.float32(np.sqrt(6 / fan_in)))
+    return tensors
+
+
+def _graph(encoder: Encoder, extract: ExtractParams, size_px: int) -> Any:
+    """The network from pixels to pooled blocks, before its weights are set."""
     import keras
 
     layers = keras.layers
-    if len(output.shape) == 2 or pooling == "flatten":
-        return layers.Flatten(name=name, dtype="float32")(output)
-    pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-    return pool(name=name, dtype="float32")(output)
-
-
-def _layer(model: Any, name: str) -> Any:
-    names = [layer.name for layer in model.layers]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[-5:]
-        raise ParamsError(
-            f"extract.layers must name layers of {model.name}, but it has none named {name}: "
-            f"nearest are {', '.join(near)}"
-        )
-    return model.get_layer(name)
+    pixels = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
+    # Preprocessing by built-in layers alone, because others do not survive a round trip through
+    # `.h5`; in float32 whatever the encoder's precision: pixels must not be rounded twice.
+    if encoder.preprocessing == "caffe":
+        # RGB to BGR, minus ImageNet's means: a fixed 1 x 1 convolution. Rescaling(1.0) is the cast
+        # from uint8 that survives `.h5`.
+        cast = layers.Rescaling(1.0, name="preprocess_cast", dtype="float32")
+        channels = layers.Conv2D(3, 1, name="preprocess_channels", dtype="float32", trainable=False)
+        inputs = channels(cast(pixels))
+        kernel = np.eye(3, dtype=np.float32)[:, ::-1].reshape(1, 1, 3, 3)
+        channels.set_weights([kernel, -np.asarray(_CAFFE_MEAN_BGR, np.float32)])
+    else:
+        scale, offset = _SCALES[encoder.preprocessing]
+        rescale = layers.Rescaling(scale, offset, name="preprocess_rescale", dtype="float32")
+        inputs = rescale(pixels)
+    whole = _named(encoder.network(inputs))
+    known = [layer.name for layer in whole.layers]
+    names = row_layers(encoder, extract)
+    pooled = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=5, cutoff=0.3) or known[-5:]
+            raise ParamsError(
+                f"extract.layers must name layers of {whole.name}, but it has none named {name}: "
+                f"nearest are {', '.join(near)}"
+            )
+        output = whole.get_layer(name).output
+        if isinstance(output, list | tuple) or len(output.shape) not in (2, 4):
+            raise ParamsError(
+                "extract.layers must name layers that give one map (height, width, channels) or "
+                f"one vector an image, but {name} gives {output}: choose another layer"
+            )
+        if len(output.shape) == 2 or extract.pooling == "flatten":
+            pool = layers.Flatten
+        else:
+            is_mean = extract.pooling == "avg"
+            pool = layers.GlobalAveragePooling2D if is_mean else layers.GlobalMaxPooling2D
+        given = "features" if len(names) == 1 else f"{BLOCK_PREFIX}{name}"
+        pooled.append(pool(name=given, dtype="float32")(output))
+    features = pooled[0]
+    if len(pooled) > 1:
+        features = layers.Concatenate(name="features", dtype="float32")(pooled)
+    return keras.Model(whole.inputs[0], features, name=encoder.name)
 
 
 def _named(model: Any) -> Any:

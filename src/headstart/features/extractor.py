@@ -26,7 +26,7 @@ from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
 from headstart.encoders.catalogue import encoder_named, row_layers, shown_layers
 from headstart.encoders.frozen import FrozenModel
-from headstart.encoders.runtimes import Fitting, open_forward
+from headstart.encoders.runtimes import HalvingForward, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
 from headstart.features.pipeline import SHARD_ROWS, Decoder, ShardWriter, Task, run_pipeline
 from headstart.features.recipe import contract, fingerprint, model_key, rows_contract
@@ -175,7 +175,7 @@ def fill(
     extract = extractor.extract
     forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, cores)
     batch_size = forward.batch_size if extract.batch_size == "auto" else extract.batch_size
-    fitting = Fitting(forward)
+    fitting = HalvingForward(forward)
     # Found in the thread that writes: reading versions takes as long as several images.
     made_by = functools.cache(lambda: provenance(extract, forward.devices()))
     decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
