@@ -32,7 +32,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model
-from headstart.models.pixels import predict_files
+from headstart.models.predict import compute_outputs
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from headstart.params.train import FineTuneParams
@@ -196,7 +196,7 @@ def _unused(
 
 def _probabilities(workspace: Path, paths: list[Path], image: ImageParams) -> NDArray[np.float64]:
     loaded = load_model(workspace / "models" / "model.h5")
-    return predict_files(loaded.model, paths, image).astype(np.float64)
+    return compute_outputs(loaded.model, paths, image).astype(np.float64)
 
 
 def _workspace(folder: Path, name: str, values: dict[str, str]) -> Path:

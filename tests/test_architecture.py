@@ -36,8 +36,7 @@ ONLY_IN = {
 OF_EVERY_STAGE = {"Sections", "run", "summary"}
 # Names that still mean two things.
 SHARED_NAMES = {
-    "PackageFile", "assign", "gather", "inspect",
-    "predict_files", "read_json", "reproduce", "summary", "sync",
+    "gather", "inspect", "read_json", "reproduce", "summary", "sync",
 }  # fmt: skip
 # What must never be loaded by `headstart --help`.
 HEAVY = ("tensorflow", "keras", "mlflow", "optuna", "pandas", "h5py", "matplotlib", "sklearn")

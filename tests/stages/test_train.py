@@ -11,7 +11,7 @@ from headstart.common.paths import Project
 from headstart.dataset.manifest import read_manifest
 from headstart.dataset.pixel_store import pack
 from headstart.models.model_file import load_model, read_metadata
-from headstart.models.pixels import predict_files
+from headstart.models.predict import compute_outputs
 from headstart.models.predictions import read_predictions
 from headstart.params.pack import PackParams
 from headstart.training.fine_tune import Trainer
@@ -63,7 +63,7 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(
     page = (project.evaluation_report / "index.html").read_text()
     assert "The encoder was fine-tuned from" in page
     test = read_predictions(project.predictions, "test")
-    direct = predict_files(
+    direct = compute_outputs(
         load_model(project.model).model, [project.fetched / path for path in test.paths], IMAGE
     )
     assert np.abs(direct - test.probabilities).max() < 1e-5

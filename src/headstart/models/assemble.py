@@ -30,7 +30,7 @@ def assemble(
     temperature: float,
     layers: Sequence[str] | None = None,
 ) -> "keras.Model":
-    """The model that leaves: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
+    """Return the whole model: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
 
     The layers of `encoder` are wired anew, not nested. The logits of several heads are averaged.
 
@@ -40,29 +40,42 @@ def assemble(
     Raises:
         TrainingError: the encoder's output is not named `features`, or does not fit the heads.
     """
-    chosen = _with_blocks(encoder, layers)
-    _check(chosen, heads)
-    logits = head_tensors(chosen.output, heads)
-    return _calibrated(chosen.input, logits, temperature)
-
-
-def _with_blocks(encoder: "keras.Model", layers: Sequence[str] | None) -> "keras.Model":
-    """The same encoder whose `features` joins the blocks of these layers, in its own order."""
     import keras
 
     last = encoder.layers[-1]
-    if layers is None or not isinstance(last, keras.layers.Concatenate):
-        return encoder
-    # `features_<layer>` pools a layer's block.
-    blocks = [t for t in last.input if _origin(t).removeprefix(f"{FEATURES}_") in layers]
-    if len(blocks) == len(last.input):
-        return encoder
-    joined = keras.layers.Concatenate(name=FEATURES, dtype="float32")(blocks)
-    return keras.Model(encoder.input, joined, name=encoder.name)
+    if last.name != FEATURES:
+        raise TrainingError(
+            f"an encoder must end in a layer named {FEATURES}, but got {last.name}: "
+            "make models/backbone.h5 again with `dvc repro --force extract`"
+        )
+    features = encoder.output
+    if layers is not None and isinstance(last, keras.layers.Concatenate):
+        # In the encoder's own order; `features_<layer>` pools a layer's block.
+        blocks = [t for t in last.input if _origin(t).removeprefix(f"{FEATURES}_") in layers]
+        if len(blocks) < len(last.input):
+            features = keras.layers.Concatenate(name=FEATURES, dtype="float32")(blocks)
+
+    feature_dim = features.shape[-1]
+    for head in heads:
+        expected = head.layers[0].kernel.shape[0]
+        if expected != feature_dim:
+            raise TrainingError(
+                f"the head must be trained on the encoder's {feature_dim} features, but was "
+                f"trained on {expected}: run `dvc repro extract search train`"
+            )
+    if len(heads) == 1:
+        logits = _one_head(features, heads[0], HEAD_PREFIX, LOGITS)
+    else:
+        branches = [
+            _one_head(features, head, f"{HEAD_PREFIX}_{i}", f"{LOGITS}_{i}")
+            for i, head in enumerate(heads, start=1)
+        ]
+        logits = keras.layers.Average(name=LOGITS, dtype="float32")(branches)
+    return _calibrated(encoder.input, logits, temperature)
 
 
 def pooled_maps(model: "keras.Model") -> list[Any]:
-    """What the feature blocks of an assembled model are pooled from, Keras tensors."""
+    """Return what the feature blocks of an assembled model are pooled from, Keras tensors."""
     import keras
 
     features = model.get_layer(FEATURES)
@@ -78,38 +91,25 @@ def _origin(tensor: Any) -> str:
 
 
 def with_temperature(model: "keras.Model", temperature: float) -> "keras.Model":
-    """The same assembled model with another temperature, sharing its other weights."""
+    """Return the same assembled model with another temperature, sharing its other weights."""
     return _calibrated(model.input, logits_of(model), temperature)
 
 
 def logits_of(model: "keras.Model") -> Any:
-    """The logits inside an assembled model, a Keras tensor: what the temperature divides."""
+    """Return the logits inside an assembled model, a Keras tensor: what the temperature divides."""
     return model.get_layer(TEMPERATURE).input
 
 
 def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
-    """An assembled model up to its logits, from pixels or from features, sharing its weights."""
+    """Return an assembled model up to its logits, of pixels or of features; it shares weights."""
     import keras
 
     start = model.get_layer(FEATURES).output if from_features else model.input
     return keras.Model(start, logits_of(model), name="logits_model")
 
 
-def head_tensors(features: Any, heads: Sequence[FittedHead]) -> Any:
-    """Logits (n, n_classes), a Keras tensor, of features (n, feature_dim), a Keras tensor."""
-    import keras
-
-    if len(heads) == 1:
-        return _one_head(features, heads[0], HEAD_PREFIX, LOGITS)
-    branches = [
-        _one_head(features, head, f"{HEAD_PREFIX}_{i}", f"{LOGITS}_{i}")
-        for i, head in enumerate(heads, start=1)
-    ]
-    return keras.layers.Average(name=LOGITS, dtype="float32")(branches)
-
-
 def average_linear(heads: Sequence[FittedHead]) -> FittedHead | None:
-    """The one head whose logits are the mean of these heads' logits, where such a one exists.
+    """Return the one head whose logits are the mean of these heads' logits, where there is one.
 
     That is so for linear heads that normalise features alike. Weights are averaged in float64.
     """
@@ -149,7 +149,24 @@ def _calibrated(pixels: Any, logits: Any, temperature: float) -> "keras.Model":
 def _one_head(features: Any, head: FittedHead, prefix: str, logits_name: str) -> Any:
     import keras
 
-    values = _normalise(features, head, prefix)
+    values = features
+    if head.mean is not None and head.variance is not None:
+        # Not keras.layers.Normalization: it holds its mean outside of variables, and exports to
+        # ONNX then ask for it as an input.
+        normalise = keras.layers.BatchNormalization(
+            epsilon=0.0,
+            center=False,
+            scale=False,
+            trainable=False,
+            name=f"{prefix}_normalisation",
+        )
+        values = normalise(features)
+        normalise.set_weights([head.mean, head.variance])
+    elif head.config.normalisation == "layer_norm":
+        normalise = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, center=False, scale=False, name=f"{prefix}_normalisation"
+        )
+        values = normalise(features)
     for number, weights in enumerate(head.layers, start=1):
         is_last = number == len(head.layers)
         layer = keras.layers.Dense(
@@ -162,29 +179,6 @@ def _one_head(features: Any, head: FittedHead, prefix: str, logits_name: str) ->
     return values
 
 
-def _normalise(features: Any, head: FittedHead, prefix: str) -> Any:
-    import keras
-
-    if head.mean is not None and head.variance is not None:
-        # Not keras.layers.Normalization: it holds its mean outside of variables, and exports to
-        # ONNX then ask for it as an input.
-        layer = keras.layers.BatchNormalization(
-            epsilon=0.0,
-            center=False,
-            scale=False,
-            trainable=False,
-            name=f"{prefix}_normalisation",
-        )
-        values = layer(features)
-        layer.set_weights([head.mean, head.variance])
-        return values
-    if head.config.normalisation == "layer_norm":
-        return keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, center=False, scale=False, name=f"{prefix}_normalisation"
-        )(features)
-    return features
-
-
 def _mean(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
 
@@ -193,20 +187,3 @@ def _same(first: Any, second: Any) -> bool:
     if first is None or second is None:
         return first is second
     return bool(np.array_equal(first, second))
-
-
-def _check(encoder: "keras.Model", heads: Sequence[FittedHead]) -> None:
-    name = encoder.layers[-1].name
-    if name != FEATURES:
-        raise TrainingError(
-            f"an encoder must end in a layer named {FEATURES}, but got {name}: "
-            "make models/backbone.h5 again with `dvc repro --force extract`"
-        )
-    feature_dim = encoder.output.shape[-1]
-    for head in heads:
-        expected = head.layers[0].kernel.shape[0]
-        if expected != feature_dim:
-            raise TrainingError(
-                f"the head must be trained on the encoder's {feature_dim} features, but was "
-                f"trained on {expected}: run `dvc repro extract search train`"
-            )

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from headstart.common.errors import DataError, TrainingError
 from headstart.common.quiet import quiet_keras
 from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import BATCH_SIZE, predict_batch
+from headstart.models.predict import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
@@ -47,14 +47,12 @@ class Format:
     Attributes:
         suffixes: of the files that make it up; the first is the one that is opened.
         needs: a package, and the extra that installs it.
-        write: the model and its metadata into a file.
-        open: the file as a function.
+        convert: writes the model and its metadata to a file, and opens that as a function.
     """
 
     suffixes: tuple[str, ...]
     needs: tuple[str, str]
-    write: Callable[["keras.Model", dict[str, Any], Path], None]
-    open: Callable[[Path], Runner]
+    convert: Callable[["keras.Model", dict[str, Any], Path], Runner]
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,36 @@ def export_model(
             f"exporting to {name} needs {package}, but it is not installed: "
             f"pip install 'headstart[{extra}]'"
         )
-    pixels = _sample(images, ImageParams.model_validate(loaded.metadata["image"]))
+    if not images:
+        raise TrainingError("an export is checked on real images, but got none: name some")
+    image = ImageParams.model_validate(loaded.metadata["image"])
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
+    decoded = []
+    for row in rows:
+        with contextlib.suppress(DataError, OSError):
+            decoded.append(decode_input(images[row].read_bytes(), image))
+    if not decoded:
+        raise TrainingError(
+            f"an export is checked on real images, but none of {len(rows)} files could be decoded, "
+            f"among them {images[0]}: name others"
+        )
+    pixels = np.stack(decoded)
     expected = predict_batch(loaded.model, pixels)
+
     target = target.with_suffix(chosen.suffixes[0])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         made = Path(folder) / target.name
-        with _quietly():
-            chosen.write(loaded.model, loaded.metadata, made)
-            runner = chosen.open(made)
-        difference = float(np.abs(_in_batches(runner, pixels) - expected).max())
+        # Converters report on standard output and warn of their own internals.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            quiet_keras(),
+        ):
+            runner = chosen.convert(loaded.model, loaded.metadata, made)
+        starts = range(0, len(pixels), BATCH_SIZE)
+        found = np.concatenate([runner(pixels[start : start + BATCH_SIZE]) for start in starts])
+        difference = float(np.abs(found - expected).max())
         if difference > TOLERANCE:
             raise TrainingError(
                 f"an export must give the .h5's probabilities to {TOLERANCE:g}, but {name} differs "
@@ -125,28 +143,28 @@ def export_model(
     ]
 
 
-def _write_onnx(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+def _convert_to_onnx(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
     import onnx
+    import onnxruntime
 
     model.export(str(path), format="onnx", verbose=False)
     made = onnx.load(path)
-    _rename_output(made.graph, "probabilities")
-    for value in (*made.graph.input, *made.graph.output):
+    graph, old, new = made.graph, made.graph.output[0].name, "probabilities"
+    graph.output[0].name = new
+    for node in graph.node:
+        node.output[:] = [new if output == old else output for output in node.output]
+        node.input[:] = [new if given == old else given for given in node.input]
+    for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "n_images"
     onnx.helper.set_model_props(made, _texts(metadata))
     onnx.checker.check_model(made)
     onnx.save(made, path)
-
-
-def _open_onnx(path: Path) -> Runner:
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
 
 
-def _write_openvino(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+def _convert_to_openvino(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
     import openvino
 
     raw = path.with_name(f"raw-{path.name}")
@@ -156,18 +174,13 @@ def _write_openvino(model: "keras.Model", metadata: dict[str, Any], path: Path) 
     for name, text in _texts(metadata).items():
         made.set_rt_info(text, ["headstart", name])
     openvino.save_model(made, path, compress_to_fp16=False)
-
-
-def _open_openvino(path: Path) -> Runner:
-    import openvino
-
     # Without the hint, OpenVINO computes in bfloat16 on processors that have it.
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(path, "CPU", options)
     return lambda pixels: np.array(compiled([pixels])[0], np.float32)
 
 
-def _write_litert(model: "keras.Model", metadata: dict[str, Any], path: Path) -> None:
+def _convert_to_litert(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
     model.export(str(path), format="litert", verbose=False)
     # A zip archive at the end is where this format keeps labels.
     buffer = io.BytesIO()
@@ -177,30 +190,14 @@ def _write_litert(model: "keras.Model", metadata: dict[str, Any], path: Path) ->
         labels = "\n".join(metadata["classes"])
         archive.writestr(zipfile.ZipInfo("labels.txt"), labels)
     path.write_bytes(path.read_bytes() + buffer.getvalue())
-
-
-def _open_litert(path: Path) -> Runner:
-    run = _interpreter(path).get_signature_runner()
-    (name,) = run.get_input_details()
-    return lambda pixels: np.array(next(iter(run(**{name: pixels}).values())), np.float32)
-
-
-def _interpreter(path: Path) -> Any:
-    """The one of its own package where that is installed, else TensorFlow's."""
+    # The interpreter of its own package where that is installed, else TensorFlow's.
     if importlib.util.find_spec("ai_edge_litert") is not None:
         from ai_edge_litert.interpreter import Interpreter
-
-        return Interpreter(str(path))
-    import tensorflow
-
-    return tensorflow.lite.Interpreter(str(path))
-
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format((".onnx",), ("tf2onnx", "cpu"), _write_onnx, _open_onnx),
-    "openvino": Format((".xml", ".bin"), ("openvino", "openvino"), _write_openvino, _open_openvino),
-    "litert": Format((".tflite",), ("tensorflow", "cpu"), _write_litert, _open_litert),
-}
+    else:
+        from tensorflow.lite import Interpreter
+    run = Interpreter(str(path)).get_signature_runner()
+    (given,) = run.get_input_details()
+    return lambda pixels: np.array(next(iter(run(**{given: pixels}).values())), np.float32)
 
 
 def _texts(metadata: dict[str, Any]) -> dict[str, str]:
@@ -211,33 +208,11 @@ def _texts(metadata: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _rename_output(graph: Any, name: str) -> None:
-    old = graph.output[0].name
-    graph.output[0].name = name
-    for node in graph.node:
-        node.output[:] = [name if output == old else output for output in node.output]
-        node.input[:] = [name if given == old else given for given in node.input]
-
-
-def _sample(images: Sequence[Path], image: ImageParams) -> NDArray[np.uint8]:
-    if not images:
-        raise TrainingError("an export is checked on real images, but got none: name some")
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
-    decoded = []
-    for row in rows:
-        with contextlib.suppress(DataError, OSError):
-            decoded.append(decode_input(images[row].read_bytes(), image))
-    if not decoded:
-        raise TrainingError(
-            f"an export is checked on real images, but none of {len(rows)} files could be decoded, "
-            f"among them {images[0]}: name others"
-        )
-    return np.stack(decoded)
-
-
-def _in_batches(runner: Runner, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    starts = range(0, len(pixels), BATCH_SIZE)
-    return np.concatenate([runner(pixels[start : start + BATCH_SIZE]) for start in starts])
+FORMATS: dict[str, Format] = {
+    "onnx": Format((".onnx",), ("tf2onnx", "cpu"), _convert_to_onnx),
+    "openvino": Format((".xml", ".bin"), ("openvino", "openvino"), _convert_to_openvino),
+    "litert": Format((".tflite",), ("tensorflow", "cpu"), _convert_to_litert),
+}
 
 
 def _latency_ms(runner: Runner, picture: NDArray[np.uint8]) -> float:
@@ -248,15 +223,3 @@ def _latency_ms(runner: Runner, picture: NDArray[np.uint8]) -> float:
         runner(one)
         seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds[3:])
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Converters report on standard output and warn of their own internals."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        quiet_keras(),
-    ):
-        warnings.simplefilter("ignore")
-        yield

@@ -1,20 +1,31 @@
-"""Predicting image files with a model file, in bounded memory."""
+"""Image files through a model, in bounded memory: its answers for people, or its bare outputs.
+
+Knows not splits, labels or features.
+"""
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
+from headstart.common.prefetch import prefetched
 from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
 from headstart.sources.folders import children, files_below
+
+if TYPE_CHECKING:
+    import keras
+
+# Images that are decoded together, or ahead.
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Prediction:
     reason: str = ""
 
     def top(self, k: int) -> list[tuple[str, float]]:
-        """The k most probable classes with their probabilities, best first."""
+        """Return the k most probable classes with their probabilities, best first."""
         if self.probabilities is None:
             return []
         order = np.argsort(-self.probabilities, kind="stable")[:k]
@@ -45,7 +56,43 @@ def predict_files(
     image = ImageParams.model_validate(loaded.metadata["image"])
     waiting = iter(paths)
     while batch := list(islice(waiting, BATCH_SIZE)):
-        yield from _predict_some(loaded, batch, image, max_pixels)
+        decoded: list[NDArray[np.uint8]] = []
+        reasons: dict[Path, str] = {}
+        for path in batch:
+            try:
+                decoded.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
+            except (DataError, OSError) as error:
+                reasons[path] = str(error)
+        answers = iter(predict_batch(loaded.model, np.stack(decoded)) if decoded else ())
+        for path in batch:
+            if path in reasons:
+                yield Prediction(path, loaded.classes, None, reasons[path])
+            else:
+                yield Prediction(path, loaded.classes, next(answers))
+
+
+def compute_outputs(
+    model: "keras.Model", paths: Sequence[Path], image: ImageParams, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.float32]:
+    """Return what `model` gives for image files: float32, shape (n_files, n_outputs)."""
+    with ThreadPoolExecutor() as pool:
+        decoded = prefetched(
+            lambda path: decode_input(path.read_bytes(), image, max_pixels=max_pixels),
+            paths,
+            pool,
+            2 * BATCH_SIZE,
+        )
+        return np.concatenate([predict_batch(model, pixels[np.newaxis]) for pixels in decoded])
+
+
+def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what `model` gives for images, float32, shape (n, …): each by its own forward pass.
+
+    So a row does not depend on what shares its batch, on any processor. A constant batch size is
+    not enough: without AVX-512, kernels differ by the place of a row in the batch too.
+    """
+    rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
+    return np.concatenate(rows).astype(np.float32, copy=False)
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
@@ -77,23 +124,3 @@ def why_unreadable(path: Path) -> str:
     except DataError as error:
         return str(error)
     return ""
-
-
-def _predict_some(
-    loaded: LoadedModel, paths: list[Path], image: ImageParams, max_pixels: int
-) -> Iterator[Prediction]:
-    decoded: list[NDArray[np.uint8]] = []
-    reasons: dict[Path, str] = {}
-    for path in paths:
-        try:
-            decoded.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
-        except (DataError, OSError) as error:
-            reasons[path] = str(error)
-    answers = iter(())
-    if decoded:
-        answers = iter(predict_batch(loaded.model, np.stack(decoded)))
-    for path in paths:
-        if path in reasons:
-            yield Prediction(path, loaded.classes, None, reasons[path])
-        else:
-            yield Prediction(path, loaded.classes, next(answers))

@@ -51,7 +51,7 @@ def as_predictions(
     classes: Sequence[str],
     probabilities: NDArray[np.floating[Any]],
 ) -> Predictions:
-    """Probabilities of a batch of rows, with what identifies them."""
+    """Return probabilities of a batch of rows, with what identifies them."""
     return Predictions(
         classes=tuple(classes),
         split=split,
@@ -71,7 +71,21 @@ def write_predictions(
         folds: of each image, as a last column.
     """
     header = [*_COLUMNS, *(probability_column(name) for name in parts[0].classes)]
-    rows = [row for part in parts for row in _rows(part)]
+    rows = [
+        [
+            *(path, part.classes[label_id], part.classes[predicted_id], part.split, sha256),
+            *(f"{value:.9g}" for value in row),
+        ]
+        for part in parts
+        for path, sha256, label_id, predicted_id, row in zip(
+            part.paths,
+            part.sha256,
+            part.label_ids,
+            part.predicted_ids,
+            part.probabilities,
+            strict=True,
+        )
+    ]
     if folds is not None:
         header.append("fold")
         rows = [[*row, str(fold)] for row, fold in zip(rows, folds, strict=True)]
@@ -79,7 +93,7 @@ def write_predictions(
 
 
 def read_predictions_table(path: Path) -> pd.DataFrame:
-    """All rows as a table; a class that is called NA or null stays what it is called."""
+    """Return all rows as a table; a class that is called NA or null stays what it is called."""
     table = pd.read_csv(
         path, dtype=dict.fromkeys(_COLUMNS, str), keep_default_na=False, na_filter=False
     )
@@ -116,26 +130,5 @@ def read_predictions(path: Path, split: str) -> Predictions:
 
 
 def probability_column(class_name: str) -> str:
-    """The column that holds the probability of a class, here as in served answers."""
+    """Return the column that holds the probability of a class, here as in served answers."""
     return f"p({class_name})"
-
-
-def _rows(part: Predictions) -> list[list[str]]:
-    return [
-        [
-            path,
-            part.classes[label_id],
-            part.classes[predicted_id],
-            part.split,
-            sha256,
-            *(f"{value:.9g}" for value in row),
-        ]
-        for path, sha256, label_id, predicted_id, row in zip(
-            part.paths,
-            part.sha256,
-            part.label_ids,
-            part.predicted_ids,
-            part.probabilities,
-            strict=True,
-        )
-    ]
