@@ -32,7 +32,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model
-from headstart.models.predict import compute_outputs
+from headstart.models.pixels import compute_outputs
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from headstart.params.train import FineTuneParams

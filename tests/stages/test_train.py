@@ -11,7 +11,7 @@ from headstart.common.paths import Project
 from headstart.dataset.manifest import read_manifest
 from headstart.dataset.pixel_store import pack
 from headstart.models.model_file import load_model, read_metadata
-from headstart.models.predict import compute_outputs
+from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import read_predictions
 from headstart.params.pack import PackParams
 from headstart.training.fine_tune import Trainer

@@ -19,7 +19,7 @@ from scipy.stats import binom
 from headstart.common.errors import DataError
 from headstart.evaluation.bootstrap import intervals
 from headstart.models.model_file import load_model
-from headstart.models.predict import predict_batch
+from headstart.models.pixels import predict_batch
 
 NOT_WORSE_MARGIN = 0.01
 _SIGNIFICANCE = 0.05

@@ -20,7 +20,7 @@ from headstart.heads.metrics import scores, softmax, squared_ece
 from headstart.images.decode import MAX_PIXELS
 from headstart.models.assemble import logits_model
 from headstart.models.model_file import LoadedModel
-from headstart.models.predict import compute_outputs
+from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import Predictions, as_predictions
 from headstart.params.image import ImageParams
 

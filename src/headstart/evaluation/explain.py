@@ -20,7 +20,7 @@ from headstart.heads.backend import gradients
 from headstart.images.decode import MAX_PIXELS, decode, resize
 from headstart.models.assemble import logits_of, pooled_maps
 from headstart.models.model_file import LoadedModel
-from headstart.models.predict import predict_batch
+from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from headstart.common.errors import DataError, TrainingError
 from headstart.common.quiet import quiet_keras
 from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel
-from headstart.models.predict import BATCH_SIZE, predict_batch
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:

@@ -1,31 +1,20 @@
-"""Image files through a model, in bounded memory: its answers for people, or its bare outputs.
-
-Knows not splits, labels or features.
-"""
+"""The answers of a model for files and folders that people name."""
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
-from headstart.common.prefetch import prefetched
 from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.model_file import LoadedModel
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.image import ImageParams
 from headstart.sources.folders import children, files_below
-
-if TYPE_CHECKING:
-    import keras
-
-# Images that are decoded together, or ahead.
-BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -69,30 +58,6 @@ def predict_files(
                 yield Prediction(path, loaded.classes, None, reasons[path])
             else:
                 yield Prediction(path, loaded.classes, next(answers))
-
-
-def compute_outputs(
-    model: "keras.Model", paths: Sequence[Path], image: ImageParams, *, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.float32]:
-    """Return what `model` gives for image files: float32, shape (n_files, n_outputs)."""
-    with ThreadPoolExecutor() as pool:
-        decoded = prefetched(
-            lambda path: decode_input(path.read_bytes(), image, max_pixels=max_pixels),
-            paths,
-            pool,
-            2 * BATCH_SIZE,
-        )
-        return np.concatenate([predict_batch(model, pixels[np.newaxis]) for pixels in decoded])
-
-
-def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what `model` gives for images, float32, shape (n, …): each by its own forward pass.
-
-    So a row does not depend on what shares its batch, on any processor. A constant batch size is
-    not enough: without AVX-512, kernels differ by the place of a row in the batch too.
-    """
-    rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
-    return np.concatenate(rows).astype(np.float32, copy=False)
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from headstart.common.errors import DataError, ServingError
 from headstart.common.quiet import quiet_libraries
 from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel, load_model
-from headstart.models.predict import predict_batch
+from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
 from headstart.serving.package import IMAGE_COLUMN, MAX_IMAGES
 

@@ -18,7 +18,7 @@ from headstart.common.errors import TrainingError
 from headstart.common.progress import begin_step, progress_bar
 from headstart.heads.metrics import accuracy, log_loss, softmax
 from headstart.models.assemble import logits_model
-from headstart.models.predict import BATCH_SIZE, predict_batch
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.params.train import FineTuneParams
 from headstart.training.augment import change, draw_views
 from headstart.training.checkpoint import (
