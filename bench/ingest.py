@@ -162,7 +162,9 @@ def timed(*args, **options):
 module.read_images = timed
 if __name__ == "__main__":
     started = time.perf_counter()
-    found = module.ingest(Path(sys.argv[1]), IngestParams(), seed=0, cache=Path(sys.argv[2]))
+    found = module.ingest(
+        Path(sys.argv[1]), IngestParams(), seed=0, thresholds={}, cache=Path(sys.argv[2])
+    )
     print(json.dumps({
         "total_s": time.perf_counter() - started, "images": len(found.manifest),
         "n_decoded": found.n_decoded, **seconds,
