@@ -39,26 +39,25 @@ def run_study(
     search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed)
     deadline = _deadline(search)
-    for turn in itertools.count():
-        # Samples of its own, unlike those of the workers and of earlier turns.
-        stream = search.workers + turn if turn else 0
-        with (
-            answering_storage(search, storage_folder),
-            closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
-        ):
-            if turn and time.monotonic() >= deadline:
-                break
-            if not worker.wants_more():
-                if not worker.has_running():
+    with answering_storage(search, storage_folder):
+        for turn in itertools.count():
+            # Samples of its own, unlike those of the workers and of earlier turns.
+            stream = search.workers + turn if turn else 0
+            worker = Worker(plan, search, storage_folder, seed=seed, stream=stream)
+            with closing(worker):
+                if turn and time.monotonic() >= deadline:
                     break
-                begin_step("waiting for trials of other workers")
-                time.sleep(_POLL_S)
-            elif search.workers == 1 or turn:
-                worker.run(deadline)
-        if turn == 0 and search.workers > 1:
-            begin_step(f"{search.workers} workers train heads")
-            work_together(store.path, search, storage_folder, seed=seed, deadline=deadline)
-    result = read_study(plan, search, storage_folder)
+                if not worker.wants_more():
+                    if not worker.has_running():
+                        break
+                    begin_step("waiting for trials of other workers")
+                    time.sleep(_POLL_S)
+                elif search.workers > 1 and turn == 0:
+                    begin_step(f"{search.workers} workers train heads")
+                    work_together(store.path, search, storage_folder, seed=seed, deadline=deadline)
+                else:
+                    worker.run(deadline)
+        result = read_study(plan, search, storage_folder)
     if all(trial.value is None for trial in result.trials):
         raise SearchError(
             "a search needs a completed trial to choose from, but none completed: "
@@ -79,19 +78,17 @@ def join_study(
     """
     search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed)
-    if not study_exists(search, storage_folder, plan.name):
-        raise SearchError(
-            f"joining needs a study that has begun, but there is no {plan.name} in "
-            f"{search.storage or storage_folder}: start `dvc repro search` first, "
-            "with the same params.yaml"
-        )
-    stream = 1000 + os.getpid()
-    with (
-        answering_storage(search, storage_folder),
-        closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker,
-    ):
-        worker.run(_deadline(search))
-    return read_study(plan, search, storage_folder)
+    with answering_storage(search, storage_folder):
+        if not study_exists(search, storage_folder, plan.name):
+            raise SearchError(
+                f"joining needs a study that has begun, but there is no {plan.name} in "
+                f"{search.storage or storage_folder}: start `dvc repro search` first, "
+                "with the same params.yaml"
+            )
+        stream = 1000 + os.getpid()
+        with closing(Worker(plan, search, storage_folder, seed=seed, stream=stream)) as worker:
+            worker.run(_deadline(search))
+        return read_study(plan, search, storage_folder)
 
 
 def _deadline(search: SearchParams) -> float:

@@ -136,11 +136,11 @@ def open_study(
         load_if_exists=True,
     )
     if TOPIC not in study.user_attrs:
-        study.set_user_attr(TOPIC, plan.topic)
         with warnings.catch_warnings():
             # Optuna calls it experimental; its dashboard and its table say it for "value".
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.set_metric_names([search.metric])
+        study.set_user_attr(TOPIC, plan.topic)  # last: it says that the others are there
     tried = set(heads_of(study.get_trials(deepcopy=False)))
     room = max(0, missing(study, search))
     # Each time, since n_trials is not in the name and decides how many of them there are.

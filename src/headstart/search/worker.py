@@ -181,6 +181,9 @@ class Worker:
     @contextmanager
     def _heartbeats(self, trial: optuna.Trial) -> Iterator[None]:
         """Tell a database meanwhile that this worker lives."""
+        if self._storage.get_heartbeat_interval() is None:
+            yield
+            return
         ended = threading.Event()
 
         def beat() -> None:
