@@ -15,6 +15,7 @@ from headstart.heads.network import Network, NetworkData
 from tests.heads import keras_reference
 
 N, DIM, CLASSES, BATCH, EPOCHS = 150, 20, 4, 32, 3
+BLOCKS = {"a": slice(0, 6), "b": slice(6, 11), "c": slice(11, DIM)}
 
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
@@ -47,11 +48,15 @@ SINGLE = {
     "input dropout": HeadConfig(width=16, input_dropout=0.4, dropout=0.5),
     "smoothing": HeadConfig(width=16, label_smoothing=0.2),
     "balanced": HeadConfig(width=16, class_weights="balanced"),
+    "some blocks": HeadConfig(width=16, layers="a+c", input_dropout=0.3, weight_decay=0.1),
+    "some blocks, layer norm": HeadConfig(
+        hidden_layers=0, layers="b+c", normalisation="layer_norm"
+    ),
 }
 
 
 # Between them every optimizer, schedule, normalisation and depth.
-OFTEN = ("linear", "sgd constant", "no normalisation", "layer norm", "two layers")
+OFTEN = ("linear", "sgd constant", "no normalisation", "layer norm", "two layers", "some blocks")
 
 
 @pytest.mark.parametrize(
@@ -60,20 +65,20 @@ OFTEN = ("linear", "sgd constant", "no normalisation", "layer norm", "two layers
 def test_it_is_the_plain_keras_model(name: str) -> None:
     """Logits after each epoch and weights, of both folds."""
     config, (features, label_ids) = SINGLE[name], _data()
-    data = NetworkData(features[:, None], label_ids, CLASSES)
+    data = NetworkData(features[:, None], label_ids, CLASSES, BLOCKS)
+    used = features[:, data.columns(config)]
     for fold in _folds():
         model, curve = keras_reference.train(
-            config, features, label_ids, fold,
+            config, used, label_ids, fold,
             n_classes=CLASSES, batch_size=BATCH, epochs=EPOCHS,
         )  # fmt: skip
-        network = Network(config, data, fold, batch_size=BATCH)
+        network = Network(config, data, fold, batch_size=BATCH, judged=fold.validation)
         for expected in curve:
-            network.run_epoch()
-            found = network.logits(fold.validation)
+            found = network.run_epoch()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
         head = network.fitted()
         assert (head.config, head.epochs) == (config, EPOCHS)
-        np.testing.assert_allclose(head.logits(features), model(features), rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(head.logits(used), model(used), rtol=1e-4, atol=2e-5)
         dense = [layer.get_weights() for layer in model.layers if hasattr(layer, "units")]
         for layer, (kernel, bias) in zip(head.layers, dense, strict=True):
             np.testing.assert_allclose(layer.kernel, kernel, rtol=1e-4, atol=1e-5)
@@ -83,12 +88,12 @@ def test_it_is_the_plain_keras_model(name: str) -> None:
 def test_padding_stays_zero_in_training() -> None:
     features, label_ids = _data()
     config = HeadConfig(width=5, hidden_layers=2, weight_decay=0.1, dropout=0.2)
-    network = Network(config, NetworkData(features[:, None], label_ids, CLASSES), _folds()[0],
-                      batch_size=BATCH)  # fmt: skip
+    data = NetworkData(features[:, None], label_ids, CLASSES, BLOCKS)
+    network = Network(config, data, _folds()[0], batch_size=BATCH)
     for _ in range(3):
         network.run_epoch()
     kernel = np.asarray(ops.convert_to_numpy(network.weights["kernel_2"]))
-    assert kernel.shape == (64, 64)
+    assert kernel.shape == (128, 128)
     assert np.abs(kernel[:5, :5]).min() > 0
     assert not kernel[5:].any()
     assert not kernel[:, 5:].any()

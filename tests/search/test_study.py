@@ -22,7 +22,7 @@ from tests.search.made_studies import params, run
 
 def test_plain_optuna_reads_all_studies_from_one_file(features: Path, tmp_path: Path) -> None:
     first = run(features, tmp_path, n_trials=2)
-    second = run(features, tmp_path, n_trials=2, metric="accuracy")
+    second = run(features, tmp_path, n_trials=2, metric="accuracy", pruner="median")
     url = f"sqlite:///{study_file(tmp_path)}"
     assert first.storage == second.storage == url
     assert sorted(optuna.get_all_study_names(url)) == sorted([first.study_name, second.study_name])

@@ -183,7 +183,9 @@ with FeatureStore(Path(features)) as store:
 """
 
 
-def kill_and_go_on(features: Path, folder: Path, kills: int, search: SearchParams) -> StudyResult:
+def kill_and_go_on(
+    features: Path, folder: Path, kills: int, search: SearchParams, within_s: float = 3.0
+) -> StudyResult:
     """Run the search in processes that are killed at moments of chance; then to its end."""
     chance = np.random.default_rng(0)
     command = [sys.executable, "-c", KILLED, str(features), str(folder), search.model_dump_json()]
@@ -194,7 +196,8 @@ def kill_and_go_on(features: Path, folder: Path, kills: int, search: SearchParam
         # from the first word it writes; so kills do not all fall into the imports
         while process.poll() is None and (path.stat().st_size if path.exists() else 0) == before:
             time.sleep(0.01)
-        time.sleep(float(chance.uniform(0, 3)))
+        time.sleep(float(chance.uniform(0, within_s)))
+        assert process.poll() is None, "the search ended before it was killed as often"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     with FeatureStore(features) as store:
@@ -228,7 +231,7 @@ def test_killed_searches_go_on(features: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_twenty_kills_of_a_hundred_trials(features: Path, tmp_path: Path) -> None:
     search = params(n_trials=100, space={"width": {"low": 4, "high": 64}, "epochs": 30})
-    result = kill_and_go_on(features, tmp_path, 20, search)
+    result = kill_and_go_on(features, tmp_path, 20, search, within_s=1.0)
     check_killed(result, features, tmp_path, search)
 
 

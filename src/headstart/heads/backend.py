@@ -12,10 +12,7 @@ Tensors = dict[str, Tensor]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a pure function of tensors with XLA; one program per set of input shapes.
-
-    Under JAX the first argument's buffers are given over to the result.
-    """
+    """Compile a pure function of tensors with XLA; one program per set of input shapes."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

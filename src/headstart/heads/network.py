@@ -1,14 +1,14 @@
 """A network head in training: one epoch of steps is one call of a compiled program.
 
 Depth and width are the program's; every other hyperparameter is data, so heads of one shape share
-it. Folds and repeats are networks of their own: batched into one model they take the same time on a
-CPU (ARCHITECTURE.md has the figures), and all their weights at once in memory.
+it. So is the set of feature blocks: columns that a head does not use are zero. Folds and repeats
+are networks of their own: batched into one model they take the same time on a CPU (ARCHITECTURE.md
+has the figures), and all their weights at once in memory.
 
 Axes: s steps, b batch, d features, u units, c classes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from keras import activations, ops
 from numpy.typing import NDArray
 
 from headstart.heads.backend import Tensor, Tensors, compiled, gradients
-from headstart.heads.config import HeadConfig
+from headstart.heads.config import HeadConfig, chosen_layers
 from headstart.heads.fitted import DenseWeights, FittedHead, feature_statistics
 from headstart.heads.folds import Fold, balanced_weights
 from headstart.heads.randomness import dropout_key, dropout_uniform, first_kernel, row_order
@@ -26,10 +26,10 @@ from headstart.params.head import Activation
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 _ACTIVATIONS = get_args(Activation)
-_PREDICT_ROWS = 256
+_JUDGED = 256
 # Hidden layers are padded with units of weight zero to a multiple of this, so that widths of a
 # range share programs. Every activation maps 0 to 0, so the padding stays zero in training.
-_UNITS = 64
+_UNITS = 128
 _STEPS = 8
 
 Array = NDArray[Any]
@@ -37,22 +37,43 @@ Float32s = NDArray[np.float32]
 State = dict[str, Tensors]
 
 
-@dataclass(frozen=True)
 class NetworkData:
     """Features and labels, held once on the device that trains.
 
-    Attributes:
-        features: float32 (n, n_views, d), on the host.
+    Args:
+        features: float32 (n, n_views, d).
         label_ids: int64 (n,).
+        blocks: layer → its columns of `features`.
     """
 
-    features: Float32s
-    label_ids: NDArray[np.int64]
-    n_classes: int
+    def __init__(
+        self,
+        features: Float32s,
+        label_ids: NDArray[np.int64],
+        n_classes: int,
+        blocks: Mapping[str, slice],
+    ) -> None:
+        self.n_views, self.dim = features.shape[1:]
+        self.features, self.label_ids, self.n_classes = features, label_ids, n_classes
+        self._blocks = dict(blocks)
+        self._layer_normed: tuple[str, Tensor] | None = None
 
-    @property
-    def n_views(self) -> int:
-        return int(self.features.shape[1])
+    def columns(self, config: HeadConfig) -> NDArray[np.int64]:
+        """The columns of the feature blocks that a head uses."""
+        every = np.arange(self.dim)
+        names = chosen_layers(config.layers, tuple(self._blocks))
+        return np.concatenate([every[self._blocks[name]] for name in names])
+
+    def rows(self, config: HeadConfig) -> Tensor:
+        """float32 (n * n_views, d); for `layer_norm` each row has mean 0 and variance 1."""
+        if config.normalisation != "layer_norm":
+            return self._plain
+        if self._layer_normed is None or self._layer_normed[0] != config.layers:
+            shell, columns = FittedHead(config, self.n_classes, ()), self.columns(config)
+            rows = np.zeros((len(self.features) * self.n_views, self.dim), np.float32)
+            rows[:, columns] = shell.normalised(self.features.reshape(rows.shape)[:, columns])
+            self._layer_normed = config.layers, ops.convert_to_tensor(rows)
+        return self._layer_normed[1]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -60,16 +81,8 @@ class NetworkData:
         return ops.convert_to_tensor(np.repeat(self.label_ids, self.n_views).astype(np.int32))
 
     @cached_property
-    def plain(self) -> Tensor:
-        """float32 (n * n_views, d)."""
-        return ops.convert_to_tensor(self.features.reshape(-1, self.features.shape[2]))
-
-    @cached_property
-    def layer_normed(self) -> Tensor:
-        """The same, each row of mean 0 and variance 1."""
-        shell = FittedHead(HeadConfig(normalisation="layer_norm"), self.n_classes, ())
-        rows = self.features.reshape(-1, self.features.shape[2])
-        return ops.convert_to_tensor(shell.normalised(rows))
+    def _plain(self) -> Tensor:
+        return ops.convert_to_tensor(self.features.reshape(-1, self.dim))
 
 
 class Network:
@@ -78,25 +91,38 @@ class Network:
     Row orders, first weights and dropout are drawn from the fold's seed and the number of the
     epoch: trained again it comes to the same weights.
 
+    Args:
+        judged: flat (row, view) indices whose logits are wanted after each epoch.
+
     Attributes:
         epochs: trained so far.
     """
 
     def __init__(
-        self, config: HeadConfig, data: NetworkData, fold: Fold, *, batch_size: int
+        self,
+        config: HeadConfig,
+        data: NetworkData,
+        fold: Fold,
+        *,
+        batch_size: int,
+        judged: NDArray[np.int64] | None = None,
     ) -> None:
         self.epochs = 0
         self._config, self._data, self._fold, self._batch = config, data, fold, batch_size
         self._n_steps = -(-len(fold.train) // batch_size)
-        dim = data.features.shape[2]
+        self._n_judged = 0 if judged is None else len(judged)
+        self._judged = np.zeros((max(1, -(-self._n_judged // _JUDGED)), _JUDGED), np.int32)
+        self._judged.flat[: self._n_judged] = [] if judged is None else judged
+        self._columns = columns = data.columns(config)
         self._mean = self._variance = None
-        shift, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+        shift, scale = np.zeros(data.dim, np.float32), np.zeros(data.dim, np.float32)
+        scale[columns] = 1
         if config.normalisation == "standardise":
-            rows = data.features[fold.train].reshape(-1, dim)
+            rows = data.features[fold.train][:, :, columns].reshape(-1, len(columns))
             self._mean, self._variance = feature_statistics(rows)
-            shift, scale = self._mean, np.asarray(1 / np.sqrt(self._variance), np.float32)
-        is_layer_normed = config.normalisation == "layer_norm"
-        self._features = data.layer_normed if is_layer_normed else data.plain
+            shift[columns], scale[columns] = self._mean, 1 / np.sqrt(self._variance)
+        places = np.zeros(data.dim, np.uint32)
+        places[columns] = np.arange(len(columns))
         self._row_weights = np.ones(len(data.label_ids), np.float32)
         if config.class_weights == "balanced":
             of_class = balanced_weights(data.label_ids[fold.train], data.n_classes)
@@ -104,15 +130,15 @@ class Network:
         self._head = {
             "shift": ops.convert_to_tensor(shift),
             "scale": ops.convert_to_tensor(scale),
+            "places": ops.convert_to_tensor(places),
             "activation": ops.convert_to_tensor(np.int32(_ACTIVATIONS.index(config.activation))),
-            "is_adam": ops.convert_to_tensor(config.optimizer == "adamw"),
             **{name: ops.convert_to_tensor(np.float32(getattr(config, name))) for name in _SCALARS},
         }
-        weights = self._first_weights(dim)
+        weights = self._first_weights()
+        moments = ("momentum", "second") if config.optimizer == "adamw" else ("momentum",)
         self._state: State = {
             "weights": {name: ops.convert_to_tensor(value) for name, value in weights.items()},
-            "momentum": {name: ops.zeros(value.shape) for name, value in weights.items()},
-            "second": {name: ops.zeros(value.shape) for name, value in weights.items()},
+            **{m: {name: ops.zeros(w.shape) for name, w in weights.items()} for m in moments},
         }
 
     @property
@@ -120,8 +146,12 @@ class Network:
         """The weights as they are now; training makes new tensors and leaves these."""
         return self._state["weights"]
 
-    def run_epoch(self) -> None:
-        """Train for one epoch: every training row once, each with a view of chance."""
+    def run_epoch(self) -> Float32s:
+        """Train for one epoch: every training row once, each with a view of chance.
+
+        Returns:
+            Logits of the judged rows after it, float32 (len(judged), c).
+        """
         n_steps, seed = self._n_steps, self._fold.seed
         size = (-(-n_steps // _STEPS) * _STEPS, self._batch)
         order = row_order(seed, self.epochs, self._fold.train, self._data.n_views)
@@ -142,34 +172,25 @@ class Network:
             "rate": rates,
             "step_size": step_sizes,
         }
-        self._state = _train_program()(
+        self._state, logits = _epoch_program()(
             self._state,
             self._head,
-            {"features": self._features, "labels": self._data.labels},
+            {"features": self._data.rows(self._config), "labels": self._data.labels},
             {name: ops.convert_to_tensor(value) for name, value in plan.items()},
             ops.convert_to_tensor(np.int32(n_steps)),
+            ops.convert_to_tensor(self._judged),
         )
         self.epochs += 1
-
-    def logits(self, rows: NDArray[np.int64]) -> Float32s:
-        """Logits of flat (row, view) indices, float32 (len(rows), c)."""
-        padded = np.zeros(-(-len(rows) // _PREDICT_ROWS) * _PREDICT_ROWS, np.int32)
-        padded[: len(rows)] = rows
-        predict = _predict_program()
-        found = [
-            ops.convert_to_numpy(
-                predict(self.weights, self._head, self._features, ops.convert_to_tensor(some))
-            )
-            for some in padded.reshape(-1, _PREDICT_ROWS)
-        ]
-        return np.concatenate(found)[: len(rows)]
+        found = np.asarray(ops.convert_to_numpy(logits))
+        return found.reshape(-1, found.shape[-1])[: self._n_judged]
 
     def fitted(self, weights: Tensors | None = None, epochs: int | None = None) -> FittedHead:
         """The head as it is now, or with weights of before, without the padding."""
         arrays = {
             n: np.array(ops.convert_to_numpy(w)) for n, w in (weights or self.weights).items()
         }
-        sizes = self._sizes(arrays["kernel_1"].shape[0])
+        arrays["kernel_1"] = arrays["kernel_1"][self._columns]
+        sizes = self._sizes()
         layers = tuple(
             DenseWeights(arrays[f"kernel_{layer}"][:n_in, :n_out], arrays[f"bias_{layer}"][:n_out])
             for layer, (n_in, n_out) in enumerate(pairwise(sizes), start=1)
@@ -183,21 +204,25 @@ class Network:
             epochs=epochs or self.epochs,
         )
 
-    def _sizes(self, dim: int) -> list[int]:
-        return [dim, *[self._config.width] * self._config.hidden_layers, self._data.n_classes]
+    def _sizes(self) -> list[int]:
+        hidden = [self._config.width] * self._config.hidden_layers
+        return [len(self._columns), *hidden, self._data.n_classes]
 
-    def _first_weights(self, dim: int) -> dict[str, Float32s]:
-        sizes, hidden = self._sizes(dim), self._config.hidden_layers
+    def _first_weights(self) -> dict[str, Float32s]:
+        sizes, hidden = self._sizes(), self._config.hidden_layers
         weights: dict[str, Float32s] = {}
         for layer, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
-            padded = [-(-n // _UNITS) * _UNITS for n in (n_in, n_out)]
-            rows = padded[0] if layer > 1 else n_in
-            columns = padded[1] if layer <= hidden else n_out
-            kernel = np.zeros((rows, columns), np.float32)
+            rows, units = (-(-n // _UNITS) * _UNITS for n in (n_in, n_out))
+            if layer == 1:
+                rows = self._data.dim
+            if layer > hidden:
+                units = n_out
+            kernel = np.zeros((rows, units), np.float32)
+            used = self._columns if layer == 1 else np.arange(n_in)
             # the last layer of a deep head has the number 3, whatever its depth
             number = 3 if hidden and layer > hidden else layer
-            kernel[:n_in, :n_out] = first_kernel(self._fold.seed, number, n_in, n_out)
-            weights |= {f"kernel_{layer}": kernel, f"bias_{layer}": np.zeros(columns, np.float32)}
+            kernel[used, :n_out] = first_kernel(self._fold.seed, number, n_in, n_out)
+            weights |= {f"kernel_{layer}": kernel, f"bias_{layer}": np.zeros(units, np.float32)}
         return weights
 
 
@@ -206,52 +231,51 @@ _SCALARS = ("input_dropout", "dropout", "label_smoothing", "weight_decay", "mome
 
 
 @cache
-def _train_program() -> Callable[..., State]:
-    """Compile `train(state, head, data, plan, n_steps) -> state`: the steps of one epoch.
+def _epoch_program() -> Callable[..., tuple[State, Tensor]]:
+    """Compile `epoch(state, head, data, plan, n_steps, judged) -> (state, logits)`.
 
     Args of the program, float32 where not said:
         state: `weights`, `momentum`, `second`, by name.
-        head: hyperparameters; `shift` and `scale` (d,) of the features.
+        head: hyperparameters; `shift` and `scale` (d,) of the features, `scale` 0 where a feature
+            is not used; `places` uint32 (d,) of the features among those that are.
         data: `features` (n, d), `labels` int32 (n,).
         plan: `rows` int32 (s, b), `row_weights` (s, b), `dropout_keys` uint32 (s, 3), `rate` and
             `step_size` (s,): the learning rate, and the same with Adam's bias correction.
         n_steps: int32, of the s that are taken.
+        judged: int32 (m, j), rows whose `logits`, (m, j, c), are wanted afterwards.
     """
 
-    def train(state: State, head: Tensors, data: Tensors, plan: Tensors, n_steps: Tensor) -> State:
+    def epoch(
+        state: State, head: Tensors, data: Tensors, plan: Tensors, n_steps: Tensor, judged: Tensor
+    ) -> tuple[State, Tensor]:
         def step(index: Tensor, current: State) -> State:
             now = {name: ops.take(tensor, index, axis=0) for name, tensor in plan.items()}
             return _step(current, head, data, now)
 
+        def answer(rows: Tensor) -> Tensor:
+            return _logits(final["weights"], head, _inputs(head, data, rows), None)
+
         final: State = ops.fori_loop(0, n_steps, step, state)
-        return final
+        return final, ops.map(answer, judged)
 
-    return compiled(train)
+    return compiled(epoch)
 
 
-@cache
-def _predict_program() -> Callable[..., Tensor]:
-    """Compile `predict(weights, head, features, rows) -> logits`, rows int32 (b,)."""
-
-    def predict(weights: Tensors, head: Tensors, features: Tensor, rows: Tensor) -> Tensor:
-        inputs = (ops.take(features, rows, axis=0) - head["shift"]) * head["scale"]
-        return _logits(weights, head, inputs, None)
-
-    return compiled(predict)
+def _inputs(head: Tensors, data: Tensors, rows: Tensor) -> Tensor:
+    return (ops.take(data["features"], rows, axis=0) - head["shift"]) * head["scale"]
 
 
 def _step(state: State, head: Tensors, data: Tensors, now: Tensors) -> State:
     """Take one step of AdamW or SGD, as Keras's optimizers take it."""
     weights = state["weights"]
-    inputs = (ops.take(data["features"], now["rows"], axis=0) - head["shift"]) * head["scale"]
-    inputs = inputs * _dropout_mask(inputs.shape, head["input_dropout"], now["dropout_keys"][0])
-    batch, hidden = inputs.shape[0], len(weights) // 2 - 1
-    masks = [
-        _dropout_mask(
-            (batch, weights[f"bias_{layer}"].shape[0]), head["dropout"], now["dropout_keys"][layer]
-        )
-        for layer in range(1, hidden + 1)
-    ]
+    batch, hidden = now["rows"].shape[0], len(weights) // 2 - 1
+    mask = _dropout_mask(batch, head["places"], head["input_dropout"], now["dropout_keys"][0])
+    inputs = _inputs(head, data, now["rows"]) * mask
+    masks = []
+    for layer in range(1, hidden + 1):
+        units = np.arange(weights[f"bias_{layer}"].shape[0], dtype=np.uint32)
+        units = ops.convert_to_tensor(units)
+        masks.append(_dropout_mask(batch, units, head["dropout"], now["dropout_keys"][layer]))
     n_classes = weights[f"bias_{hidden + 1}"].shape[0]
     smoothing = head["label_smoothing"]
     labels = ops.take(data["labels"], now["rows"], axis=0)
@@ -262,12 +286,13 @@ def _step(state: State, head: Tensors, data: Tensors, now: Tensors) -> State:
         log_probabilities = ops.log_softmax(_logits(weights, head, inputs, masks), axis=-1)
         return ops.sum(-ops.sum(log_probabilities * targets, axis=-1) * row_weights)
 
-    fresh: State = {"weights": {}, "momentum": {}, "second": {}}
+    fresh: State = {part: {} for part in state}
     for name, gradient in gradients(loss, weights).items():
+        old = {part: state[part][name] for part in state}
         decay = head["weight_decay"] * now["rate"] if name.startswith("kernel") else 0.0
-        old = tuple(state[part][name] for part in fresh)
-        new = _optimizer_step(old, gradient, decay, head, now)
-        for part, value in zip(fresh, new, strict=True):
+        decayed = old["weights"] - old["weights"] * decay
+        new = (_adamw if "second" in state else _sgd)(old, decayed, gradient, head, now)
+        for part, value in new.items():
             fresh[part][name] = value
     return fresh
 
@@ -292,35 +317,27 @@ def _activated(values: Tensor, which: Tensor) -> Tensor:
     return result
 
 
-def _dropout_mask(shape: tuple[int, int], rate: Tensor, key: Tensor) -> Tensor:
-    """What to multiply with: 0 where a unit is dropped, else 1 / (1 - rate)."""
-    rows = ops.convert_to_tensor(np.arange(shape[0], dtype=np.uint32))[:, None]
-    units = ops.convert_to_tensor(np.arange(shape[1], dtype=np.uint32))
+def _dropout_mask(batch: int, units: Tensor, rate: Tensor, key: Tensor) -> Tensor:
+    """What to multiply with, (batch, u): 0 where a unit is dropped, else 1 / (1 - rate)."""
+    rows = ops.convert_to_tensor(np.arange(batch, dtype=np.uint32))[:, None]
 
-    def drawn() -> Tensor:
-        return ops.where(dropout_uniform(key, rows, units, ops) >= rate, 1.0 / (1.0 - rate), 0.0)
-
-    return ops.cond(rate > 0, drawn, lambda: ops.ones(shape))
+    keep = dropout_uniform(key, rows, units, ops) >= rate
+    return ops.where(keep, 1.0 / (1.0 - rate), 0.0)
 
 
-def _optimizer_step(
-    old: tuple[Tensor, ...], gradient: Tensor, decay: Tensor, head: Tensors, now: Tensors
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(weights, momentum, second moment) after a step; `decay` of the weights, times the rate."""
-    weights, momentum, second = old
-    decayed = weights - weights * decay
+def _adamw(old: Tensors, decayed: Tensor, gradient: Tensor, head: Tensors, now: Tensors) -> Tensors:
+    """Loshchilov and Hutter (2019), as Keras's `AdamW`."""
+    del head
+    first = old["momentum"] + (gradient - old["momentum"]) * (1.0 - BETA_1)
+    second = old["second"] + (ops.square(gradient) - old["second"]) * (1.0 - BETA_2)
+    weights = decayed - first * now["step_size"] / (ops.sqrt(second) + EPSILON)
+    return {"weights": weights, "momentum": first, "second": second}
 
-    def adam() -> tuple[Tensor, Tensor, Tensor]:
-        first = momentum + (gradient - momentum) * (1.0 - BETA_1)
-        squares = second + (ops.square(gradient) - second) * (1.0 - BETA_2)
-        return decayed - first * now["step_size"] / (ops.sqrt(squares) + EPSILON), first, squares
 
-    def sgd() -> tuple[Tensor, Tensor, Tensor]:
-        first = momentum * head["momentum"] - gradient * now["rate"]
-        return decayed + first, first, second
-
-    found: tuple[Tensor, Tensor, Tensor] = ops.cond(head["is_adam"], adam, sgd)
-    return found
+def _sgd(old: Tensors, decayed: Tensor, gradient: Tensor, head: Tensors, now: Tensors) -> Tensors:
+    """Keras's `SGD` with momentum and decoupled weight decay."""
+    momentum = old["momentum"] * head["momentum"] - gradient * now["rate"]
+    return {"weights": decayed + momentum, "momentum": momentum}
 
 
 def learning_rates(config: HeadConfig, first_step: int, n_steps: int, total_steps: int) -> Array:

@@ -5,13 +5,14 @@ The one training loop of the search, of the final head, and of its out-of-fold p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
-from headstart.heads.config import HeadConfig, chosen_layers
+from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve, curve_metrics, epoch_scores
 from headstart.heads.fitted import FittedHead
 from headstart.heads.folds import Fold
@@ -72,7 +73,6 @@ class HeadTrainer:
         self._blocks, self._batch_size = dict(blocks), batch_size
         self._metric, self._judged_on = metric, judged_on
         self._linear = LinearHeads(features, label_ids, n_classes, blocks)
-        self._latest: tuple[tuple[str, ...], NetworkData] | None = None
 
     def cross_validate(
         self,
@@ -103,20 +103,23 @@ class HeadTrainer:
         # Keras is imported where networks are trained, and not where heads are solved alone.
         from headstart.heads.network import Network
 
-        data = self._network_data(config)
-        networks = [Network(config, data, fold, batch_size=self._batch_size) for fold in folds]
-        views = np.arange(data.n_views if self._judged_on == "mean_of_views" else 1)
-        judged = [(f.validation[:, None] * data.n_views + views).ravel() for f in folds]
+        n_views = self._features.shape[1]
+        views = np.arange(n_views if self._judged_on == "mean_of_views" else 1)
+        networks = [
+            Network(
+                config,
+                self._network_data,
+                fold,
+                batch_size=self._batch_size,
+                judged=(fold.validation[:, None] * n_views + views).ravel(),
+            )
+            for fold in folds
+        ]
         curve = Curve(self._metric)
         kept: list[Float32s] = []
         weights: list[Tensors] = []
         while curve.epochs < (epochs or config.epochs):
-            for network in networks:
-                network.run_epoch()
-            logits = [
-                one_of_views(network.logits(rows), len(views))
-                for network, rows in zip(networks, judged, strict=True)
-            ]
+            logits = [one_of_views(network.run_epoch(), len(views)) for network in networks]
             is_best = curve.add(self._scores(folds, logits))
             if not np.isfinite(curve.values[curve.metric][-1]):
                 raise TrainingError(
@@ -160,7 +163,7 @@ class HeadTrainer:
         heads = []
         for seed in seeds:
             fold = Fold(rows, rows[:0], seed)
-            network = Network(config, self._network_data(config), fold, batch_size=self._batch_size)
+            network = Network(config, self._network_data, fold, batch_size=self._batch_size)
             for _ in range(epochs):
                 network.run_epoch()
             head = network.fitted()
@@ -215,18 +218,11 @@ class HeadTrainer:
         labels = [self._label_ids[fold.validation] for fold in folds]
         return epoch_scores(curve_metrics(self._metric), labels, logits)
 
-    def _network_data(self, config: HeadConfig) -> "NetworkData":
+    @cached_property
+    def _network_data(self) -> "NetworkData":
         from headstart.heads.network import NetworkData
 
-        layers = chosen_layers(config.layers, tuple(self._blocks))
-        if self._latest is None or self._latest[0] != layers:
-            features = self._features
-            if len(layers) < len(self._blocks):
-                columns = np.arange(features.shape[2])
-                chosen = np.concatenate([columns[self._blocks[name]] for name in layers])
-                features = np.ascontiguousarray(features[:, :, chosen])
-            self._latest = layers, NetworkData(features, self._label_ids, self._n_classes)
-        return self._latest[1]
+        return NetworkData(self._features, self._label_ids, self._n_classes, self._blocks)
 
 
 def mean_by_row(

@@ -161,11 +161,12 @@ class Worker:
 
         def on_epoch(curve: Curve) -> bool:
             nonlocal is_pruned
+            if search.pruner == "none" or config.kind != "network":
+                return False  # a report is a transaction; the curve is kept with the result
             with suppress(UpdateFinishedTrialError):
                 trial.report(curve.values[search.metric][-1], curve.epochs)
             is_last = curve.epochs >= config.epochs or curve.stalled(search.patience)
-            if config.kind == "network" and search.pruner != "none" and not is_last:
-                is_pruned = trial.should_prune()
+            is_pruned = not is_last and trial.should_prune()
             return is_pruned
 
         found = trainer.cross_validate(
