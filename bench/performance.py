@@ -32,8 +32,7 @@ measured side by side in the same run.
 _SUBJECTS = (
     ("log loss after temperature scaling", "before it", "calibration", "log loss after"),
     ("trials per second", "an Optuna loop around Keras `fit`", "search", "trials a second"),
-    ("accuracy of the found head", "that loop's; a grid's", "search", "test accuracy, headstart"),
-    ("cost of 5 folds", "one split", "search", "cost of a trial"),
+    ("the default search", "a bound", "search", "the default search"),
     ("two workers", "one", "search", "two workers over one"),
     ("MLflow's logging", "the search's own time", "search", "MLflow logging"),
     ("extraction, float32", "the better of two Keras loops", "extract", "float32 beside"),

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -18,7 +17,6 @@ from headstart.search.space import (
     FIELDS,
     asking,
     distributions,
-    drawing,
     essence,
     grid,
     grid_size,
@@ -77,14 +75,6 @@ def test_heads_outside_of_the_space() -> None:
     for change in ({"width": 40}, {"width": 128}, {"dropout": 0.2}, {"learning_rate": 5.0}):
         assert not is_in_space(space, head.model_copy(update=change))
     assert "width" not in known_fields(space, head.model_copy(update={"width": 40}))
-
-
-def test_drawn_heads_are_in_the_space() -> None:
-    space = _space()
-    chance = np.random.default_rng(0)
-    heads = [suggest(space, drawing(chance)) for _ in range(50)]
-    assert all(is_in_space(space, head) for head in heads)
-    assert len({head.model_dump_json() for head in heads}) == 50
 
 
 def test_a_grid_has_every_head_once() -> None:

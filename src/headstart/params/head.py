@@ -1,6 +1,7 @@
-"""What a head is, as data: every choice that makes one, with what is allowed for it."""
+"""What a head is, as data: every choice that makes one, what is allowed for it, who uses it."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -67,3 +68,41 @@ class HeadConfig(Section):
     penalty: RidgePenalty = Field(
         1000.0, description="of ridge, beside the summed squares; a search tries a path of them"
     )
+
+
+Values = Mapping[str, Any]
+
+
+def _always(_: Values) -> bool:
+    return True
+
+
+def _of_network(head: Values) -> bool:
+    return bool(head["kind"] == "network")
+
+
+def _of_hidden(head: Values) -> bool:
+    return _of_network(head) and head["hidden_layers"] > 0
+
+
+# Which heads use a field that a search may vary; each after those that its condition reads.
+USED: dict[str, Callable[[Values], bool]] = {
+    "kind": _always,
+    "layers": _always,
+    "normalisation": lambda head: head["kind"] != "ridge",
+    "class_weights": _always,
+    "l2": lambda head: head["kind"] == "logistic_regression",
+    "hidden_layers": _of_network,
+    "width": _of_hidden,
+    "activation": _of_hidden,
+    "dropout": _of_hidden,
+    "input_dropout": _of_network,
+    "optimizer": _of_network,
+    "learning_rate": _of_network,
+    "weight_decay": _of_network,
+    "momentum": lambda head: _of_network(head) and head["optimizer"] == "sgd",
+    "schedule": _of_network,
+    "warmup": lambda head: _of_network(head) and head["schedule"] == "cosine",
+    "label_smoothing": _of_network,
+    "epochs": _of_network,
+}

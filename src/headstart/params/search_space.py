@@ -1,28 +1,14 @@
-"""The space of heads: each field of a head fixed, or a set of choices, or a range."""
+"""The space of heads: each field of a head fixed, or a set of choices, or a range.
 
-from typing import Annotated, Any, Generic, Self, TypeVar
+Made of the fields of `HeadConfig`: a hyperparameter is declared there alone.
+"""
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from typing import Annotated, Any, Generic, Self, TypeVar, get_origin
+
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
 
 from headstart.params.base import Flag, Section
-from headstart.params.head import (
-    Activation,
-    ClassWeights,
-    Decay,
-    Epochs,
-    Fraction,
-    HeadConfig,
-    HiddenLayers,
-    Kind,
-    Layers,
-    LearningRate,
-    Normalisation,
-    Optimizer,
-    Penalty,
-    Rate,
-    Schedule,
-    Width,
-)
+from headstart.params.head import USED, HeadConfig
 
 T = TypeVar("T")
 
@@ -81,48 +67,31 @@ def _form(value: object) -> str:
 
 # The tags appear in pydantic's error locations, where they must not be taken for keys.
 _ByForm = Discriminator(_form)
-_Value, _Domain = Tag("<value>"), Tag("<domain>")
-_Kept = Annotated[None, Tag("<kept>")]
-SomeKind = Annotated[Annotated[Kind, _Value] | Annotated[Choices[Kind], _Domain] | _Kept, _ByForm]
-SomeLayers = Annotated[
-    Annotated[Layers, _Value] | Annotated[Choices[Layers], _Domain] | _Kept, _ByForm
-]
-SomeActivation = Annotated[
-    Annotated[Activation, _Value] | Annotated[Choices[Activation], _Domain] | _Kept, _ByForm
-]
-SomeNormalisation = Annotated[
-    Annotated[Normalisation, _Value] | Annotated[Choices[Normalisation], _Domain] | _Kept, _ByForm
-]
-SomeOptimizer = Annotated[
-    Annotated[Optimizer, _Value] | Annotated[Choices[Optimizer], _Domain] | _Kept, _ByForm
-]
-SomeSchedule = Annotated[
-    Annotated[Schedule, _Value] | Annotated[Choices[Schedule], _Domain] | _Kept, _ByForm
-]
-SomeClassWeights = Annotated[
-    Annotated[ClassWeights, _Value] | Annotated[Choices[ClassWeights], _Domain] | _Kept, _ByForm
-]
-SomeHiddenLayers = Annotated[
-    Annotated[HiddenLayers, _Value] | Annotated[Range[HiddenLayers], _Domain] | _Kept, _ByForm
-]
-SomeWidth = Annotated[Annotated[Width, _Value] | Annotated[Range[Width], _Domain] | _Kept, _ByForm]
-SomeRate = Annotated[Annotated[Rate, _Value] | Annotated[Range[Rate], _Domain] | _Kept, _ByForm]
-SomeLearningRate = Annotated[
-    Annotated[LearningRate, _Value] | Annotated[Range[LearningRate], _Domain] | _Kept, _ByForm
-]
-SomeDecay = Annotated[Annotated[Decay, _Value] | Annotated[Range[Decay], _Domain] | _Kept, _ByForm]
-SomeFraction = Annotated[
-    Annotated[Fraction, _Value] | Annotated[Range[Fraction], _Domain] | _Kept, _ByForm
-]
-SomeEpochs = Annotated[
-    Annotated[Epochs, _Value] | Annotated[Range[Epochs], _Domain] | _Kept, _ByForm
-]
-SomePenalty = Annotated[
-    Annotated[Penalty, _Value] | Annotated[Range[Penalty], _Domain] | _Kept, _ByForm
-]
 
 
-class SearchSpace(Section):
+def _value_or_domain(name: str) -> Any:
+    """The type of a field of the space: None, a value of the head's field, or some of its values.
+
+    What the head's field allows holds for every value of a domain.
+    """
+    field = HeadConfig.model_fields[name]
+    value = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    domain = (Choices if field.annotation is str or get_origin(field.annotation) else Range)[value]
+    return Annotated[
+        Annotated[value, Tag("<value>")]
+        | Annotated[domain, Tag("<domain>")]
+        | Annotated[None, Tag("<kept>")],
+        Discriminator(_form),
+    ]
+
+
+_fields: Any = {
+    name: (_value_or_domain(name), None) for name in HeadConfig.model_fields if name in USED
+}
+_Fields: Any = create_model("_Fields", __base__=Section, **_fields)
+
+
+class SearchSpace(_Fields):
     """What trials vary; a field that is left out keeps default_head's value.
 
     A field counts only for heads that use it: `width`, `activation` and `dropout` for those with
@@ -131,25 +100,6 @@ class SearchSpace(Section):
     for every set of the feature blocks. Of a ridge head every penalty of a path is tried.
     """
 
-    kind: SomeKind = None
-    layers: SomeLayers = None
-    hidden_layers: SomeHiddenLayers = None
-    width: SomeWidth = None
-    activation: SomeActivation = None
-    normalisation: SomeNormalisation = None
-    input_dropout: SomeRate = None
-    dropout: SomeRate = None
-    optimizer: SomeOptimizer = None
-    learning_rate: SomeLearningRate = None
-    weight_decay: SomeDecay = None
-    momentum: SomeFraction = None
-    schedule: SomeSchedule = None
-    warmup: SomeFraction = None
-    label_smoothing: SomeFraction = None
-    class_weights: SomeClassWeights = None
-    epochs: SomeEpochs = None
-    l2: SomePenalty = None
-
     def around(self, head: HeadConfig) -> Self:
         """Return the space with the fields that it leaves out fixed at a head's values."""
         fields = type(self).model_fields
@@ -157,16 +107,18 @@ class SearchSpace(Section):
         return self.model_copy(update=kept)
 
 
-DEFAULT_SPACE = SearchSpace(
-    kind="ridge",
-    layers="any",
-    hidden_layers=Range[HiddenLayers](choices=(0, 1)),
-    width=Range[Width](choices=(64, 128, 256)),
-    activation=Choices[Activation](choices=("relu", "gelu")),
-    normalisation=Choices[Normalisation](choices=("none", "standardise", "layer_norm")),
-    input_dropout=Range[Rate](choices=(0.0, 0.3)),
-    dropout=Range[Rate](low=0.0, high=0.6, step=0.1),
-    learning_rate=Range[LearningRate](low=3e-4, high=1e-2, log=True),
-    weight_decay=Range[Decay](low=1e-5, high=1e-1, log=True),
-    l2=Range[Penalty](low=1e-4, high=1.0, log=True),
+DEFAULT_SPACE = SearchSpace.model_validate(
+    {
+        "kind": "ridge",
+        "layers": "any",
+        "hidden_layers": {"choices": [0, 1]},
+        "width": {"choices": [64, 128, 256]},
+        "activation": {"choices": ["relu", "gelu"]},
+        "normalisation": {"choices": ["none", "standardise", "layer_norm"]},
+        "input_dropout": {"choices": [0.0, 0.3]},
+        "dropout": {"low": 0.0, "high": 0.6, "step": 0.1},
+        "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
+        "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+        "l2": {"low": 1e-4, "high": 1.0, "log": True},
+    }
 ).around(HeadConfig())

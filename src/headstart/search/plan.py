@@ -14,9 +14,8 @@ from headstart.common.files import sha256_of_json
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import check_metric
-from headstart.params.head import Layers
 from headstart.params.search import SearchParams
-from headstart.params.search_space import Choices
+from headstart.params.search_space import SearchSpace
 
 # How heads are found, not what their values mean.
 _OF_SEARCHING = ("space", "default_head", "sampler", "pruner")
@@ -93,20 +92,20 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
 
 def with_blocks(search: SearchParams, layers: Sequence[str]) -> SearchParams:
     """The same search, `space.layers: any` replaced by all sets of these feature blocks."""
-    if search.space.layers != "any":
+    space: Any = search.space  # its fields are made of HeadConfig's
+    if space.layers != "any":
         return search
-    if len(layers) == 1:
-        chosen: Any = "all"
-    else:
+    chosen: Any = "all"
+    if len(layers) > 1:
         sets = [
             "+".join(some)
             for size in range(1, len(layers))
             for some in itertools.combinations(layers, size)
             if some != (layers[0],) and len(layers) <= _MOST_BLOCKS
         ]
-        chosen = Choices[Layers](choices=("last", "all", *sets))
-    space = search.space.model_copy(update={"layers": chosen})
-    return search.model_copy(update={"space": space})
+        chosen = {"choices": ("last", "all", *sets)}
+    changed = SearchSpace.model_validate({**space.model_dump(), "layers": chosen})
+    return search.model_copy(update={"space": changed})
 
 
 def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -8,54 +8,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from headstart.common.errors import SearchError
 from headstart.heads.config import HeadConfig
+from headstart.params.head import USED
 from headstart.params.search_space import Choices, Range, SearchSpace
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Values = Mapping[str, Any]
 Choose = Callable[[str, Any], Any]
 """Answers (field name, its `Choices` or `Range`) with a value."""
 
 
-def _always(_: Values) -> bool:
-    return True
-
-
-def _of_network(head: Values) -> bool:
-    return bool(head["kind"] == "network")
-
-
-def _of_hidden(head: Values) -> bool:
-    return _of_network(head) and head["hidden_layers"] > 0
-
-
-# Every field after those that its condition reads.
-_USED: dict[str, Callable[[Values], bool]] = {
-    "kind": _always,
-    "layers": _always,
-    "normalisation": lambda head: head["kind"] != "ridge",
-    "class_weights": _always,
-    "l2": lambda head: head["kind"] == "logistic_regression",
-    "hidden_layers": _of_network,
-    "width": _of_hidden,
-    "activation": _of_hidden,
-    "dropout": _of_hidden,
-    "input_dropout": _of_network,
-    "optimizer": _of_network,
-    "learning_rate": _of_network,
-    "weight_decay": _of_network,
-    "momentum": lambda head: _of_network(head) and head["optimizer"] == "sgd",
-    "schedule": _of_network,
-    "warmup": lambda head: _of_network(head) and head["schedule"] == "cosine",
-    "label_smoothing": _of_network,
-    "epochs": _of_network,
-}
-FIELDS = tuple(_USED)
+FIELDS = tuple(USED)
 # Those that the conditions of others read.
 _DECISIVE = ("kind", "hidden_layers", "optimizer", "schedule")
 
@@ -63,7 +28,7 @@ _DECISIVE = ("kind", "hidden_layers", "optimizer", "schedule")
 def suggest(space: SearchSpace, choose: Choose) -> HeadConfig:
     """The head that `choose` makes of the space; it is asked only for fields that count."""
     chosen: dict[str, Any] = {}
-    for name, counts in _USED.items():
+    for name, counts in USED.items():
         if counts(chosen):
             domain = getattr(space, name)
             chosen[name] = choose(name, domain) if _is_open(domain) else domain
@@ -107,22 +72,6 @@ def distributions(space: SearchSpace, fields: Mapping[str, Any]) -> dict[str, An
                 float(domain.low), float(domain.high), log=domain.log, step=domain.step
             )
     return found
-
-
-def drawing(chance: np.random.Generator) -> Choose:
-    """Choose uniformly, or log-uniformly where the range says so."""
-
-    def choose(name: str, domain: Any) -> Any:
-        if domain.choices is not None or domain.step is not None:
-            return _value_at(domain, int(chance.integers(_count(name, domain))))
-        low, high = domain.low, domain.high
-        if domain.log:
-            value = float(np.exp(chance.uniform(np.log(low), np.log(high))))
-        else:
-            value = float(chance.uniform(low, high + (1 if _is_whole(name) else 0)))
-        return int(np.clip(int(value), low, high)) if _is_whole(name) else value
-
-    return choose
 
 
 def grid_size(space: SearchSpace) -> int | None:
@@ -175,7 +124,7 @@ def _size(space: SearchSpace, fields: Sequence[str], chosen: dict[str, Any]) -> 
         return 1
     name, *rest = fields
     domain = getattr(space, name)
-    if not _USED[name](chosen):
+    if not USED[name](chosen):
         return _size(space, rest, chosen)
     if name in _DECISIVE:
         return sum(_size(space, rest, {**chosen, name: value}) for value in _values(space, name))
@@ -186,7 +135,7 @@ def _head_at(space: SearchSpace, index: int) -> HeadConfig:
     """One head of a finite space, by its place in the order of its fields."""
     chosen: dict[str, Any] = {}
     for position, name in enumerate(FIELDS, start=1):
-        if not _USED[name](chosen):
+        if not USED[name](chosen):
             continue
         domain, rest = getattr(space, name), FIELDS[position:]
         if name in _DECISIVE:
@@ -211,13 +160,13 @@ def essence(head: HeadConfig) -> HeadConfig:
     """
     values = head.model_dump()
     return HeadConfig.model_validate(
-        {name: values[name] for name, counts in _USED.items() if counts(values)}
+        {name: values[name] for name, counts in USED.items() if counts(values)}
     )
 
 
 def is_used(head: HeadConfig, name: str) -> bool:
     """Whether a field counts for this head."""
-    return _USED[name](head.model_dump())
+    return USED[name](head.model_dump())
 
 
 def known_fields(space: SearchSpace, head: HeadConfig) -> dict[str, Any]:
@@ -225,7 +174,7 @@ def known_fields(space: SearchSpace, head: HeadConfig) -> dict[str, Any]:
     values = head.model_dump()
     return {
         name: values[name]
-        for name, counts in _USED.items()
+        for name, counts in USED.items()
         if counts(values)
         and _is_open(getattr(space, name))
         and _allows(getattr(space, name), values[name])
@@ -240,7 +189,7 @@ def is_in_space(space: SearchSpace, head: HeadConfig) -> bool:
         _allows(getattr(space, name), values[name])
         if counts(values)
         else values[name] == defaults[name]
-        for name, counts in _USED.items()
+        for name, counts in USED.items()
     )
 
 
