@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.encoders.costs import Cost
 from headstart.features.feature_store import FeatureRows, write_features
 
 
@@ -19,6 +20,7 @@ def write_made_features(
     fingerprint: str = "f" * 64,
     blocks: dict[str, slice] | None = None,
     validation_given: bool = False,
+    costs: dict[str, Cost] | None = None,
 ) -> None:
     """Write a store whose classes overlap a little; two rows in three are for training."""
     chance = np.random.default_rng(seed)
@@ -39,4 +41,5 @@ def write_made_features(
         contract={"backbone": "made-up"},
         fingerprint=fingerprint,
         validation_given=validation_given,
+        costs=costs or {},
     )

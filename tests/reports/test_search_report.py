@@ -1,5 +1,6 @@
 """reports/search/: its plots and its page, from trials made by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,35 @@ def test_a_page_of_three_trials_says_what_they_cannot_tell(
     few = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, result.trials[:3])
     write_search_report(tmp_path, few, SEARCH)
     assert "Too few networks completed to tell." in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_the_page_shows_accuracy_against_cost(tmp_path: Path) -> None:
+    costs = {"all": 800.0, "last": 790.0, "block14_add": 400.0, "block10_add": 200.0}
+    values = {"all": 0.3, "last": 0.4, "block14_add": 0.35, "block10_add": 0.6}
+    trials = tuple(
+        replace(
+            _trial(number, HeadConfig(kind="ridge", layers=layers), values[layers]),
+            mflops=cost,
+            model_mb=cost / 100,
+        )
+        for number, (layers, cost) in enumerate(costs.items())
+    )
+    solved = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, trials)
+    write_search_report(tmp_path, solved, SEARCH)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    front = page.split("<h2>Accuracy against cost</h2>")[1].split("</table>")[0]
+    assert [
+        name
+        for name in ("all", "block14_add", "block10_add", "last")
+        if f"<td>{name}</td>" in front
+    ] == [
+        "all",
+        "block14_add",
+        "block10_add",
+    ]
+    assert '<td class="number">400.0</td><td class="number">4.00</td>' in front
+    assert "MFLOPs an image</text>" in front
+    assert list(pd.read_csv(tmp_path / "trials.csv")["mflops"]) == list(costs.values())
 
 
 def test_a_page_without_networks_says_nothing_of_epochs(tmp_path: Path) -> None:

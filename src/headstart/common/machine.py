@@ -1,9 +1,12 @@
-"""The machine that this process runs on: its cores, its processor, its libraries."""
+"""The machine that this process runs on: cores, processor, memory, libraries."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
@@ -26,3 +29,15 @@ def library_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def available_memory() -> float:
+    """Return how many bytes of memory may still be used, by the system or the container."""
+    # Only long stages ask; it is not imported where a name or a version is wanted.
+    import psutil
+
+    available = float(psutil.virtual_memory().available)
+    for path in (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            available = min(available, float(path.read_text(encoding="ascii")))
+    return available

@@ -1,4 +1,4 @@
-"""The frozen model of a recipe on disk: backbone.h5 as Keras saves it, and exported to ONNX.
+"""The frozen model of a recipe on disk: backbone.h5 as Keras saves it, exported to ONNX, its cost.
 
 All are made once and kept in the cache, so that later runs need neither the weights nor
 TensorFlow. Each has its sha256 beside it, as `sha256sum --check` reads it, and is checked whenever
@@ -7,16 +7,17 @@ it is opened: a changed one is made again. Knows nothing of images.
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from headstart.common.errors import ParamsError
-from headstart.common.files import replacing, sha256_of_file, write_text
+from headstart.common.files import read_json, replacing, sha256_of_file, write_json, write_text
 from headstart.common.quiet import quiet_keras
 from headstart.common.terminal import say
+from headstart.encoders.costs import Cost, block_costs
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class FrozenModel:
     @property
     def h5(self) -> Path:
         return self.folder / "backbone.h5"
+
+    @property
+    def costs(self) -> Path:
+        return self.folder / "costs.json"
 
     @property
     def onnx(self) -> Path:
@@ -56,8 +61,17 @@ class FrozenModel:
             model = self.build()
             with replacing(self.h5) as temporary, quiet_keras():
                 model.save(temporary, include_optimizer=False)
+            self._require(self.costs, lambda: self._write_costs(model))
 
         return self._require(self.h5, save)
+
+    def block_costs(self) -> dict[str, Cost]:
+        """Return what the encoder costs up to each of its feature blocks; counted once."""
+        path = self._require(self.costs, lambda: self._write_costs(self.load()))
+        return {name: Cost(**values) for name, values in read_json(path).items()}
+
+    def _write_costs(self, model: Any) -> None:
+        write_json(self.costs, {name: asdict(cost) for name, cost in block_costs(model).items()})
 
     def require_onnx(self) -> Path:
         """Return the path of model.onnx, exported when it is missing or changed."""

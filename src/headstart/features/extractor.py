@@ -25,6 +25,7 @@ from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
 from headstart.encoders.catalogue import encoder_named, row_layers, shown_layers
+from headstart.encoders.costs import Cost
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import HalvingForward, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
@@ -100,6 +101,13 @@ class Extractor:
             if layer in shown
         }
 
+    def costs(self) -> dict[str, Cost]:
+        """What the encoder costs up to each layer that a row may hold."""
+        held = row_layers(encoder_named(self.extract.encoder), self.extract)
+        found = self.frozen().block_costs()
+        # An encoder with one block ends in it.
+        return found if len(held) > 1 else dict(zip(held, found.values(), strict=True))
+
     def how(self) -> str:
         """Encoder, runtime and precision, for a person."""
         return f"{self.extract.encoder} in {self.extract.runtime} {self.extract.precision}"
@@ -151,6 +159,7 @@ def extract_features(
             contract=extractor.contract(),
             fingerprint=fingerprint(extractor.contract()),
             validation_given=manifest.is_given("validation"),
+            costs=extractor.costs(),
         )
         extractor.frozen().copy_h5(encoder)
         cache.merge()

@@ -8,9 +8,9 @@ how features are made.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import h5py
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from headstart.common.errors import FormatError
 from headstart.common.files import replacing
 from headstart.common.hdf5 import Strings, check_format, gather, map_dataset, open_h5, write_strings
+from headstart.encoders.costs import Cost
 
 FORMAT, FORMAT_VERSION = "headstart-features", 2
 _STRINGS = ("sha256", "paths", "splits", "groups")
@@ -69,11 +70,13 @@ def write_features(
     contract: Mapping[str, Any],
     fingerprint: str,
     validation_given: bool = False,
+    costs: Mapping[str, Cost] = MappingProxyType({}),
 ) -> None:
     """Write a store atomically; the same rows give the same bytes.
 
     Args:
         validation_given: the validation split came with the data.
+        costs: of the encoder up to each layer, where it is known.
         parts: float32 (n, n_views, row length), together one row an image of `rows`.
         blocks: layer → its columns of the parts, in the order in which heads see them.
     """
@@ -85,6 +88,8 @@ def write_features(
         file.attrs["contract"] = json.dumps(dict(contract), sort_keys=True)
         file.attrs["fingerprint"] = fingerprint
         file.attrs["validation_given"] = validation_given
+        of_blocks = {layer: asdict(costs[layer]) for layer in blocks if layer in costs}
+        file.attrs["costs"] = json.dumps(of_blocks, sort_keys=True)
         file.create_dataset("labels", data=np.asarray(rows.label_ids, np.int64))
         for name in _STRINGS:
             write_strings(file, name, getattr(rows, name))
@@ -121,6 +126,8 @@ class FeatureStore:
             self.contract: dict[str, Any] = json.loads(file.attrs["contract"])
             self.fingerprint = str(file.attrs["fingerprint"])
             self.validation_given = bool(file.attrs.get("validation_given", False))
+            costs = json.loads(file.attrs.get("costs", "{}"))
+            self.costs = {layer: Cost(**values) for layer, values in costs.items()}
             self.label_ids: NDArray[np.int64] = file["labels"][...]
             self._encoded = {name: file[name][...] for name in _STRINGS}
             self._blocks: dict[str, NDArray[np.float32]] = {

@@ -21,6 +21,7 @@ class SearchParams(Section):
 
     rarely_changed: ClassVar = frozenset(
         {"judged_on", "pruner", "patience", "batch_size", "reuse_trials"}
+        | {"max_mflops", "max_model_mb"}
     )
 
     no_longer: ClassVar = {"population": "networks are trained one after another"}
@@ -47,6 +48,12 @@ class SearchParams(Section):
     workers: int = Field(1, ge=1, le=256, description="processes on this machine")
     storage: str | None = Field(None, description="an Optuna URL; null: one SQLite file")
     reuse_trials: Flag = Field(False, description="start a study with old trials that fit")
+    max_mflops: float | None = Field(
+        None, gt=0, description="most floating-point operations of the model an image, in millions"
+    )
+    max_model_mb: float | None = Field(
+        None, gt=0, description="most megabytes of the model's weights"
+    )
     default_head: HeadConfig = Field(DEFAULT_HEAD, description="the first trial")
     space: SearchSpace = Field(DEFAULT_SPACE)
 

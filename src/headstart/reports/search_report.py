@@ -77,6 +77,7 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "rows": rows,
         "failed": [trial for trial in result.trials if trial.state == "FAIL"],
         **_charts(result, fields),
+        **_costs(result),
         "importances": importances(result, search.space),
         "parallel_coordinates": parallel_coordinates(result, search.space),
     }
@@ -225,6 +226,32 @@ def _charts(result: StudyResult, fields: Sequence[Field]) -> dict[str, Any]:
         "Validation curves of the best networks",
     )
     return {"history": history.svg(), "slices": slices, "learning_curves": learning_curves.svg()}
+
+
+def _costs(result: StudyResult) -> dict[str, Any]:
+    """Draw the value against what the model costs, and the Pareto front."""
+    trials = [trial for trial in result.ranked() if trial.mflops is not None]
+    front = result.pareto_front()
+    if len({trial.mflops for trial in trials}) < 2:
+        return {"front": []}
+    limits = _limits(_values(trials), result)
+    costs = np.array([trial.mflops for trial in trials], np.float64)
+    at = np.array([trial.mflops for trial in front], np.float64)
+    # What is cheaper than the next of the front is at most as good as the one before.
+    room = 0.04 * (costs.max() - costs.min())
+    x, y = np.repeat([*at, costs.max() + room], 2)[1:-1], np.repeat(_values(front), 2)
+    series = [Series("Pareto front", x, y[: len(x)])]
+    for kind, label in _KINDS.items():
+        rows = [i for i, t in enumerate(trials) if t.config and t.config.kind == kind]
+        series.append(Series(label, costs[rows], _values(trials)[rows], line=False, dots=True))
+    better = "higher" if result.direction == "maximize" else "lower"
+    chart = Chart(
+        Axis("MFLOPs an image", (costs.min() - room, costs.max() + room), percent=False),
+        Axis(f"{result.metric.replace('_', ' ')} ({better} is better)", limits, percent=False),
+        [_within(one, limits) for one in series if len(one.x)],
+        "The value of each trial against what its model costs",
+    )
+    return {"front": front, "costs": chart.svg()}
 
 
 def importances(result: StudyResult, space: search_space.SearchSpace) -> dict[str, float]:

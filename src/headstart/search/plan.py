@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import SearchError
 from headstart.common.files import sha256_of_json
+from headstart.encoders.costs import Cost
 from headstart.features.feature_store import FeatureStore
+from headstart.heads.config import HeadConfig
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import check_metric
 from headstart.params.search import SearchParams
 from headstart.params.search_space import SearchSpace
+from headstart.search.costs import model_cost
 
 # How heads are found, not what their values mean.
-_OF_SEARCHING = ("space", "default_head", "sampler", "pruner")
+_OF_SEARCHING = ("space", "default_head", "sampler", "pruner", "max_mflops", "max_model_mb")
 _FOLDS = 5
 # Of more blocks there are too many sets to try each.
 _MOST_BLOCKS = 5
@@ -33,6 +36,7 @@ class StudyPlan:
         blocks: layer → its columns of `features`.
         label_ids: int64 (n,).
         keys: of the duplicate groups that rows belong to.
+        costs: of the encoder up to each layer, where it is known.
         topic: all that the name covers; a study of the same topic is resumed.
     """
 
@@ -42,6 +46,7 @@ class StudyPlan:
     keys: tuple[str, ...]
     folds: tuple[Fold, ...]
     n_classes: int
+    costs: dict[str, Cost]
     name: str
     topic: dict[str, Any]
 
@@ -49,6 +54,10 @@ class StudyPlan:
     def judged_rows(self) -> NDArray[np.int64]:
         """The rows that some fold holds out, ascending."""
         return np.unique(np.concatenate([fold.validation for fold in self.folds]))
+
+    def cost(self, config: HeadConfig) -> Cost | None:
+        """What the model of a head would cost; None where the encoder's cost is not known."""
+        return model_cost(config, self.blocks, self.costs, self.n_classes)
 
 
 def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> StudyPlan:
@@ -85,6 +94,7 @@ def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> Study
         keys=tuple(batch.groups),
         folds=tuple(folds),
         n_classes=len(store.classes),
+        costs=store.costs,
         name=f"{_described(store, search, len(rows), most)}-{sha256_of_json(topic)[:12]}",
         topic=topic,
     )
@@ -154,3 +164,8 @@ def _check(store: FeatureStore, search: SearchParams) -> None:
                 f"ingest.split.{split}"
             )
     check_metric(search.metric, len(store.classes))
+    if not store.costs and (search.max_mflops or search.max_model_mb):
+        raise SearchError(
+            "search.max_mflops and search.max_model_mb need to know what the encoder costs, but "
+            f"{store.path} does not say: run `dvc repro --force extract`"
+        )

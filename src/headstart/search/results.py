@@ -14,7 +14,15 @@ from headstart.heads.metrics import DIRECTION, objective
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan
 from headstart.search.selection import AnswerStore, Corrected, correct_for_selection
-from headstart.search.study import REASON, RESULT, REUSED, open_storage, storage_url
+from headstart.search.study import (
+    MFLOPS,
+    MODEL_MB,
+    REASON,
+    RESULT,
+    REUSED,
+    open_storage,
+    storage_url,
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,10 @@ class TrialResult:
         value_std: sample standard deviation over folds and repeats; 0 where there is one.
         best_epoch: from 1.
         curve: by metric, one value an epoch; the same metrics in every trial.
-        reason: why it failed.
+        reason: why it failed, or was not trained.
         reused_from: study and number of the trial that this one was taken from, or empty.
+        mflops, model_mb: the cost of the model, millions of operations an image and megabytes of
+            weights; None where it is not known.
     """
 
     number: int
@@ -43,6 +53,8 @@ class TrialResult:
     curve: dict[str, list[float]]
     reason: str
     reused_from: str
+    mflops: float | None = None
+    model_mb: float | None = None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -93,6 +105,16 @@ class StudyResult:
         sign = -1 if self.direction == "maximize" else 1
         return sorted(done, key=lambda t: (sign * objective(self.metric, t.at_best()), t.number))
 
+    def pareto_front(self) -> list[TrialResult]:
+        """The trials than which none is both as good and cheaper, the cheapest first."""
+        front: list[TrialResult] = []
+        least = float("inf")
+        for trial in self.ranked():
+            if trial.mflops is not None and trial.mflops < least:
+                front.append(trial)
+                least = trial.mflops
+        return front[::-1]
+
     def best_head(self) -> BestHead:
         """The winner, as data/best_head.json holds it."""
         best = self.best
@@ -124,6 +146,8 @@ class StudyResult:
                 "best_epoch": trial.best_epoch,
                 "epochs": len(trial.curve.get(self.metric, [])),
                 **{f"validation_{name}": trial.at_best().get(name) for name in metrics},
+                "mflops": trial.mflops,
+                "model_mb": trial.model_mb,
                 **trial.params,
                 "reason": trial.reason,
                 "reused_from": trial.reused_from,
@@ -176,4 +200,6 @@ def _trial_result(trial: FrozenTrial, metric: str) -> TrialResult:
         curve=curve,
         reason=reason,
         reused_from=trial.user_attrs.get(REUSED, ""),
+        mflops=trial.user_attrs.get(MFLOPS),
+        model_mb=trial.user_attrs.get(MODEL_MB),
     )

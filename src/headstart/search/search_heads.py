@@ -18,6 +18,7 @@ from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.common.progress import begin_step
 from headstart.features.feature_store import FeatureStore
 from headstart.params.search import SearchParams
+from headstart.search.memory import check_memory
 from headstart.search.plan import plan_study, with_blocks
 from headstart.search.results import StudyResult, read_study
 from headstart.search.study import answering_storage, study_exists
@@ -38,6 +39,7 @@ def run_study(
     """
     search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed)
+    check_memory(plan, search)
     deadline = _deadline(search)
     with answering_storage(search, storage_folder):
         for turn in itertools.count():
@@ -59,6 +61,11 @@ def run_study(
                     worker.run(deadline)
         result = read_study(plan, search, storage_folder)
     if all(trial.value is None for trial in result.trials):
+        if skipped := [t.reason for t in result.trials if t.state == "PRUNED" and t.reason]:
+            raise SearchError(
+                f"no head that was tried fits the limits, the last needs {skipped[-1]}: raise "
+                "them, or let search.space.layers choose blocks of earlier layers"
+            )
         raise SearchError(
             "a search needs a completed trial to choose from, but none completed: "
             "raise search.timeout_s or search.n_trials, or look at the reasons in the study"

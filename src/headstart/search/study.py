@@ -27,6 +27,7 @@ from headstart.common.secrets import without_secrets
 from headstart.heads.config import HeadConfig
 from headstart.heads.metrics import DIRECTION
 from headstart.params.search import SearchParams
+from headstart.search.costs import excess
 from headstart.search.plan import StudyPlan, may_share_trials
 from headstart.search.sampling import first_heads, is_enumerated, make_pruner
 from headstart.search.space import distributions, essence, grid, is_in_space, known_fields
@@ -41,6 +42,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attributes of trials.
 HEAD, WORKER, RESULT, REASON = "head", "worker", "result", "reason"
 RETRY_OF, REUSED = "retry_of", "reused_from"
+MFLOPS, MODEL_MB = "mflops", "model_mb"
 # A user attribute of studies.
 TOPIC = "topic"
 
@@ -227,14 +229,15 @@ def _add_old_trials(
             if REUSED in trial.user_attrs or origin in known or "config" not in result:
                 continue
             head = HeadConfig.model_validate(result["config"])
-            if is_in_space(search.space, head):
+            if is_in_space(search.space, head) and not excess(search, plan.cost(head)):
                 fields = known_fields(search.space, head)
+                costs = {k: v for k, v in trial.user_attrs.items() if k in (MFLOPS, MODEL_MB)}
                 study.add_trial(
                     create_trial(
                         value=trial.value,
                         params=fields,
                         distributions=distributions(search.space, fields),
-                        user_attrs={RESULT: result, REUSED: origin},
+                        user_attrs={**costs, RESULT: result, REUSED: origin},
                         intermediate_values=trial.intermediate_values,
                     )
                 )

@@ -20,6 +20,7 @@ from headstart.heads.curve import Curve
 from headstart.heads.metrics import softmax
 from headstart.heads.trainer import CrossValidation, HeadTrainer, mean_by_row
 from headstart.params.search import SearchParams
+from headstart.search.costs import excess
 from headstart.search.plan import StudyPlan
 from headstart.search.sampling import make_sampler
 from headstart.search.selection import AnswerStore
@@ -27,6 +28,8 @@ from headstart.search.space import asking, known_fields, suggest
 from headstart.search.study import (
     HEAD,
     HEARTBEAT_S,
+    MFLOPS,
+    MODEL_MB,
     REASON,
     RESULT,
     WORKER,
@@ -97,6 +100,10 @@ class Worker:
         with progress_bar(total=search.n_trials, unit="trials", title="search") as bar:
             while time.monotonic() < deadline and (asked := self.ask()) is not None:
                 trial, config = asked
+                if over := excess(search, plan.cost(config)):
+                    self.skip(trial, config, over)
+                    bar.update(1)
+                    continue
                 try:
                     with self._heartbeats(trial):
                         self._run_trial(trainer, trial, config)
@@ -144,17 +151,28 @@ class Worker:
             "value_std": curve.spread[best - 1],
             "curve": curve.values,
         }
+        cost = self._plan.cost(found.config)
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, result)
+            if cost is not None:
+                trial.set_user_attr(MFLOPS, cost.mflops)
+                trial.set_user_attr(MODEL_MB, cost.megabytes)
             value = None if state else curve.objective
             self.study.tell(trial, value, state=state, skip_if_finished=True)
 
     def fail(self, trial: optuna.Trial, config: HeadConfig, reason: str) -> None:
         """Tell that a trial has failed."""
+        self._end(trial, config, reason, TrialState.FAIL)
+
+    def skip(self, trial: optuna.Trial, config: HeadConfig, reason: str) -> None:
+        """Tell that a head was not trained; to a sampler it is as bad as any."""
+        self._end(trial, config, reason, TrialState.PRUNED)
+
+    def _end(self, trial: optuna.Trial, config: HeadConfig, reason: str, state: TrialState) -> None:
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, {"config": config.model_dump(mode="json")})
             trial.set_user_attr(REASON, reason)
-            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            self.study.tell(trial, state=state, skip_if_finished=True)
 
     def _run_trial(self, trainer: HeadTrainer, trial: optuna.Trial, config: HeadConfig) -> None:
         plan, search, is_pruned = self._plan, self._search, False

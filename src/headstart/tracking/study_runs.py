@@ -133,6 +133,8 @@ def _log_trials(store: TrackingStore, parent_id: str, result: StudyResult) -> No
         now_ms = int(time.time() * 1000)
         finals = {} if trial.value is None else {"value": trial.value}
         finals |= {f"val_{name}": value for name, value in trial.at_best().items()}
+        costs = {"mflops": trial.mflops, "model_mb": trial.model_mb}
+        finals |= {name: value for name, value in costs.items() if value is not None}
         metrics = [Metric(name, value, now_ms, 0) for name, value in finals.items()]
         for step, values in enumerate(zip(*trial.curve.values(), strict=True), start=1):
             epoch = curve_names(dict(zip(trial.curve, values, strict=True)))
