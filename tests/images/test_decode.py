@@ -15,6 +15,7 @@ from headstart.images import colour
 from headstart.images.decode import (
     RejectedImage,
     decode,
+    decode_image,
     decode_input,
     decode_preview,
     resize,
@@ -260,11 +261,54 @@ SIZES = [(64, 48), (48, 64), (1, 1), (500, 3), (3, 500), (224, 224), (31, 77)]
 def test_decode_square_is_decode_then_resize(fit: Any, resampling: Any) -> None:
     params = ImageParams(size=32, fit=fit, resampling=resampling)
     for seed, size in enumerate(SIZES):
-        data = encode(picture(seed, size), "JPEG")
+        # a JPEG of twice the size and more is decoded at a fraction of it
+        data = encode(picture(seed, size), "PNG" if min(size) >= 64 else "JPEG")
         square = decode_input(data, params)
         assert square.shape == (32, 32, 3)
         assert square.dtype == np.uint8
         assert np.array_equal(square, resize(decode(data), params))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1000, 700), (1023, 767), (4000, 3000), (300, 2500)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_fraction_to_nearly_the_same_pixels(
+    size: tuple[int, int], orientation: int
+) -> None:
+    smooth = Image.fromarray(_landscape(*size))
+    data = encode(smooth, "JPEG", quality=95, exif=oriented(orientation))
+    params = ImageParams(size=100)
+    scaled, whole = decode_image(data, least_px=100)
+    assert whole == (size if orientation == 1 else size[::-1])
+    assert min(scaled.size) >= 100
+    assert min(scaled.size) < 200 or scaled.size[0] * 8 <= whole[0] + 7
+    difference = decode_input(data, params).astype(int) - resize(decode(data), params)
+    mean = np.abs(difference).mean()
+    assert mean < 2
+    # nor is there a seam where blocks are cut off by the border
+    assert np.abs(difference[[0, -1]]).mean() < mean + 1
+    assert np.abs(difference[:, [0, -1]]).mean() < mean + 1
+
+
+def test_a_large_jpeg_that_is_cut_off_is_rejected_at_any_scale() -> None:
+    data = encode(Image.fromarray(_landscape(1600, 1200)), "JPEG", quality=90)
+    for share in (0.2, 0.5, 0.9, 0.999):
+        for least in (None, 100, 256):
+            with pytest.raises(RejectedImage) as caught:
+                decode_image(data[: int(share * len(data))], least_px=least)
+            assert caught.value.code == "truncated"
+
+
+def _landscape(width: int, height: int) -> NDArray[np.uint8]:
+    """Waves of every length, and noise as of a camera; uint8 (height, width, 3)."""
+    chance = np.random.default_rng(width)
+    y, x = np.mgrid[:height, :width]
+    waves = [
+        np.sin(x * 2 * np.pi / length + y / length * k)
+        for k, length in enumerate((width, width / 7, 60, 9), start=1)
+    ]
+    grey = 128 + 25 * sum(waves)
+    noisy = grey[..., None] * [1, 0.9, 0.7] + chance.normal(0, 4, (height, width, 3))
+    return np.asarray(np.clip(noisy, 0, 255), np.uint8)
 
 
 def test_crop_takes_the_centre_and_pad_adds_black() -> None:

@@ -39,6 +39,8 @@ STATISTICS = np.dtype(
 colours: all of Cb, then all of Cr, each NO_COLOUR where there is none."""
 
 _VERSION = 4
+# Large JPEGs are decoded at a fraction of their size, the same whatever the input size is.
+_LEAST_SIDE = 256
 _SAMPLED_SIDE, _SMALL_SIDE, _TINY_SIDE = 192, 64, 48
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
 _LEVELS = 256
@@ -84,9 +86,9 @@ def inspect(data: bytes, sha256: bytes, *, max_pixels: int) -> NDArray[Any]:
 
 def sample(data: bytes, sha256: bytes, *, max_pixels: int) -> Sample:
     """Decode an image and keep what `statistics_of` needs; raises as `inspect` does."""
-    image = decode_image(data, max_pixels=max_pixels)
+    image, size = decode_image(data, max_pixels=max_pixels, least_px=_LEAST_SIDE)
     pixels = _shrink(image, _SAMPLED_SIDE, Image.Resampling.NEAREST)
-    return Sample(sha256, len(data), image.size, pixels)
+    return Sample(sha256, len(data), size, pixels)
 
 
 def statistics_of(samples: Sequence[Sample]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
 from headstart.heads.backend import gradients
-from headstart.images.decode import MAX_PIXELS, decode, resize
+from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.assemble import logits_of, pooled_maps
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import predict_batch
@@ -137,11 +137,10 @@ def explain_files(
     taken: set[str] = set()
     for path in paths:
         try:
-            picture = decode(path.read_bytes(), max_pixels=max_pixels)
+            pixels = decode_input(path.read_bytes(), image, max_pixels=max_pixels)
         except (DataError, OSError) as error:
             yield Explanation(path, reason=str(error))
             continue
-        pixels = resize(picture, image)
         probabilities = predict_batch(loaded.model, pixels[None])[0]
         order = np.argsort(-probabilities, kind="stable")[:top]
         heat = cam.heat(pixels[None], order[:1].astype(np.int64))[0]

@@ -39,17 +39,18 @@ class ViewPlan:
     def input_pixels(
         self, data: bytes, sha256: str, views: tuple[int, ...], image: ImageParams, max_pixels: int
     ) -> NDArray[np.uint8]:
-        """The asked views of an encoded image, uint8, shape (len(views), size, size, 3)."""
-        if views == (0,):
-            return decode_input(data, image, max_pixels=max_pixels)[np.newaxis]
-        pixels = decode(data, max_pixels=max_pixels)
-        return np.stack([self._square(pixels, sha256, view, image) for view in views])
+        """The asked views of an encoded image, ascending, uint8 (len(views), size, size, 3)."""
+        found = []
+        if 0 in views:
+            found.append(decode_input(data, image, max_pixels=max_pixels))
+        if augmented := [view for view in views if view != 0]:
+            pixels = decode(data, max_pixels=max_pixels)
+            found += [self._square(pixels, sha256, view, image) for view in augmented]
+        return np.stack(found)
 
     def _square(
         self, pixels: NDArray[np.uint8], sha256: str, view: int, image: ImageParams
     ) -> NDArray[np.uint8]:
-        if view == 0:
-            return resize(pixels, image)
         digest = hashlib.sha256(self.key(view) + bytes.fromhex(sha256)).digest()
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
         return resize(_augmented(pixels, generator), image)

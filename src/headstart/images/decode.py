@@ -16,7 +16,7 @@ from headstart.common.errors import DataError, one_line
 from headstart.images.colour import to_rgb
 from headstart.params.image import ImageParams
 
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Part of every cache key; rises when the same bytes come to mean other pixels."""
 
 MAX_PIXELS = 100_000_000
@@ -44,6 +44,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FIRST_ON_ITS_SIDE = 5
 _MOST_JPEG_SCANS = 100
 # As libjpeg finds a marker: neither a stuffed zero nor a fill byte follows its 0xFF.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
@@ -77,7 +78,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         RejectedImage: the bytes are not an image, are damaged, or have more than `max_pixels`
             pixels (checked by the header, before pixels are allocated).
     """
-    return np.asarray(decode_image(data, max_pixels=max_pixels))
+    return np.asarray(decode_image(data, max_pixels=max_pixels)[0])
 
 
 def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
@@ -88,28 +89,39 @@ def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
 def decode_input(
     data: bytes, image: ImageParams, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Return `resize(decode(data))` without the copies between the two; raises as `decode` does."""
-    return np.asarray(_resize_image(decode_image(data, max_pixels=max_pixels), image))
+    """Decode to the input size, shape (size, size, 3), read-only; raises as `decode` does.
+
+    A JPEG is decoded at the smallest of its scales at which both sides are at least that size; any
+    other image is `resize(decode(data))`.
+    """
+    picture, _ = decode_image(data, max_pixels=max_pixels, least_px=image.size)
+    return np.asarray(_resize_image(picture, image))
 
 
 def decode_preview(
     data: bytes, max_side_px: int, *, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode pixels to show a person, at least `max_side_px` large where the image is.
-
-    JPEG is decoded at a fraction of its size, which is many times faster. Never to be learned from.
-    """
-    return np.asarray(decode_image(data, max_pixels=max_pixels, preview_px=max_side_px))
+    """Decode pixels to show a person, at least `max_side_px` large where the image is."""
+    return np.asarray(decode_image(data, max_pixels=max_pixels, least_px=max_side_px)[0])
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, preview_px: int | None = None
-) -> Image.Image:
-    """Decode as `decode` does, to Pillow's RGB image, for callers that continue with Pillow."""
+    data: bytes, *, max_pixels: int = MAX_PIXELS, least_px: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode as `decode` does, to Pillow's RGB image, for callers that continue with Pillow.
+
+    Args:
+        least_px: decode a JPEG at a half, a quarter or an eighth, where both sides stay as large.
+            Its blocks are transformed to fewer pixels, which are means of the others but for
+            rounding, in a fraction of the time.
+
+    Returns:
+        The image, and width and height of the whole.
+    """
     if not data:
         raise RejectedImage("empty", "The file is empty.")
     try:
-        return _decode(data, max_pixels, preview_px)
+        return _decode(data, max_pixels, least_px)
     except RejectedImage:
         raise
     except Image.DecompressionBombError:
@@ -132,7 +144,9 @@ def decode_image(
         raise RejectedImage("damaged", f"It cannot be decoded ({text}).") from None
 
 
-def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image:
+def _decode(
+    data: bytes, max_pixels: int, least_px: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
     # What has to be known of the bytes before Pillow sees them.
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         # Pillow's WebP reader allocates the canvas when it opens a file.
@@ -148,8 +162,10 @@ def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image
         raise _unidentified(data) from None
     _check_size(opened.size, len(data), max_pixels, is_bilevel=opened.mode == "1")
     with opened as image:
-        if preview_px is not None:
-            image.draft(None, (preview_px, preview_px))
+        size = image.size
+        if least_px is not None:
+            image.draft(None, (least_px, least_px))
+        is_scaled = image.size != size
         image.load()
         # An icon may hold what its header did not say.
         _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
@@ -160,7 +176,11 @@ def _decode(data: bytes, max_pixels: int, preview_px: int | None) -> Image.Image
             orientation = 1
         method = _TRANSPOSE.get(orientation)
         rgb = to_rgb(image)
-        return rgb.transpose(method) if method is not None else rgb
+        if method is not None:
+            rgb = rgb.transpose(method)
+        if not is_scaled:
+            return rgb, rgb.size
+        return rgb, (size[1], size[0]) if orientation >= _FIRST_ON_ITS_SIDE else size
 
 
 def _check_size(

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from headstart.common.errors import DataError
-from headstart.images.decode import decode
-from headstart.reports.html import render_page, thumbnail_uri
+from headstart.images.decode import decode_preview
+from headstart.reports.html import THUMBNAIL_PX, render_page, thumbnail_uri
 from headstart.tracking.compare_runs import RunComparison
 
 _MAX_PICTURES = 60
@@ -21,7 +21,7 @@ def comparison_page(comparison: RunComparison, fetched: Path) -> str:
             try:
                 data = (fetched / change.path).read_bytes()
                 if hashlib.sha256(data).hexdigest() == change.sha256:
-                    picture = thumbnail_uri(decode(data))
+                    picture = thumbnail_uri(decode_preview(data, THUMBNAIL_PX))
             except (OSError, DataError):
                 pass  # the page says what changed without it
             changed.append({"change": change, "picture": picture})

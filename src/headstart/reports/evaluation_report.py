@@ -33,12 +33,12 @@ from headstart.evaluation.evaluate_model import Evaluation
 from headstart.evaluation.explain import GradCam, overlay
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.metrics import ece, log_loss
-from headstart.images.decode import decode, resize
+from headstart.images.decode import decode_input, decode_preview
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
 from headstart.params.image import ImageParams
 from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
-from headstart.reports.html import render_page, thumbnail_uri
+from headstart.reports.html import THUMBNAIL_PX, render_page, thumbnail_uri
 
 _MOST_CURVES = 10
 _MOST_ERRORS = 24
@@ -300,9 +300,11 @@ def _pictures(subject: Subject) -> dict[str, Any]:
     """Return worst errors, confused pairs and label issues with thumbnails; no more is decoded."""
     test = subject.evaluation.test
 
+    max_pixels = subject.manifest.max_pixels
+
     def decoded(path: str) -> NDArray[np.uint8]:
         data = (subject.fetched / path).read_bytes()
-        return decode(data, max_pixels=subject.manifest.max_pixels)
+        return decode_preview(data, THUMBNAIL_PX, max_pixels=max_pixels)
 
     def figure(
         part: Predictions, row: int | np.int64, picture: NDArray[np.uint8]
@@ -330,9 +332,10 @@ def _pictures(subject: Subject) -> dict[str, Any]:
         cam = None
     if cam is not None and pictures:
         image = ImageParams.model_validate(subject.loaded.metadata["image"])
-        resized = np.stack([resize(picture, image) for picture in pictures])
-        maps = cam.heat(resized, test.predicted_ids[wrong])
-        heat = [thumbnail_uri(overlay(*each)) for each in zip(resized, maps, strict=True)]
+        files = [subject.fetched / test.paths[row] for row in wrong]
+        seen = np.stack([decode_input(f.read_bytes(), image, max_pixels=max_pixels) for f in files])
+        maps = cam.heat(seen, test.predicted_ids[wrong])
+        heat = [thumbnail_uri(overlay(*each)) for each in zip(seen, maps, strict=True)]
 
     # Images taken for another class, beside the images of that class that the model is surest of.
     listed: list[dict[str, Any]] = []

@@ -13,6 +13,8 @@ from PIL import Image
 
 from headstart.reports.charts import shortened
 
+THUMBNAIL_PX = 160
+
 
 def render_page(template: str, **context: object) -> str:
     """Fill `templates/<template>` with `context`; every value is escaped unless marked safe."""
@@ -28,7 +30,7 @@ def render_page(template: str, **context: object) -> str:
     return environment.get_template(template).render(**context)
 
 
-def thumbnail_uri(pixels: NDArray[np.uint8], max_side_px: int = 160) -> str:
+def thumbnail_uri(pixels: NDArray[np.uint8], max_side_px: int = THUMBNAIL_PX) -> str:
     """Return a JPEG data URI of an RGB image, shape (height, width, 3), shrunk to `max_side_px`."""
     image = Image.fromarray(pixels)
     image.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
