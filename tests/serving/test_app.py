@@ -31,6 +31,7 @@ def _ask(
     method: str = "POST",
     path: str = "/invocations",
     hangs_up: bool = False,
+    query: bytes = b"",
 ) -> tuple[int, Any]:
     """Send one request, its body in parts, to the ASGI app; returns the status and the answer."""
     parts = [body] if isinstance(body, bytes) else list(body)
@@ -47,7 +48,7 @@ def _ask(
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers),
-             "query_string": b"", "http_version": "1.1"}  # fmt: skip
+             "query_string": query, "http_version": "1.1"}  # fmt: skip
     asyncio.run(app(scope, receive, send))
     text = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], json.loads(text) if text.strip() else None
@@ -63,10 +64,35 @@ def test_a_good_request_is_answered(app: Any) -> None:
     status, answer = _ask(app, [GOOD[:10], GOOD[10:]])
     assert status == 200
     (row,) = answer["predictions"]
-    assert list(row) == ["predicted_label", "predicted_label_id", "p(a)", "p(b)", "p(c)"]
+    assert list(row) == [
+        "predicted_label", "predicted_label_id", "probability", "p(a)", "p(b)", "p(c)"
+    ]  # fmt: skip
     assert _ask(app, f"image\n{IMAGE}\n".encode(), CSV) == (200, answer)
     odd = [(b"content-type", b'Application/JSON; charset="UTF-8"; profile=x')]
     assert _ask(app, GOOD, odd) == (200, answer)
+    for media_type in (b"image/png", b"image/jpeg", b"IMAGE/*", b"application/octet-stream"):
+        assert _ask(app, png(1), [(b"content-type", media_type)]) == (200, answer)
+
+
+def test_parameters_come_with_the_address_or_the_body(app: Any) -> None:
+    body = json.dumps({"inputs": {"image": IMAGE}, "params": {"top_k": 2}}).encode()
+    status, in_body = _ask(app, body)
+    assert status == 200
+    assert len(in_body["predictions"][0]["top_labels"]) == 2
+    image = [(b"content-type", b"image/png")]
+    assert _ask(app, png(1), image, query=b"top_k=2") == (200, in_body)
+    status, unsure = _ask(app, png(1), image, query=b"threshold=1.0")
+    assert (status, unsure["predictions"][0]["predicted_label"]) == (200, "")
+    status, row = _ask(app, b"no image", image, query=b"on_error=row")
+    assert (status, row["predictions"][0]["probability"]) == (200, None)
+    assert "not an image" in row["predictions"][0]["error"]
+    for query in (b"top_k=-1", b"top_k=x", b"threshold=2", b"on_error=never", b"top_k=[1]"):
+        status, refused = _ask(app, png(1), image, query=query)
+        assert status == 400
+        assert query.split(b"=")[0].decode() in refused["message"]
+    status, _ = _ask(app, json.dumps({"inputs": {"image": IMAGE}, "params": [1]}).encode())
+    assert status == 400
+    assert _ask(app, b"no image", image)[0] == 400
 
 
 @pytest.mark.parametrize("path", ["/ping", "/health", "/version"])
@@ -91,7 +117,6 @@ def test_it_says_that_it_lives(app: Any, path: str) -> None:
         "",
         "application/vnd.apache.parquet",
         "application/x-www-form-urlencoded",
-        "application/octet-stream",
         "multipart/form-data; boundary=x",
         "application/json; charset=utf-16",
         "text/csv; charset=latin-1",
@@ -149,9 +174,9 @@ def test_a_client_that_hung_up_costs_no_forward_pass(
     passes = []
     whole = model.predict
 
-    def counted(images: Any) -> Any:
+    def counted(images: Any, params: Any) -> Any:
         passes.append(1)
-        return whole(images)
+        return whole(images, params)
 
     monkeypatch.setattr(model, "predict", counted)
     for _ in range(5):
@@ -198,7 +223,7 @@ _BODIES = (
 @given(
     body=_BODIES,
     cut=st.integers(0, 400),
-    content_type=st.sampled_from([b"application/json"] * 3 + [b"text/csv"] * 2)
+    content_type=st.sampled_from([b"application/json"] * 3 + [b"text/csv"] * 2 + [b"image/png"])
     | st.binary(max_size=30),
 )
 def test_any_body_gets_a_reason_and_never_comes_back(

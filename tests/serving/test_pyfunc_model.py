@@ -1,5 +1,6 @@
 """The model in Python, as `mlflow.pyfunc.load_model` gives it; what a request may be."""
 
+import base64
 import io
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_json_is_read_as_mlflows_own_server_reads_it(model: Any, form: dict[str,
 
     schema = model.metadata.get_input_schema()
     theirs = model.predict(scoring_server.infer_and_parse_data(form, schema))
-    ours = read_json_body(json.dumps({**form, "params": None}).encode())
+    ours, _ = read_json_body(json.dumps({**form, "params": None}).encode())
     pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"image": ours})), theirs)
 
 
@@ -94,7 +95,7 @@ def test_csv_is_read_as_mlflows_own_server_reads_it(model: Any) -> None:
     text = pd.DataFrame({"id": [1, 2], "image": TEXTS}).to_csv(index=False)
     schema = model.metadata.get_input_schema()
     theirs = scoring_server.parse_csv_input(io.StringIO(text), schema)
-    assert read_csv_body(text.encode()) == theirs["image"].tolist() == TEXTS
+    assert read_csv_body(text.encode())[0] == theirs["image"].tolist() == TEXTS
 
 
 def _png(colour: tuple[int, int, int]) -> bytes:
@@ -111,11 +112,21 @@ def test_base64_becomes_pixels() -> None:
     assert pixels[1, 5, 5].tolist() == [0, 0, 255]
 
 
-def test_data_uris_and_line_breaks_are_tolerated() -> None:
-    plain = base64_of(_png((9, 9, 9)))
-    wrapped = "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
-    pixels = decode_request([f"data:image/png;base64,{plain}", wrapped], IMAGE)
-    assert (pixels[0] == pixels[1]).all()
+def test_every_way_to_write_base64_is_tolerated() -> None:
+    data = next(d for i in range(400) if "+" in (t := base64_of(d := png(i))) and "/" in t)
+    plain = base64_of(data)
+    pixels = decode_request(
+        [
+            plain,
+            "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
+            f"data:image/png;base64,{plain}",
+            base64.urlsafe_b64encode(data).decode(),
+            plain.rstrip("="),
+            base64.urlsafe_b64encode(data).decode().rstrip("="),
+        ],
+        IMAGE,
+    )
+    assert all((one == pixels[0]).all() for one in pixels)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +157,63 @@ def test_too_many_and_none() -> None:
 
 def test_the_answer_has_a_column_a_class() -> None:
     table = answer(np.array([[0.2, 0.8], [0.9, 0.1]], np.float32), ["ant", "bee"])
-    assert list(table.columns) == ["predicted_label", "predicted_label_id", "p(ant)", "p(bee)"]
+    assert list(table.columns) == [
+        "predicted_label", "predicted_label_id", "probability", "p(ant)", "p(bee)"
+    ]  # fmt: skip
     assert table["predicted_label"].tolist() == ["bee", "ant"]
     assert table["predicted_label_id"].tolist() == [1, 0]
+    assert table["probability"].tolist() == pytest.approx([0.8, 0.9])
+
+
+def test_the_best_k(model: Any) -> None:
+    every = model.predict(pd.DataFrame({"image": FILES}))
+    best = model.predict(pd.DataFrame({"image": FILES}), params={"top_k": 2})
+    assert [name for name in best if name.startswith("p(")] == []
+    for row in range(2):
+        own = every.loc[row, [name for name in every if name.startswith("p(")]].astype(float)
+        order = own.sort_values(ascending=False)
+        assert [f"p({name})" for name in best["top_labels"][row]] == list(order.index[:2])
+        assert best["top_probabilities"][row] == pytest.approx(list(order[:2]))
+    assert (
+        len(model.predict(pd.DataFrame({"image": FILES}), params={"top_k": 99})["top_labels"][0])
+        == 3
+    )
+
+
+def test_below_the_threshold_there_is_no_label(model: Any) -> None:
+    every = model.predict(pd.DataFrame({"image": FILES}))
+    low, high = sorted(every["probability"])
+    assert low < high
+    found = model.predict(pd.DataFrame({"image": FILES}), params={"threshold": (low + high) / 2})
+    sure = every["probability"] == high
+    assert found["predicted_label"].tolist() == every["predicted_label"].where(sure, "").tolist()
+    assert (
+        found["predicted_label_id"].tolist() == every["predicted_label_id"].where(sure, -1).tolist()
+    )
+    assert found["probability"].tolist() == every["probability"].tolist()
+
+
+def test_a_bad_row_may_be_answered_with_its_reason(model: Any) -> None:
+    images = pd.DataFrame({"image": [b"no image", FILES[0], None, FILES[1]]})
+    found = model.predict(images, params={"on_error": "row"})
+    assert found["error"].astype(bool).tolist() == [True, False, True, False]
+    assert found["predicted_label_id"].tolist()[::2] == [-1, -1]
+    good = found.drop(columns="error").loc[[1, 3]].reset_index(drop=True)
+    expected = model.predict(pd.DataFrame({"image": FILES}))
+    assert good.astype(object).to_dict("records") == expected.astype(object).to_dict("records")
+    assert found.loc[0, "probability"] is None
+    none = model.predict(pd.DataFrame({"image": [b"no image"]}), params={"on_error": "row"})
+    assert none["predicted_label"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"top_k": -1}, "top_k must be a whole number from 0"),
+        ({"threshold": 1.5}, "threshold must be a probability"),
+        ({"on_error": "ignore"}, "on_error must be `refuse` or `row`"),
+    ],
+)
+def test_a_mistaken_parameter_is_told(model: Any, params: dict[str, Any], says: str) -> None:
+    with pytest.raises(MlflowException, match=says):
+        model.predict(pd.DataFrame({"image": FILES}), params=params)

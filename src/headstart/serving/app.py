@@ -11,8 +11,9 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -34,6 +35,9 @@ MAX_BODY_BYTES = 64 * 2**20
 # Commas and opening brackets of a body: it can hold no more values and columns than these. Base64
 # has neither, so this is room for 256 rows of a dozen fields.
 _MAX_SEPARATORS = 4096
+_BYTES = "application/octet-stream"
+Params = dict[str, Any]
+Reader = Callable[[bytearray], tuple[list[object], Params]]
 _FORMS = {"dataframe_records", "dataframe_split", "inputs", "instances"}
 
 
@@ -94,13 +98,15 @@ def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starle
         # Without the header a body is of unknown type (RFC 9110, section 8.3), and guessing what
         # somebody sent is how parsers of hostile formats get called.
         header = email.message.Message()
-        header["content-type"] = request.headers.get("content-type", "application/octet-stream")
+        header["content-type"] = request.headers.get("content-type", "unknown/unknown")
         media_type, charset = header.get_content_type(), header.get_content_charset("utf-8")
-        if media_type not in _READERS or charset not in ("utf-8", "us-ascii"):
+        is_image = header.get_content_maintype() == "image" or media_type == _BYTES
+        read = read_image_body if is_image else _READERS.get(media_type)
+        if read is None or charset not in ("utf-8", "us-ascii"):
             raise HTTPException(
                 415,
-                "a request must be JSON or CSV in UTF-8 and say so: send it with the header "
-                "Content-Type: application/json or text/csv",
+                "a request must be an image, or JSON or CSV in UTF-8, and say so: send it with the "
+                "header Content-Type: image/jpeg, application/json or text/csv",
             )
         limit = f"{max_body_bytes // 2**20} MiB"
         too_large = f"a request may have {limit}: send fewer or smaller images"
@@ -117,7 +123,7 @@ def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starle
             async with turns:
                 if await request.is_disconnected():
                     raise ClientDisconnect
-                content = await asyncio.to_thread(_answer, model, _READERS[media_type], body)
+                content = await asyncio.to_thread(_answer, model, read, body, request.query_params)
         except ClientDisconnect:
             return Response(status_code=499)  # nginx's number; nobody reads it
         except ServingError as error:
@@ -144,10 +150,11 @@ def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starle
     )
 
 
-def _answer(model: PyFuncModel, read: Callable[[bytearray], list[object]], body: bytearray) -> str:
-    images = pd.DataFrame({IMAGE_COLUMN: pd.Series(read(body), dtype=object)})
+def _answer(model: PyFuncModel, read: Reader, body: bytearray, query: Mapping[str, str]) -> str:
+    values, params = read(body)
+    images = pd.DataFrame({IMAGE_COLUMN: pd.Series(values, dtype=object)})
     try:
-        predictions = pd.DataFrame(model.predict(images))
+        predictions = pd.DataFrame(model.predict(images, {**_numbers(query), **params}))
     except MlflowException as error:
         raise ServingError(error.message) from None
     return json.dumps({"predictions": predictions.to_dict("records")})
@@ -161,11 +168,27 @@ def _failure(_request: Request, error: Exception) -> Response:
     return JSONResponse({"error_code": "INTERNAL_ERROR", "message": "the server failed"}, 500)
 
 
-def read_json_body(body: bytes | bytearray) -> list[object]:
-    """Return the column `image` of a body in any of MLflow's JSON forms, in linear time.
+def _numbers(query: Mapping[str, str]) -> Params:
+    """The parameters of an address: numbers where they are."""
+    found: Params = {}
+    for name, text in query.items():
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
-    MLflow's own reader is not used: it pads the strings of `inputs` to the longest one, so that one
-    image of 32 MiB beside 200 small ones takes 30 GB.
+
+def read_image_body(body: bytes | bytearray) -> tuple[list[object], Params]:
+    """Return the column `image` of a body that is an image file, and no parameters."""
+    return [bytes(body)], {}
+
+
+def read_json_body(body: bytes | bytearray) -> tuple[list[object], Params]:
+    """Return the column `image` of a body in any of MLflow's JSON forms, and its parameters.
+
+    In linear time. MLflow's own reader is not used: it pads the strings of `inputs` to the longest
+    one, so that one image of 32 MiB beside 200 small ones takes 30 GB.
 
     Raises:
         ServingError: it is no such body.
@@ -177,27 +200,30 @@ def read_json_body(body: bytes | bytearray) -> list[object]:
         request = None
     # The forms as MLflow documents them; two in one body are none.
     forms = _FORMS & request.keys() if isinstance(request, dict) else ()
-    match request if len(forms) == 1 else None:
+    params = request.get("params") or {} if isinstance(request, dict) else {}
+    match request if len(forms) == 1 and isinstance(params, dict) else None:
         case {"dataframe_records": list(rows)} | {"instances": list(rows)}:
             if all(isinstance(row, dict) for row in rows):
-                return [row.get(IMAGE_COLUMN) for row in rows]
+                return [row.get(IMAGE_COLUMN) for row in rows], params
         case {"dataframe_split": {"columns": list(names), "data": list(rows)}}:
             if IMAGE_COLUMN in names and all(
                 isinstance(row, list) and len(row) == len(names) for row in rows
             ):
-                return [row[names.index(IMAGE_COLUMN)] for row in rows]
+                return [row[names.index(IMAGE_COLUMN)] for row in rows], params
         case {"inputs": {"image": list(values)}}:
-            return values
+            return values, params
         case {"inputs": {"image": value}}:
-            return [value]
+            return [value], params
     raise ServingError(
         f'the body must be JSON like {{"dataframe_records": [{{"{IMAGE_COLUMN}": "<base64>"}}]}}, '
         "but it is not: see docs/serving.md for the other forms"
     )
 
 
-def read_csv_body(body: bytes | bytearray) -> list[object]:
-    """Return the column `image` of a CSV body, in linear time; rows beyond the limit are not read.
+def read_csv_body(body: bytes | bytearray) -> tuple[list[object], Params]:
+    """Return the column `image` of a CSV body, and no parameters.
+
+    In linear time; rows beyond the limit are not read.
 
     Raises:
         ServingError: it is no CSV with that column.
@@ -211,7 +237,7 @@ def read_csv_body(body: bytes | bytearray) -> list[object]:
             keep_default_na=False,
             nrows=MAX_IMAGES + 1,
         )
-        return list(table[IMAGE_COLUMN])
+        return list(table[IMAGE_COLUMN]), {}
     except ValueError:  # pandas' parser errors and UnicodeDecodeError are such
         pass  # so that what is raised does not hold pandas' error, which holds the body
     raise ServingError(
@@ -228,5 +254,5 @@ def _check_size(body: bytes | bytearray) -> None:
         )
 
 
-# No other media type is read.
-_READERS = {"application/json": read_json_body, "text/csv": read_csv_body}
+# Beside images no other media type is read.
+_READERS: dict[str, Reader] = {"application/json": read_json_body, "text/csv": read_csv_body}

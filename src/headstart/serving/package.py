@@ -10,7 +10,7 @@ import mlflow
 import pandas as pd
 import yaml
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import headstart
 from headstart.common.machine import library_version
@@ -35,12 +35,20 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "predicted_label"),
         ColSpec(DataType.long, "predicted_label_id"),
+        ColSpec(DataType.double, "probability"),
         *(ColSpec(DataType.double, f"p({name})") for name in classes),
     ]
     # In MLflow's rules a string column may hold bytes. It is optional so that the model answers a
     # request without it (a plain list, a column of another name) with what to send: MLflow's own
     # refusal repeats the request.
     inputs = Schema([ColSpec(DataType.string, IMAGE_COLUMN, required=False)])
+    params = ParamSchema(
+        [
+            ParamSpec("top_k", DataType.long, 0),
+            ParamSpec("threshold", DataType.double, 0.0),
+            ParamSpec("on_error", DataType.string, "refuse"),
+        ]
+    )
     # It says that it validates the input example; a stage prints one line.
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     scratch = folder.with_name(f".{folder.name}.tmp")
@@ -50,7 +58,7 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         # MLflow reads this as an address, whatever characters the path has.
         artifacts={"model": model_h5.absolute().as_uri()},
-        signature=ModelSignature(inputs, Schema(outputs)),
+        signature=ModelSignature(inputs, Schema(outputs), params),
         input_example=pd.DataFrame({IMAGE_COLUMN: [base64.b64encode(example).decode()]}),
         pip_requirements=[
             f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, tensorflow)

@@ -7,7 +7,7 @@ rule, and never repeat what was sent.
 import base64
 import binascii
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
@@ -28,6 +28,7 @@ from headstart.serving.package import IMAGE_COLUMN, MAX_IMAGES
 
 MAX_IMAGE_BYTES = 32 * 2**20
 _MAX_PIXELS = 100_000_000
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class ImageClassifier(PythonModel):
@@ -49,12 +50,20 @@ class ImageClassifier(PythonModel):
         self,
         context: PythonModelContext,  # noqa: ARG002 (MLflow's signature)
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Answer one request; what is wrong with it becomes a 400 that says which row and why."""
+        """Answer one request; what is wrong with it becomes a 400 that says which row and why.
+
+        Args:
+            params: `top_k`: answer with so many of the best classes, in place of a column for each;
+                0: all. `threshold`: an image whose best probability is below it has no label.
+                `on_error`: `refuse` a request with a bad image, or answer its `row` with a reason.
+        """
         loaded = self._loaded
         assert loaded is not None, "MLflow calls load_context first"
+        options = {"top_k": 0, "threshold": 0.0, "on_error": "refuse", **(params or {})}
         try:
+            _check_options(options)
             if not isinstance(model_input, pd.DataFrame) or IMAGE_COLUMN not in model_input.columns:
                 raise ServingError(
                     f"a request must have a column {IMAGE_COLUMN!r}: send "
@@ -65,15 +74,30 @@ class ImageClassifier(PythonModel):
             # What MLflow makes of {"image": ["<base64>", "<base64>"]}, where that holds no bytes.
             values = values[0] if len(values) == 1 and isinstance(values[0], list) else values
             image = ImageParams.model_validate(loaded.metadata["image"])
-            pixels = decode_request(values, image)
+            reasons: dict[int, str] | None = {} if options["on_error"] == "row" else None
+            pixels = decode_request(values, image, reasons)
         except ServingError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        probabilities = predict_batch(loaded.model, pixels)
-        return answer(probabilities, loaded.metadata["classes"])
+        classes = loaded.metadata["classes"]
+        probabilities = np.zeros((0, len(classes)), np.float32)
+        if len(pixels):
+            probabilities = predict_batch(loaded.model, pixels)
+        return answer(
+            probabilities,
+            classes,
+            top_k=options["top_k"],
+            threshold=options["threshold"],
+            reasons=reasons,
+        )
 
 
-def decode_request(values: Sequence[object], image: ImageParams) -> NDArray[np.uint8]:
+def decode_request(
+    values: Sequence[object], image: ImageParams, reasons: dict[int, str] | None = None
+) -> NDArray[np.uint8]:
     """Return the images of a request as uint8 pixels, shape (n_images, size, size, 3).
+
+    Args:
+        reasons: if given, a row that is no image is left out, and why is put here.
 
     Raises:
         ServingError: naming the row and why; never repeating what was sent.
@@ -87,20 +111,63 @@ def decode_request(values: Sequence[object], image: ImageParams) -> NDArray[np.u
         try:
             pixels.append(decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS))
         except (DataError, ServingError) as error:
-            raise ServingError(f"row {row}: {error}") from None
-    return np.stack(pixels)
+            if reasons is None:
+                raise ServingError(f"row {row}: {error}") from None
+            reasons[row] = str(error)
+    return np.stack(pixels) if pixels else np.zeros((0, image.size, image.size, 3), np.uint8)
 
 
-def answer(probabilities: NDArray[np.float32], classes: Sequence[str]) -> pd.DataFrame:
-    """Return probabilities, shape (n_images, n_classes), as the columns that are served."""
-    label_ids = probabilities.argmax(axis=1)
+def answer(
+    probabilities: NDArray[np.float32],
+    classes: Sequence[str],
+    *,
+    top_k: int = 0,
+    threshold: float = 0.0,
+    reasons: Mapping[int, str] | None = None,
+) -> pd.DataFrame:
+    """Return probabilities, shape (n_images, n_classes), as the columns that are served.
+
+    Args:
+        reasons: row of the request → why it has no probabilities; adds a column `error`.
+    """
+    best = probabilities.max(axis=1).astype(np.float64)
+    is_sure = best >= threshold
+    label_ids = np.where(is_sure, probabilities.argmax(axis=1), -1)
     columns: dict[str, object] = {
-        "predicted_label": [classes[i] for i in label_ids],
+        "predicted_label": [classes[i] if i >= 0 else "" for i in label_ids],
         "predicted_label_id": label_ids.astype(np.int64),
+        "probability": best,
     }
-    for index, name in enumerate(classes):
-        columns[f"p({name})"] = probabilities[:, index].astype(np.float64)
-    return pd.DataFrame(columns)
+    if top_k:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        columns["top_labels"] = [[classes[i] for i in row] for row in order]
+        found = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
+        columns["top_probabilities"] = found.tolist()
+    else:
+        columns |= {
+            f"p({name})": probabilities[:, index].astype(np.float64)
+            for index, name in enumerate(classes)
+        }
+    table = pd.DataFrame(columns)
+    if reasons is None:
+        return table
+    n_rows = len(table) + len(reasons)
+    table.index = pd.Index([row for row in range(n_rows) if row not in reasons])
+    table = table.reindex(range(n_rows)).astype(object)
+    table = table.where(table.notna(), None)
+    for row in reasons:
+        table.at[row, "predicted_label"], table.at[row, "predicted_label_id"] = "", -1
+    return table.assign(error=[reasons.get(row, "") for row in range(n_rows)])
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    top_k, threshold, on_error = (options[n] for n in ("top_k", "threshold", "on_error"))
+    if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 0:
+        raise ServingError("top_k must be a whole number from 0, where 0 answers with every class")
+    if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
+        raise ServingError("threshold must be a probability, from 0 to 1")
+    if on_error not in ("refuse", "row"):
+        raise ServingError("on_error must be `refuse` or `row`")
 
 
 def _image_bytes(value: object) -> bytes:
@@ -122,8 +189,10 @@ def _image_bytes(value: object) -> bytes:
                 "base64 text alone"
             )
     _check_image_size(len(text) * 3 // 4)
+    # Base64 for URLs has other letters for two, and padding is often left out.
+    text = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ServingError(
             f"`{IMAGE_COLUMN}` must be base64 of an image file's bytes, but it is no valid base64: "
