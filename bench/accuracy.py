@@ -192,6 +192,8 @@ def judge_split(
         for k in range(folds)
     ]
     expected = result.estimate if result.estimate is not None else result.best.value or 0.0
+    if trained.members and result.ensemble is not None:
+        expected = result.ensemble.estimate
     gap = (expected - right.mean()) - (np.concatenate(out_of_fold).mean() - theirs_right.mean())
     best = result.best.config
     return Judged(
@@ -201,7 +203,11 @@ def judge_split(
         -np.log(np.maximum(theirs[np.arange(len(theirs)), judges.label_ids], 1e-7)),
         float(gap),
         seconds,
-        f"{best.kind} on {best.layers}" if best else "",
+        f"{len(trained.members)} heads"
+        if trained.members
+        else f"{best.kind} on {best.layers}"
+        if best
+        else "",
     )
 
 

@@ -276,8 +276,8 @@ FAULTS = (
     Fault(
         "answers-in-another-order",
         "served probabilities stand under the names of other classes",
-        "for index, name in enumerate(classes):\n        columns[",
-        "for index, name in enumerate(reversed(classes)):\n        columns[",
+        "probabilities[:, index].astype(np.float64)",
+        "probabilities[:, -1 - index].astype(np.float64)",
         ("test_the_answer_has_a_column_a_class",),
     ),
     Fault(

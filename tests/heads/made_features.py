@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.encoders.costs import Cost
+from headstart.common.cost import Cost
 from headstart.features.feature_store import FeatureRows, write_features
 
 

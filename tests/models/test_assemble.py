@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from headstart.common.errors import FormatError, TrainingError
-from headstart.heads.fitted import FittedHead
+from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.heads.metrics import softmax
-from headstart.models.assemble import assemble, average_linear, logits_model
+from headstart.models.assemble import assemble, average_linear, logits_model, weighted_mean
 from headstart.models.model_file import load_model, read_metadata, save_model
 from tests.models.conftest import IMAGE, make_encoder, make_head
 
@@ -113,6 +114,63 @@ def test_linear_heads_become_one_with_the_same_answer(
     assert one is not None
     several = np.asarray(assemble(encoder, heads, 1.0)(pixels))
     assert np.abs(np.asarray(assemble(encoder, [one], 1.0)(pixels)) - several).max() < 1e-6
+
+
+BLOCKS = {"top": slice(0, 4), "middle": slice(4, 9), "early": slice(9, 12)}
+
+
+def _of_blocks(head: Heads, layers: str, seed: int, **fields: Any) -> tuple[FittedHead, Any]:
+    """A head on some blocks alone, and their columns."""
+    columns = np.concatenate([np.arange(12)[BLOCKS[name]] for name in layers.split("+")])
+    whole = head(seed=seed, layers=layers, **fields)
+    first = DenseWeights(whole.layers[0].kernel[columns], whole.layers[0].bias)
+    return replace(
+        whole,
+        layers=(first, *whole.layers[1:]),
+        mean=None if whole.mean is None else whole.mean[columns],
+        variance=None if whole.variance is None else whole.variance[columns],
+    ), columns
+
+
+@pytest.mark.parametrize(
+    ("fields", "n_heads"),
+    [
+        ([{"hidden_layers": 0, "normalisation": "standardise"}] * 2, 1),
+        ([{"hidden_layers": 0, "normalisation": n} for n in ("none", "standardise")], 1),
+        ([{"normalisation": "standardise"}, {"hidden_layers": 0, "normalisation": "none"}], 2),
+        ([{"hidden_layers": 2, "normalisation": "none"}, {"activation": "gelu",
+          "normalisation": "standardise"}], 2),
+    ],
+    ids=("standardised", "linear", "mixed", "networks"),
+)  # fmt: skip
+def test_heads_of_other_blocks_answer_together(
+    encoder: Any, head: Heads, pixels: Pixels, fields: list[dict[str, Any]], n_heads: int
+) -> None:
+    sets, weights = ["top+early", "top+middle"], [0.75, 0.25]
+    pairs = [
+        _of_blocks(head, layers, i, **own)
+        for i, (layers, own) in enumerate(zip(sets, fields, strict=True))
+    ]
+    joined = weighted_mean([one for one, _ in pairs], weights, BLOCKS)
+    assert len(joined) == n_heads
+    assert {one.config.layers for one in joined} == {"top+middle+early"}
+    features = np.asarray(encoder(pixels))
+    expected = np.sum(
+        [w * one.logits(features[:, own]) for w, (one, own) in zip(weights, pairs, strict=True)],
+        axis=0,
+    )
+    found = np.mean([one.logits(features) for one in joined], axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model = assemble(encoder, joined, 1.0)
+    np.testing.assert_allclose(np.asarray(model(pixels)), softmax(expected), atol=1e-5)
+
+
+def test_columns_that_no_head_uses_are_left_out(head: Heads) -> None:
+    linear: dict[str, Any] = {"hidden_layers": 0, "normalisation": "none"}
+    pairs = [_of_blocks(head, layers, i, **linear) for i, layers in enumerate(("middle", "early"))]
+    (joined,) = weighted_mean([one for one, _ in pairs], [0.5, 0.5], BLOCKS)
+    assert joined.config.layers == "middle+early"
+    assert joined.layers[0].kernel.shape == (8, 3)
 
 
 def test_heads_that_have_no_exact_mean_are_left_apart(head: Heads) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headstart.common.cost import Cost
 from headstart.common.errors import SearchError
 from headstart.encoders.builders import build
-from headstart.encoders.costs import Cost, block_costs
+from headstart.encoders.costs import block_costs
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead

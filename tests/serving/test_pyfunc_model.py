@@ -163,6 +163,7 @@ def test_the_answer_has_a_column_a_class() -> None:
     assert table["predicted_label"].tolist() == ["bee", "ant"]
     assert table["predicted_label_id"].tolist() == [1, 0]
     assert table["probability"].tolist() == pytest.approx([0.8, 0.9])
+    assert table["p(ant)"].tolist() == pytest.approx([0.2, 0.9])
 
 
 def test_the_best_k(model: Any) -> None:

@@ -1,36 +1,14 @@
-"""What a forward pass costs: floating-point operations and weights, counted from the graph."""
+"""What an encoder costs up to each of its feature blocks, counted from its graph."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from headstart.common.cost import Cost
 from headstart.encoders.catalogue import BLOCK_PREFIX
 
 if TYPE_CHECKING:
     import keras
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one image.
-
-    Attributes:
-        mflops: millions of floating-point operations of convolutions and dense layers, two a
-            multiply-add, as TensorFlow's profiler counts them.
-        megabytes: of its weights in float32, millions of bytes.
-    """
-
-    mflops: float
-    megabytes: float
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.mflops + other.mflops, self.megabytes + other.megabytes)
-
-    @classmethod
-    def of_kernels(cls, multiply_adds: int, n_weights: int) -> "Cost":
-        """The cost of so many multiply-adds, with so many weights."""
-        return cls(2 * multiply_adds / 1e6, 4 * n_weights / 1e6)
 
 
 def block_costs(model: "keras.Model") -> dict[str, Cost]:

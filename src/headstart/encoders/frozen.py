@@ -13,11 +13,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from headstart.common.cost import Cost
 from headstart.common.errors import ParamsError
 from headstart.common.files import read_json, replacing, sha256_of_file, write_json, write_text
 from headstart.common.quiet import quiet_keras
 from headstart.common.terminal import say
-from headstart.encoders.costs import Cost, block_costs
+from headstart.encoders.costs import block_costs
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from headstart.cache.claims import Claims
 from headstart.cache.row_cache import FeatureCache
 from headstart.cache.shards import Keys, row_keys
+from headstart.common.cost import Cost
 from headstart.common.errors import DiskError, one_line
 from headstart.common.machine import library_version, processor_name, usable_cores
 from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
 from headstart.encoders.catalogue import encoder_named, row_layers, shown_layers
-from headstart.encoders.costs import Cost
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import HalvingForward, open_forward
 from headstart.features.feature_store import FeatureRows, write_features

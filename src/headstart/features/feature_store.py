@@ -17,10 +17,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.common.cost import Cost
 from headstart.common.errors import FormatError
 from headstart.common.files import replacing
 from headstart.common.hdf5 import Strings, check_format, gather, map_dataset, open_h5, write_strings
-from headstart.encoders.costs import Cost
 
 FORMAT, FORMAT_VERSION = "headstart-features", 2
 _STRINGS = ("sha256", "paths", "splits", "groups")

@@ -17,6 +17,29 @@ _FORMAT = "headstart-head"
 _FORMAT_VERSION = 1
 
 
+class EnsembleMember(Section):
+    """A head of an ensemble."""
+
+    config: HeadConfig
+    epochs: int = Field(ge=1, description="of a network")
+    times: int = Field(ge=1, description="how often it was chosen: its weight")
+    trial: int = Field(ge=0)
+
+
+class HeadEnsemble(Section):
+    """Heads whose weighted mean logits are better than the best head's, out of fold."""
+
+    members: tuple[EnsembleMember, ...] = Field(strict=False, min_length=2)
+    estimate: float = Field(description="the metric to expect on new images")
+    optimism: float = Field(ge=0, description="as of the best head")
+    gain: float = Field(description="log loss less than the best head's on unseen images")
+    error: float = Field(description="its standard error")
+
+    def of_trials(self) -> str:
+        """Its trials and how often each was chosen, for a person."""
+        return ", ".join(f"trial {member.trial} × {member.times}" for member in self.members)
+
+
 class BestHead(Section):
     """What `data/best_head.json` says: the winning head and how it was found."""
 
@@ -35,6 +58,7 @@ class BestHead(Section):
     optimism: float = Field(
         0.0, ge=0, description="accuracy that it shows beyond what to expect, for being the best"
     )
+    ensemble: HeadEnsemble | None = Field(None, description="where it beats the best head")
 
 
 def chosen_layers(layers: str, available: Sequence[str]) -> tuple[str, ...]:

@@ -56,6 +56,9 @@ class HeadTrainer:
         blocks: layer → its columns of `features`.
         metric: what decides the best epoch, on validation rows.
         judged_on: which view of a validation row its logits are of.
+
+    Attributes:
+        blocks: as given.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class HeadTrainer:
         judged_on: JudgedOn = "plain",
     ) -> None:
         self._features, self._label_ids, self._n_classes = features, label_ids, n_classes
-        self._blocks, self._batch_size = dict(blocks), batch_size
+        self.blocks, self._batch_size = dict(blocks), batch_size
         self._metric, self._judged_on = metric, judged_on
         self._linear = LinearHeads(features, label_ids, n_classes, blocks)
 
@@ -222,7 +225,7 @@ class HeadTrainer:
     def _network_data(self) -> "NetworkData":
         from headstart.heads.network import NetworkData
 
-        return NetworkData(self._features, self._label_ids, self._n_classes, self._blocks)
+        return NetworkData(self._features, self._label_ids, self._n_classes, self.blocks)
 
 
 def mean_by_row(

@@ -4,13 +4,15 @@ Plain Keras layers alone, every one named, so that any Keras loads the file. Kno
 and of training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
+from headstart.heads.config import chosen_layers
 from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
 
 if TYPE_CHECKING:
@@ -136,6 +138,58 @@ def average_linear(heads: Sequence[FittedHead]) -> FittedHead | None:
         epochs=max(head.epochs for head in heads),
         curve=first.curve,
     )
+
+
+def weighted_mean(
+    heads: Sequence[FittedHead], weights: Sequence[float], blocks: Mapping[str, slice]
+) -> list[FittedHead]:
+    """Return heads on all blocks that some head uses, whose mean logits are the weighted mean.
+
+    One, where all are linear and none normalises rows. Columns that a head does not use get weights
+    of zero.
+
+    Args:
+        weights: their sum is 1.
+        blocks: layer → its columns of a row of all blocks.
+    """
+    used = [chosen_layers(head.config.layers, tuple(blocks)) for head in heads]
+    layers = [name for name in blocks if any(name in own for own in used)]
+    ends = np.cumsum([blocks[name].stop - blocks[name].start for name in layers])
+    places = {name: np.arange(end - (blocks[name].stop - blocks[name].start), end)
+              for name, end in zip(layers, ends, strict=True)}  # fmt: skip
+    columns = [np.concatenate([places[name] for name in own]) for own in used]
+    dim, joined = int(ends[-1]), "+".join(layers)
+    if all(len(h.layers) == 1 and (h.mean is not None or not _norms_rows(h)) for h in heads):
+        kernel, bias = np.zeros((dim, heads[0].n_classes)), np.zeros(heads[0].n_classes)
+        for head, weight, own in zip(heads, weights, columns, strict=True):
+            scaled = head.layers[0].kernel.astype(np.float64)
+            if head.mean is not None and head.variance is not None:
+                scaled /= np.sqrt(head.variance.astype(np.float64))[:, None]
+                bias -= weight * (head.mean @ scaled)
+            kernel[own] += weight * scaled
+            bias += weight * head.layers[0].bias
+        config = heads[0].config.model_copy(update={"layers": joined, "normalisation": "none"})
+        mean = DenseWeights(kernel.astype(np.float32), bias.astype(np.float32))
+        return [FittedHead(config, heads[0].n_classes, (mean,), epochs=heads[0].epochs)]
+    found = []
+    for head, weight, own in zip(heads, weights, columns, strict=True):
+        first = np.zeros((dim, head.layers[0].kernel.shape[1]), np.float32)
+        first[own] = head.layers[0].kernel
+        dense = [DenseWeights(first, head.layers[0].bias), *head.layers[1:]]
+        share = np.float32(weight * len(heads))
+        dense[-1] = DenseWeights(dense[-1].kernel * share, dense[-1].bias * share)
+        mean_of, variance_of = None, None
+        if head.mean is not None and head.variance is not None:
+            mean_of, variance_of = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+            mean_of[own], variance_of[own] = head.mean, head.variance
+        config = head.config.model_copy(update={"layers": joined})
+        found.append(replace(head, config=config, layers=tuple(dense), mean=mean_of,
+                             variance=variance_of))  # fmt: skip
+    return found
+
+
+def _norms_rows(head: FittedHead) -> bool:
+    return head.mean is None and head.config.normalisation == "layer_norm"
 
 
 def _calibrated(pixels: Any, logits: Any, temperature: float) -> "keras.Model":

@@ -46,8 +46,10 @@ class TrainParams(Section):
         "auto", description="auto: both where cross-validation chose the head, unless fine-tuned"
     )
     seeds: int = Field(3, ge=1, le=32, description="heads that are trained, one per seed")
-    combine: Literal["ensemble", "best"] = Field(
-        "ensemble", description="of several seeds; linear heads are always averaged into one"
+    combine: Literal["trials", "ensemble", "best"] = Field(
+        "trials",
+        description="trials: the search's ensemble where it beats the best head, else as ensemble: "
+        "of the seeds; best: the best seed",
     )
     patience: int = Field(8, ge=1, description="epochs without a better metric before stopping")
     folds: int = Field(5, ge=2, le=20, description="on train+validation, where a split chose")
@@ -60,7 +62,7 @@ class TrainParams(Section):
         """Whether the head is trained on train and validation together."""
         if self.splits != "auto":
             return self.splits == "train+validation"
-        return cross_validated and not self.fine_tune.enabled and self.combine == "ensemble"
+        return cross_validated and not self.fine_tune.enabled and self.combine != "best"
 
     @model_validator(mode="after")
     def _has_images_to_choose_by(self) -> Self:

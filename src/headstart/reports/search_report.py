@@ -67,6 +67,7 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "has_networks": any(t.config and t.config.kind == "network" for t in result.trials),
         "default": next((t for t in result.trials if t.number == 0 and t.value is not None), None),
         "estimate": result.estimate,
+        "ensemble": result.ensemble,
         "n_trials": len(result.trials),
         "states": {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")},
         "n_epochs": sum(len(t.curve.get(result.metric, [])) for t in result.trials),

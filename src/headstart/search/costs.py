@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
-from headstart.encoders.costs import Cost
+from headstart.common.cost import Cost
 from headstart.heads.config import HeadConfig, chosen_layers
 from headstart.params.search import SearchParams
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.common.cost import Cost
 from headstart.common.errors import SearchError
 from headstart.common.files import sha256_of_json
-from headstart.encoders.costs import Cost
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of

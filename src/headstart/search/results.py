@@ -1,6 +1,6 @@
 """What a study has found: its trials, their ranking, and what the best may be expected to be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,11 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from headstart.heads.config import BestHead, HeadConfig
+from headstart.heads.config import BestHead, EnsembleMember, HeadConfig, HeadEnsemble
 from headstart.heads.curve import curve_metrics
-from headstart.heads.metrics import DIRECTION, objective
+from headstart.heads.metrics import DIRECTION, METRICS, objective
 from headstart.params.search import SearchParams
+from headstart.search.ensemble import choose_ensemble
 from headstart.search.plan import StudyPlan
 from headstart.search.selection import AnswerStore, Corrected, correct_for_selection
 from headstart.search.study import (
@@ -78,6 +79,7 @@ class StudyResult:
         storage: the URL that Optuna and its dashboard open.
         topic: what the study's name covers.
         corrected: what the best trial may be expected to do on new images.
+        ensemble: of trials, and how much better than the best one it is.
     """
 
     study_name: str
@@ -88,6 +90,7 @@ class StudyResult:
     topic: dict[str, Any]
     trials: tuple[TrialResult, ...]
     corrected: Corrected | None = None
+    ensemble: HeadEnsemble | None = None
 
     @property
     def best(self) -> TrialResult:
@@ -132,6 +135,7 @@ class StudyResult:
             folds=self.topic["folds"],
             estimate=self.estimate,
             optimism=self.corrected.optimism if self.corrected else 0.0,
+            ensemble=self.ensemble,
         )
 
     def table(self) -> pd.DataFrame:
@@ -163,15 +167,11 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
     study = optuna.load_study(study_name=plan.name, storage=open_storage(search, folder))
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     done = [trial.number for trial in ended if trial.state is TrialState.COMPLETE]
-    rows = plan.judged_rows
-    corrected = correct_for_selection(
-        search.metric,
-        plan.label_ids[rows],
-        [plan.keys[row] for row in rows],
-        AnswerStore(folder, plan.name).read(done),
-        seed=int(plan.topic["seed"]),
-    )
-    return StudyResult(
+    rows, seed = plan.judged_rows, int(plan.topic["seed"])
+    label_ids, groups = plan.label_ids[rows], [plan.keys[row] for row in rows]
+    answers = AnswerStore(folder, plan.name).read(done)
+    corrected = correct_for_selection(search.metric, label_ids, groups, answers, seed=seed)
+    result = StudyResult(
         study_name=plan.name,
         storage=storage_url(search, folder),
         metric=search.metric,
@@ -181,6 +181,38 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
         trials=tuple(_trial_result(trial, search.metric) for trial in ended),
         corrected=corrected,
     )
+    heads = {
+        trial.number: (trial.config, trial.best_epoch or 1)
+        for trial in result.ranked()
+        if trial.config is not None and _may_join(trial.config, plan)
+    }
+    ensemble = choose_ensemble(label_ids, groups, answers, list(heads), seed=seed)
+    if ensemble is None or not ensemble.is_better:
+        return result
+    seen = label_ids[ensemble.rows]
+    accuracy = float(METRICS["accuracy"](seen, ensemble.answers))
+    found = HeadEnsemble(
+        members=tuple(
+            EnsembleMember(
+                config=heads[number][0], epochs=heads[number][1], times=times, trial=number
+            )
+            for number, times in ensemble.members.items()
+        ),
+        estimate=float(METRICS[search.metric](seen, ensemble.answers)),
+        optimism=max(0.0, ensemble.own_accuracy - accuracy),
+        gain=ensemble.gain,
+        error=ensemble.error,
+    )
+    return replace(result, ensemble=found)
+
+
+def _may_join(config: HeadConfig, plan: StudyPlan) -> bool:
+    """Whether a head may stand beside heads of other blocks: their features are joined in one row.
+
+    Columns that a head does not use get weights of zero; to normalise a row needs its own columns.
+    """
+    normalises_rows = config.kind != "ridge" and config.normalisation == "layer_norm"
+    return len(plan.blocks) == 1 or not normalises_rows
 
 
 def _trial_result(trial: FrozenTrial, metric: str) -> TrialResult:

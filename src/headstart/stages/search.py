@@ -20,7 +20,7 @@ from headstart.search.search_heads import run_study
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.store import open_store
 from headstart.tracking.study_runs import log_search
-from headstart.tracking.training_runs import describe_head
+from headstart.tracking.training_runs import describe_ensemble, describe_head
 
 
 class Sections(Section):
@@ -65,6 +65,8 @@ def summary(result: StudyResult, search: SearchParams) -> str:
     )
     if result.estimate is not None:
         text += f", {result.estimate:.4f} expected on new images"
+    if result.ensemble is not None:
+        text += f"; {describe_ensemble(result.ensemble)}"
     tried = [trial.config for trial in result.trials if trial.config is not None]
     if len(tried) < search.n_trials and is_exhausted(search, tried):
         text += "; every head of search.space was tried"

@@ -13,7 +13,7 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
 from headstart.common.secrets import without_secrets
-from headstart.heads.config import BestHead, HeadConfig
+from headstart.heads.config import BestHead, HeadConfig, HeadEnsemble
 from headstart.params.whole_file import Params, load_params
 from headstart.tracking.lineage import gather_lineage
 from headstart.tracking.runs import FEATURES, Run, given_run, new_run
@@ -55,6 +55,9 @@ def open_training(
     of_model["search"] = {k: v for k, v in of_model["search"].items() if k != "space"}
     params = flatten_params({**of_model, "head": best.config.model_dump(mode="json")})
     head = describe_head(best.config)
+    if best.ensemble is not None and resolved.train.combine == "trials":
+        head = f"ensemble of {len(best.ensemble.members)}"
+        params["head.ensemble"] = best.ensemble.of_trials()
     name = run_name(resolved, head)
     run = given_run(project)
     if run is not None:
@@ -84,7 +87,7 @@ def open_training(
     with run:
         run.log_params(params)
         run.about = (
-            f"A {head} head on features of {contract['backbone']}, for the images of "
+            f"Head: {head}; on features of {contract['backbone']}, for the images of "
             f"{source_name(resolved.data.source)}; seed {seed}."
         )
         run.describe("")
@@ -152,6 +155,14 @@ def source_name(source: str) -> str:
     """Return what a person would call a data source: its last part, without ending or query."""
     last = source.split("?")[0].rstrip("/").rpartition("/")[2]
     return last.partition(".")[0] or last
+
+
+def describe_ensemble(ensemble: HeadEnsemble) -> str:
+    """Say how much better an ensemble of trials is than the best one."""
+    return (
+        f"{len(ensemble.members)} heads together save {ensemble.gain:.3f} ± {ensemble.error:.3f} "
+        "of its log loss"
+    )
 
 
 def describe_head(head: HeadConfig) -> str:

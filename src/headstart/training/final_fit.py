@@ -10,17 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.features.feature_store import FeatureStore
-from headstart.heads.config import BestHead, HeadConfig, chosen_layers
+from headstart.heads.config import BestHead, EnsembleMember, HeadConfig, chosen_layers
 from headstart.heads.fitted import FittedHead
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import DIRECTION, objective, scores, softmax
 from headstart.heads.temperature import fit_temperature
 from headstart.heads.trainer import HeadTrainer, mean_by_row
-from headstart.models.assemble import average_linear
+from headstart.models.assemble import average_linear, weighted_mean
 from headstart.models.predictions import Predictions
 from headstart.params.image import ImageParams
 from headstart.params.train import TrainParams
@@ -40,6 +41,7 @@ class TrainedHead:
         unscaled: the same metrics before temperature scaling.
         trained_on: what of the data, as metadata.
         optimism: accuracy beyond what to expect on new images: the best of many is partly luck.
+        members: of an ensemble of trials.
     """
 
     heads: tuple[FittedHead, ...]
@@ -51,6 +53,7 @@ class TrainedHead:
     unscaled: dict[str, float]
     trained_on: dict[str, Any]
     optimism: float = 0.0
+    members: tuple[EnsembleMember, ...] = ()
 
     @property
     def config(self) -> HeadConfig:
@@ -83,22 +86,22 @@ def train_model(
     Raises:
         TrainingError: a split is empty, or the loss is no longer a number.
     """
-    for name in ("train", "validation"):
-        if len(store.indices(name)) == 0:
-            raise TrainingError(
-                f"training needs images in the {name} split, but there are none: "
-                f"add images (a class of three groups has one in each split), or raise "
-                f"ingest.split.{name}"
-            )
+    _check_splits(store)
     changes = {name: getattr(params, name) for name in ("learning_rate", "weight_decay", "epochs")}
     config = best.config.model_copy(
         update={name: value for name, value in changes.items() if value is not None}
     )
-    seeds = range(seed, seed + params.seeds)
+    single = EnsembleMember(config=config, epochs=best.epochs, times=1, trial=best.trial)
+    members: tuple[EnsembleMember, ...] = (single,)
+    # A solved head is the same from every seed.
+    n_seeds = params.seeds if config.kind == "network" else 1
+    ensemble = best.ensemble if params.combine == "trials" and config == best.config else None
+    if ensemble is not None:
+        members, n_seeds = ensemble.members, 1  # several heads already
+    seeds = range(seed, seed + n_seeds)
     n_train = len(store.indices("train"))
-    rows = np.concatenate([store.indices("train"), store.indices("validation")])
-    batch = store.rows(rows)
-    every = np.arange(len(rows))
+    batch = store.split("train", "validation")
+    every = np.arange(len(batch))
     trainer = HeadTrainer(
         batch.features,
         batch.label_ids,
@@ -107,39 +110,45 @@ def train_model(
         batch_size=best.batch_size,
         metric=best.metric,
     )
-    fold_of_row = np.where(every < n_train, -1, 0)
-    if params.trains_on_all(cross_validated=best.folds > 1):
-        splits, epochs = ["train", "validation"], params.epochs or best.epochs
+    is_on_all = params.trains_on_all(cross_validated=best.folds > 1)
+    if is_on_all:
+        splits = ["train", "validation"]
         n_folds = count_folds(
             batch.label_ids, batch.groups, best.folds if best.folds > 1 else params.folds
         )
         fold_of_row = assign_folds(batch.label_ids, batch.groups, folds=n_folds, seed=seed)
         folds = folds_of(fold_of_row, seeds)
-        found = trainer.cross_validate(config, folds, epochs=epochs)
-        heads = trainer.fit(config, every, seeds, epochs=epochs, temperature=found.temperature)
-        logits = mean_by_row(folds, found.logits)[1]
-        # Without images to choose by, several heads can only be an ensemble.
-        heads = [replace(head, curve=found.curve.values) for head in merged(heads)]
     else:
-        splits = ["train"]
+        splits, fold_of_row = ["train"], np.where(every < n_train, -1, 0)
         folds = [Fold(every[:n_train], every[n_train:], own) for own in seeds]
-        found = trainer.cross_validate(config, folds, patience=params.patience, keep_heads=True)
-        heads, kept = merged(found.heads), found.logits
-        if len(heads) > 1 and params.combine == "best":
-            labels = batch.label_ids[n_train:]
-            sign = 1 if DIRECTION[best.metric] == "maximize" else -1
-            values = [sign * objective(best.metric, scores(labels, softmax(z))) for z in kept]
-            chosen = int(np.argmax(values))
-            heads, kept = [heads[chosen]], [kept[chosen]]
-        logits = np.mean(kept, axis=0, dtype=np.float64)
+    heads, weights, logits = list[FittedHead](), list[float](), np.zeros(())
+    for member in members:
+        if is_on_all:
+            epochs = params.epochs or member.epochs
+            own, of_own = _on_all_rows(trainer, member.config, folds, every, seeds, epochs)
+        else:
+            own, of_own = _on_train_rows(
+                trainer, member.config, folds, batch.label_ids[n_train:], best, params
+            )
+        share = member.times / sum(one.times for one in members)
+        logits = logits + share * of_own
+        heads += own
+        weights += [share / len(own)] * len(own)
+    layers = chosen_layers(config.layers, store.layers)
+    if ensemble is not None:
+        joined = weighted_mean(heads, weights, trainer.blocks)
+        heads = [replace(head, curve=heads[0].curve) for head in joined]
+        layers = chosen_layers(heads[0].config.layers, store.layers)
     judged = np.flatnonzero(fold_of_row >= 0)
     labels = batch.label_ids[judged]
     temperature = fit_temperature(logits, labels)
     probabilities = softmax(logits / temperature)
+    # A head that params.yaml changed was not chosen on these images.
+    chosen = ensemble or (best if config == best.config else None)
     hashes = sorted(store.sha256[row] for name in splits for row in store.indices(name).tolist())
     return TrainedHead(
         heads=tuple(heads),
-        layers=chosen_layers(config.layers, store.layers),
+        layers=layers,
         temperature=temperature,
         validation=Predictions(
             classes=store.classes,
@@ -157,9 +166,54 @@ def train_model(
             "n_images": len(hashes),
             "images_sha256": files.sha256_of_json(hashes),
         },
-        # A head that params.yaml changed was not chosen on these images.
-        optimism=best.optimism if config == best.config else 0.0,
+        optimism=chosen.optimism if chosen is not None else 0.0,
+        members=ensemble.members if ensemble is not None else (),
     )
+
+
+def _check_splits(store: FeatureStore) -> None:
+    for name in ("train", "validation"):
+        if len(store.indices(name)) == 0:
+            raise TrainingError(
+                f"training needs images in the {name} split, but there are none: "
+                f"add images (a class of three groups has one in each split), or raise "
+                f"ingest.split.{name}"
+            )
+
+
+def _on_all_rows(
+    trainer: HeadTrainer,
+    config: HeadConfig,
+    folds: Sequence[Fold],
+    rows: NDArray[np.int64],
+    seeds: Sequence[int],
+    epochs: int,
+) -> tuple[list[FittedHead], NDArray[np.float64]]:
+    """Heads trained on all rows, and logits of rows that some fold holds out."""
+    found = trainer.cross_validate(config, folds, epochs=epochs)
+    heads = trainer.fit(config, rows, seeds, epochs=epochs, temperature=found.temperature)
+    # Without images to choose by, several heads can only be an ensemble.
+    heads = [replace(head, curve=found.curve.values) for head in merged(heads)]
+    return heads, mean_by_row(folds, found.logits)[1]
+
+
+def _on_train_rows(
+    trainer: HeadTrainer,
+    config: HeadConfig,
+    folds: Sequence[Fold],
+    label_ids: NDArray[np.int64],
+    best: BestHead,
+    params: TrainParams,
+) -> tuple[list[FittedHead], NDArray[np.float64]]:
+    """Heads stopped by the validation rows, whose labels are `label_ids`, and logits of these."""
+    found = trainer.cross_validate(config, folds, patience=params.patience, keep_heads=True)
+    heads, logits = merged(found.heads), found.logits
+    if len(heads) > 1 and params.combine == "best":
+        sign = 1 if DIRECTION[best.metric] == "maximize" else -1
+        values = [sign * objective(best.metric, scores(label_ids, softmax(z))) for z in logits]
+        chosen = int(np.argmax(values))
+        heads, logits = [heads[chosen]], [logits[chosen]]
+    return heads, np.mean(logits, axis=0, dtype=np.float64)
 
 
 def merged(heads: Sequence[FittedHead]) -> list[FittedHead]:
@@ -182,6 +236,7 @@ def model_metadata(
         "extractor": store.contract,
         "layers": list(trained.layers),
         "head": trained.config.model_dump(mode="json"),
+        "ensemble": [member.model_dump(mode="json") for member in trained.members],
         "n_heads": len(trained.heads),
         "epochs": [head.epochs for head in trained.heads],
         "temperature": trained.temperature,
