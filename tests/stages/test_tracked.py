@@ -33,6 +33,6 @@ def test_a_run_of_each_kind_shows_what_the_reports_say(
     hold_model_to_reports(project)
     run = open_store(project.root).client.get_run(read_run_id(project.run))
     note = run.data.tags["mlflow.note.content"]
-    assert "A 1×16 relu head on features of small" in note
+    assert "Head: 1×16 relu; on features of small" in note
     assert f"**Validation accuracy {100 * scores['accuracy']:.1f} %**" in note
     assert run.info.run_name == "animal-silhouettes · 1×16 relu"

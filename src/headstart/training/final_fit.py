@@ -101,10 +101,10 @@ def train_model(
     seeds = range(seed, seed + n_seeds)
     n_train = len(store.indices("train"))
     batch = store.split("train", "validation")
-    every = np.arange(len(batch))
+    labels, every = batch.label_ids, np.arange(len(batch))
     trainer = HeadTrainer(
         batch.features,
-        batch.label_ids,
+        labels,
         len(store.classes),
         store.columns(),
         batch_size=best.batch_size,
@@ -113,10 +113,9 @@ def train_model(
     is_on_all = params.trains_on_all(cross_validated=best.folds > 1)
     if is_on_all:
         splits = ["train", "validation"]
-        n_folds = count_folds(
-            batch.label_ids, batch.groups, best.folds if best.folds > 1 else params.folds
-        )
-        fold_of_row = assign_folds(batch.label_ids, batch.groups, folds=n_folds, seed=seed)
+        most = best.folds if best.folds > 1 else params.folds
+        n_folds = count_folds(labels, batch.groups, most)
+        fold_of_row = assign_folds(labels, batch.groups, folds=n_folds, seed=seed)
         folds = folds_of(fold_of_row, seeds)
     else:
         splits, fold_of_row = ["train"], np.where(every < n_train, -1, 0)
@@ -127,9 +126,8 @@ def train_model(
             epochs = params.epochs or member.epochs
             own, of_own = _on_all_rows(trainer, member.config, folds, every, seeds, epochs)
         else:
-            own, of_own = _on_train_rows(
-                trainer, member.config, folds, batch.label_ids[n_train:], best, params
-            )
+            seen = labels[n_train:]
+            own, of_own = _on_train_rows(trainer, member.config, folds, seen, best, params)
         share = member.times / sum(one.times for one in members)
         logits = logits + share * of_own
         heads += own
@@ -140,7 +138,7 @@ def train_model(
         heads = [replace(head, curve=heads[0].curve) for head in joined]
         layers = chosen_layers(heads[0].config.layers, store.layers)
     judged = np.flatnonzero(fold_of_row >= 0)
-    labels = batch.label_ids[judged]
+    labels = labels[judged]
     temperature = fit_temperature(logits, labels)
     probabilities = softmax(logits / temperature)
     # A head that params.yaml changed was not chosen on these images.
