@@ -92,7 +92,7 @@ def test_it_is_that_of_the_assembled_model(config: HeadConfig) -> None:
         variance=np.ones(dim, np.float32) if is_standardised else None,
     )
     model = assemble(encoder, [head], 1.0, used)
-    cost = model_cost(config, blocks, block_costs(encoder), 7)
+    cost = model_cost([config], blocks, block_costs(encoder), 7)
     assert cost is not None
     assert cost.megabytes == pytest.approx(4e-6 * sum(prod(w.shape) for w in model.weights))
     assert cost.mflops == pytest.approx(2e-6 * _multiply_adds(model))

@@ -55,9 +55,9 @@ class StudyPlan:
         """The rows that some fold holds out, ascending."""
         return np.unique(np.concatenate([fold.validation for fold in self.folds]))
 
-    def cost(self, config: HeadConfig) -> Cost | None:
-        """What the model of a head would cost; None where the encoder's cost is not known."""
-        return model_cost(config, self.blocks, self.costs, self.n_classes)
+    def cost(self, *heads: HeadConfig) -> Cost | None:
+        """What the model of these heads would cost; None where the encoder's is not known."""
+        return model_cost(heads, self.blocks, self.costs, self.n_classes)
 
 
 def plan_study(store: FeatureStore, search: SearchParams, *, seed: int) -> StudyPlan:

@@ -12,6 +12,7 @@ from headstart.heads.config import BestHead, EnsembleMember, HeadConfig, HeadEns
 from headstart.heads.curve import curve_metrics
 from headstart.heads.metrics import DIRECTION, METRICS, objective
 from headstart.params.search import SearchParams
+from headstart.search.costs import excess
 from headstart.search.ensemble import choose_ensemble
 from headstart.search.plan import StudyPlan
 from headstart.search.selection import AnswerStore, Corrected, correct_for_selection
@@ -188,6 +189,8 @@ def read_study(plan: StudyPlan, search: SearchParams, folder: Path) -> StudyResu
     }
     ensemble = choose_ensemble(label_ids, groups, answers, list(heads), seed=seed)
     if ensemble is None or not ensemble.is_better:
+        return result
+    if excess(search, plan.cost(*(heads[number][0] for number in ensemble.members))):
         return result
     seen = label_ids[ensemble.rows]
     accuracy = float(METRICS["accuracy"](seen, ensemble.answers))
