@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
 SEEDS = range(5)
 FEW, N_DRAWS = (5, 10, 20), 10
-# The search of before: 32 heads of networks and logistic regression, on the last map, judged on
-# the validation split.
+# As the search was before there were blocks: 32 heads of networks and logistic regression, on the
+# last map, judged on the validation split.
 BEFORE: dict[str, Any] = {
     "folds": 1,
     "default_head": {"kind": "network"},
@@ -97,7 +97,7 @@ def main() -> None:
             ),
         ]  # fmt: skip
         before = [judge(default, seed, unused, BEFORE, folder) for seed in seeds]
-        rows.append(row("silhouettes, unused: the search of before", before))
+        rows.append(row("silhouettes, unused: heads on the last map, one split", before))
         for n in FEW if not quick else FEW[:1]:
             draws = [few(default, n, draw, unused, folder) for draw in range(N_DRAWS)]
             rows.append(row(f"silhouettes, {n} images per class", draws))
