@@ -241,8 +241,8 @@ FAULTS = (
     Fault(
         "train-reads-test",
         "heads are stopped and calibrated on the test split",
-        'np.concatenate([store.indices("train"), store.indices("validation")])',
-        'np.concatenate([store.indices("train"), store.indices("test")])',
+        'batch = store.split("train", "validation")\n    labels',
+        'batch = store.split("train", "test")\n    labels',
         ("test_training_knows_nothing_of_the_test_split",),
     ),
     Fault(
