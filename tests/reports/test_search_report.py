@@ -128,7 +128,7 @@ def test_the_page_shows_accuracy_against_cost(tmp_path: Path) -> None:
     solved = StudyResult("heads-1", "x", "log_loss", "minimize", 64, TOPIC, trials)
     write_search_report(tmp_path, solved, SEARCH)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    front = page.split("<h2>Accuracy against cost</h2>")[1].split("</table>")[0]
+    front = page.split("<h2>Log loss against cost</h2>")[1].split("</table>")[0]
     assert [
         name
         for name in ("all", "block14_add", "block10_add", "last")
