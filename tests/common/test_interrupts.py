@@ -109,6 +109,29 @@ def test_a_search(tmp_path: Path, workers: int) -> None:
     assert not list(studies.glob("*.workers/*.lock")) or workers > 1
 
 
+DROPPED = """
+import signal, time
+from headstart.common.interrupts import end_plainly_when_interrupted
+
+class Ends:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+end_plainly_when_interrupted()
+Ends()
+time.sleep(30)
+"""
+
+
+def test_an_interrupt_in_a_destructor_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "work.py"
+    path.write_text(DROPPED)
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=25)
+    assert (done.returncode, done.stderr) == (
+        STATUS, "work: interrupted; the same command resumes it\n"
+    )  # fmt: skip
+
+
 def test_ingest_with_its_workers(tmp_path: Path, own_cache: Path) -> None:
     project = _workspace(tmp_path, "")
     write_classes(project.fetched, 300)

@@ -25,7 +25,23 @@ def end_plainly_when_interrupted() -> None:
     given the signal back to the system, which would end the process as if it had failed.
     """
     sys.excepthook = _tell
+    sys.unraisablehook = _interrupt_again
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """An interrupt that fell into a destructor, where Python drops exceptions, comes once more.
+
+    TensorFlow's weak references make that one in a few. From a thread, a little later: here it
+    would be dropped again.
+    """
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    main = threading.main_thread().ident
+    again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
