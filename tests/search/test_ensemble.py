@@ -83,6 +83,20 @@ def test_a_group_is_judged_as_one() -> None:
     assert twice.error == pytest.approx(once.error)
 
 
+def test_of_many_images_some_choose() -> None:
+    """Groups are named so that the last ones may have no image among those."""
+    times = 12
+    heads = {
+        seed: np.concatenate([_answers(seed * 100 + part, 1.5) for part in range(times)])
+        for seed in range(3)
+    }
+    groups = [str(image) for image in range(N * times)]
+    found = choose_ensemble(np.tile(LABELS, times), groups, heads, range(3), seed=0)
+    assert found is not None
+    assert len(found.rows) == len(found.answers) == 4096
+    assert found.is_better
+
+
 def test_too_few_to_choose_from() -> None:
     one = _answers(0, 1.0)
     assert choose_ensemble(LABELS, GROUPS, {0: one}, [0], seed=0) is None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from headstart.heads.metrics import PER_IMAGE, softmax
 
 _MOST_HEADS, _MOST_STEPS = 5, 12
-_MOST_CANDIDATES, _MOST_IMAGES = 24, 4096
+_MOST_CANDIDATES, _MOST_IMAGES, _MOST_NUMBERS = 24, 4096, 2**20
 _FOLDS = 5
 _SMALLEST = 1e-7
 
@@ -74,8 +74,10 @@ def choose_ensemble(
         return None
     chance = np.random.default_rng([seed, 6])
     rows = np.arange(len(label_ids))
-    if len(rows) > _MOST_IMAGES:
-        rows = np.sort(chance.choice(rows, _MOST_IMAGES, replace=False))
+    # Of many classes fewer images: a choice looks at every probability of every candidate.
+    most = max(1024, min(_MOST_IMAGES, _MOST_NUMBERS // answers[numbers[0]].shape[1]))
+    if len(rows) > most:
+        rows = np.sort(chance.choice(rows, most, replace=False))
     labels = label_ids[rows]
     logits = np.log(
         np.maximum(np.stack([np.asarray(answers[n], np.float32)[rows] for n in numbers]), _SMALLEST)
@@ -93,8 +95,7 @@ def choose_ensemble(
         together = np.mean(logits[chosen][:, unseen], axis=0)
         gains[unseen] = best - _losses(together[None], labels[unseen])[0]
     of_groups = np.bincount(group_of[rows], gains, n_groups)
-    present = np.bincount(group_of[rows], minlength=n_groups) > 0
-    spread = of_groups[present] - gains.mean() * np.bincount(group_of[rows])[present]
+    spread = of_groups - gains.mean() * np.bincount(group_of[rows], minlength=n_groups)
     error = float(np.sqrt(np.square(spread).sum())) / len(rows)
     members = _greedy(logits, labels)
     own = softmax(np.mean(logits[members], axis=0, dtype=np.float64))
