@@ -143,7 +143,7 @@ def test_the_best_that_fits(tmp_path: Path) -> None:
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"the last needs .* MFLOPs, over search.max_mflops 100"):
+    with pytest.raises(SearchError, match=r"the last model has .* search.max_mflops 100"):
         _run(tmp_path, max_mflops=100)
 
 

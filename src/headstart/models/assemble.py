@@ -160,17 +160,33 @@ def weighted_mean(
     columns = [np.concatenate([places[name] for name in own]) for own in used]
     dim, joined = int(ends[-1]), "+".join(layers)
     if all(len(h.layers) == 1 and (h.mean is not None or not _norms_rows(h)) for h in heads):
+        # Standardised as its members are, so that fine-tuning goes on from features of one scale.
+        shift, scale = np.zeros(dim), np.ones(dim)
+        for head, own in zip(heads, columns, strict=True):
+            if head.mean is not None and head.variance is not None:
+                shift[own], scale[own] = head.mean, np.sqrt(head.variance.astype(np.float64))
         kernel, bias = np.zeros((dim, heads[0].n_classes)), np.zeros(heads[0].n_classes)
         for head, weight, own in zip(heads, weights, columns, strict=True):
-            scaled = head.layers[0].kernel.astype(np.float64)
+            raw, offset = head.layers[0].kernel.astype(np.float64), shift[own]
             if head.mean is not None and head.variance is not None:
-                scaled /= np.sqrt(head.variance.astype(np.float64))[:, None]
-                bias -= weight * (head.mean @ scaled)
-            kernel[own] += weight * scaled
-            bias += weight * head.layers[0].bias
-        config = heads[0].config.model_copy(update={"layers": joined, "normalisation": "none"})
-        mean = DenseWeights(kernel.astype(np.float32), bias.astype(np.float32))
-        return [FittedHead(config, heads[0].n_classes, (mean,), epochs=heads[0].epochs)]
+                raw /= np.sqrt(head.variance.astype(np.float64))[:, None]
+                offset = offset - head.mean
+            kernel[own] += weight * raw * scale[own][:, None]
+            bias += weight * (head.layers[0].bias + offset @ raw)
+        plain = all(head.mean is None for head in heads)
+        config = heads[0].config.model_copy(
+            update={"layers": joined, "normalisation": "none" if plain else "standardise"}
+        )
+        return [
+            FittedHead(
+                config,
+                heads[0].n_classes,
+                (DenseWeights(kernel.astype(np.float32), bias.astype(np.float32)),),
+                mean=None if plain else shift.astype(np.float32),
+                variance=None if plain else np.square(scale).astype(np.float32),
+                epochs=heads[0].epochs,
+            )
+        ]
     found = []
     for head, weight, own in zip(heads, weights, columns, strict=True):
         first = np.zeros((dim, head.layers[0].kernel.shape[1]), np.float32)

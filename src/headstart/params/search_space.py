@@ -65,16 +65,13 @@ def _form(value: object) -> str:
     return "<domain>" if isinstance(value, dict | Section) else "<value>"
 
 
-# The tags appear in pydantic's error locations, where they must not be taken for keys.
-_ByForm = Discriminator(_form)
-
-
 def _value_or_domain(name: str) -> Any:
     """The type of a field of the space: None, a value of the head's field, or some of its values.
 
     What the head's field allows holds for every value of a domain.
     """
     field = HeadConfig.model_fields[name]
+    # The tags appear in pydantic's error locations, where they must not be taken for keys.
     value = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     domain = (Choices if field.annotation is str or get_origin(field.annotation) else Range)[value]
     return Annotated[

@@ -63,7 +63,7 @@ def run_study(
     if all(trial.value is None for trial in result.trials):
         if skipped := [t.reason for t in result.trials if t.state == "PRUNED" and t.reason]:
             raise SearchError(
-                f"no head that was tried fits the limits, the last needs {skipped[-1]}: raise "
+                f"no head that was tried fits the limits, the last model has {skipped[-1]}: raise "
                 "them, or let search.space.layers choose blocks of earlier layers"
             )
         raise SearchError(

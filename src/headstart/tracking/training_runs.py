@@ -160,8 +160,8 @@ def source_name(source: str) -> str:
 def describe_ensemble(ensemble: HeadEnsemble) -> str:
     """Say how much better an ensemble of trials is than the best one."""
     return (
-        f"{len(ensemble.members)} heads together save {ensemble.gain:.3f} ± {ensemble.error:.3f} "
-        "of its log loss"
+        f"an ensemble of {len(ensemble.members)} trials lowers log loss by "
+        f"{ensemble.gain:.3f} ± {ensemble.error:.3f}"
     )
 
 
