@@ -12,8 +12,13 @@ from headstart.heads.backend import gradients
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import LAYER_NORM_EPSILON, feature_statistics
 from headstart.heads.folds import Fold, balanced_weights
-from headstart.heads.network import warmup_steps
-from headstart.heads.randomness import dropout_key, dropout_uniform, first_kernel, row_order
+from headstart.heads.network import (
+    dropout_key,
+    dropout_uniform,
+    first_kernel,
+    row_order,
+    warmup_steps,
+)
 
 Array = NDArray[Any]
 

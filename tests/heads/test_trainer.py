@@ -10,7 +10,7 @@ from headstart.heads.config import HeadConfig
 from headstart.heads.curve import Curve
 from headstart.heads.folds import Fold, folds_of
 from headstart.heads.metrics import scores
-from headstart.heads.randomness import row_order
+from headstart.heads.network import row_order
 from headstart.heads.trainer import CrossValidation, HeadTrainer, mean_by_row
 
 CLASSES, DIM, N_TRAIN = 3, 12, 90

@@ -1,9 +1,13 @@
-"""What a study trains on, and what it is called: fixed by the features, the params and the seed."""
+"""What a study trains on, what its models cost, and what it is called.
+
+All of it is fixed by the features, the params and the seed.
+"""
 
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,12 +17,11 @@ from headstart.common.cost import Cost
 from headstart.common.errors import SearchError
 from headstart.common.files import sha256_of_json
 from headstart.features.feature_store import FeatureStore
-from headstart.heads.config import HeadConfig
+from headstart.heads.config import HeadConfig, chosen_layers
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import check_metric
 from headstart.params.search import SearchParams
 from headstart.params.search_space import SearchSpace
-from headstart.search.costs import model_cost
 
 # How heads are found, not what their values mean.
 _OF_SEARCHING = ("space", "default_head", "sampler", "pruner", "max_mflops", "max_model_mb")
@@ -116,6 +119,50 @@ def with_blocks(search: SearchParams, layers: Sequence[str]) -> SearchParams:
         chosen = {"choices": ("last", "all", *sets)}
     changed = SearchSpace.model_validate({**space.model_dump(), "layers": chosen})
     return search.model_copy(update={"space": changed})
+
+
+def model_cost(
+    heads: Sequence[HeadConfig],
+    blocks: Mapping[str, slice],
+    costs: Mapping[str, Cost],
+    n_classes: int,
+) -> Cost | None:
+    """The cost of an encoder and heads; None where the encoder's is not known.
+
+    Args:
+        blocks: layer → its columns of a row of features.
+        costs: of the encoder up to each layer. Blocks of one encoder are nested: the deepest of
+            those that some head uses is what the encoder costs.
+    """
+    used = [chosen_layers(head.layers, tuple(blocks)) for head in heads]
+    if not all(layer in costs for own in used for layer in own):
+        return None
+    total = max((costs[layer] for own in used for layer in own), key=lambda cost: cost.mflops)
+    for head, own in zip(heads, used, strict=True):
+        dim = sum(blocks[layer].stop - blocks[layer].start for layer in own)
+        hidden = [head.width] * head.hidden_layers if head.kind == "network" else []
+        sizes = [dim, *hidden, n_classes]
+        kernels = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        is_standardised = head.kind == "ridge" or head.normalisation == "standardise"
+        statistics = 2 * dim if is_standardised else 0
+        total += Cost.of_kernels(kernels, kernels + sum(sizes[1:]) + statistics)
+    return total
+
+
+def excess(search: SearchParams, cost: Cost | None) -> str:
+    """Why a model of this cost is over the limits, or nothing."""
+    if cost is None:
+        return ""
+    limits = (
+        ("max_mflops", search.max_mflops, cost.mflops, "MFLOPs"),
+        ("max_model_mb", search.max_model_mb, cost.megabytes, "MB"),
+    )
+    over = [
+        f"{value:,.4g} {unit}, over search.{name} {most:,.4g}"
+        for name, most, value, unit in limits
+        if most is not None and value > most
+    ]
+    return " and ".join(over)
 
 
 def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

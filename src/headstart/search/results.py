@@ -12,9 +12,8 @@ from headstart.heads.config import BestHead, EnsembleMember, HeadConfig, HeadEns
 from headstart.heads.curve import curve_metrics
 from headstart.heads.metrics import DIRECTION, METRICS, objective
 from headstart.params.search import SearchParams
-from headstart.search.costs import excess
 from headstart.search.ensemble import choose_ensemble
-from headstart.search.plan import StudyPlan
+from headstart.search.plan import StudyPlan, excess
 from headstart.search.selection import AnswerStore, Corrected, correct_for_selection
 from headstart.search.study import (
     MFLOPS,

@@ -40,13 +40,15 @@ def run_study(
     search = with_blocks(search, store.layers)
     plan = plan_study(store, search, seed=seed)
     check_memory(plan, search)
-    deadline = _deadline(search)
+    deadline = float("inf")
     with answering_storage(search, storage_folder):
         for turn in itertools.count():
             # Samples of its own, unlike those of the workers and of earlier turns.
             stream = search.workers + turn if turn else 0
             worker = Worker(plan, search, storage_folder, seed=seed, stream=stream)
             with closing(worker):
+                if turn == 0:
+                    deadline = _deadline(search)  # to make a storage may take seconds
                 if turn and time.monotonic() >= deadline:
                     break
                 if not worker.wants_more():

@@ -5,12 +5,13 @@ heads have equal configs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headstart.common.errors import SearchError
 from headstart.heads.config import HeadConfig
 from headstart.params.head import USED
+from headstart.params.search import SearchParams
 from headstart.params.search_space import Choices, Range, SearchSpace
 
 if TYPE_CHECKING:
@@ -151,6 +152,33 @@ def _head_at(space: SearchSpace, index: int) -> HeadConfig:
         else:
             chosen[name] = domain
     return HeadConfig.model_validate(chosen)
+
+
+def first_heads(search: SearchParams) -> list[HeadConfig]:
+    """The default head, then ridge on all feature blocks where the space has it."""
+    heads = [search.default_head]
+    ridge = HeadConfig(kind="ridge")
+    is_new = essence(ridge) != essence(search.default_head)
+    if is_new and is_in_space(search.space, essence(ridge)):
+        heads.append(ridge)
+    return heads[: search.n_trials]
+
+
+def is_enumerated(search: SearchParams) -> bool:
+    """Whether every head of the space is tried once, rather than some sampled.
+
+    So it is for a grid, and for any sampler where `n_trials` reaches for the whole space: samples
+    would only repeat heads.
+    """
+    size = grid_size(search.space)
+    return search.sampler == "grid" or (size is not None and size <= search.n_trials)
+
+
+def is_exhausted(search: SearchParams, tried: Iterable[HeadConfig]) -> bool:
+    """Whether there is no head of the space that has not been tried."""
+    size = grid_size(search.space)
+    heads = {essence(head) for head in tried if is_in_space(search.space, essence(head))}
+    return size is not None and len(heads) >= size
 
 
 def essence(head: HeadConfig) -> HeadConfig:

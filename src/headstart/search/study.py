@@ -3,7 +3,11 @@
 By default one SQLite file holds all studies, so that one `optuna-dashboard` shows them.
 """
 
+import importlib.util
 import json
+import os
+import socket
+import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from optuna.exceptions import (
     ExperimentalWarning,
     StorageInternalError,
@@ -27,16 +31,23 @@ from headstart.common.secrets import without_secrets
 from headstart.heads.config import HeadConfig
 from headstart.heads.metrics import DIRECTION
 from headstart.params.search import SearchParams
-from headstart.search.costs import excess
-from headstart.search.plan import StudyPlan, may_share_trials
-from headstart.search.sampling import first_heads, is_enumerated, make_pruner
-from headstart.search.space import distributions, essence, grid, is_in_space, known_fields
-from headstart.search.worker_lock import WorkerLock
+from headstart.search.plan import StudyPlan, excess, may_share_trials
+from headstart.search.space import (
+    distributions,
+    essence,
+    extremes,
+    first_heads,
+    grid,
+    is_enumerated,
+    is_in_space,
+    known_fields,
+)
 
 HEARTBEAT_S = 30
 _GRACE_S = 150
 _WAIT_FOR_SQLITE_S = 60
 _ENQUEUED_AT_ONCE = 32
+_MIN_EPOCHS = 3
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # User attributes of trials.
@@ -121,6 +132,41 @@ def study_lock(folder: Path, name: str) -> BaseFileLock:
     return FileLock(folder / f"{name}.lock")
 
 
+class WorkerLock:
+    """Held by a worker while it lives: the operating system frees it when the worker dies.
+
+    Attributes:
+        name: of the worker; begins with the machine's name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        self._folder = folder
+        self._lock = FileLock(folder / f"{self.name}.lock")
+        self._lock.acquire()
+
+    def release(self) -> None:
+        """Count as dead from now on."""
+        self._lock.release()
+        (self._folder / f"{self.name}.lock").unlink(missing_ok=True)
+
+    def may_live(self, worker: str) -> bool:
+        """Whether a worker holds its lock file, or is of another machine: its heartbeats tell."""
+        if worker == self.name or not worker.startswith(f"{socket.gethostname()}."):
+            return True
+        path = self._folder / f"{worker}.lock"
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+
 def open_study(
     plan: StudyPlan, search: SearchParams, storage: RDBStorage, lock: WorkerLock
 ) -> optuna.Study:
@@ -152,6 +198,32 @@ def open_study(
         _add_old_trials(study, plan, search, storage)
     _retry_lost(study, storage, lock)
     return study
+
+
+def make_sampler(search: SearchParams, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler that params name. A grid's heads are enqueued: nothing is left to sample."""
+    if search.sampler == "tpe":
+        with warnings.catch_warnings():
+            # `group` is what models conditional fields jointly; Optuna calls it experimental.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, group=True)
+    if search.sampler == "cmaes":
+        if importlib.util.find_spec("cmaes") is None:
+            raise SearchError(
+                "search.sampler cmaes needs the package cmaes: install headstart[cmaes]"
+            )
+        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def make_pruner(search: SearchParams) -> optuna.pruners.BasePruner:
+    """The pruner that params name; its resource is an epoch."""
+    if search.pruner == "hyperband":
+        most = max(*extremes(search.space, "epochs"), search.default_head.epochs, _MIN_EPOCHS)
+        return optuna.pruners.HyperbandPruner(min_resource=_MIN_EPOCHS, max_resource=most)
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=_MIN_EPOCHS)
+    return optuna.pruners.NopPruner()
 
 
 def missing(study: optuna.Study, search: SearchParams) -> int:

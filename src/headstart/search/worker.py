@@ -20,9 +20,7 @@ from headstart.heads.curve import Curve
 from headstart.heads.metrics import softmax
 from headstart.heads.trainer import CrossValidation, HeadTrainer, mean_by_row
 from headstart.params.search import SearchParams
-from headstart.search.costs import excess
-from headstart.search.plan import StudyPlan
-from headstart.search.sampling import make_sampler
+from headstart.search.plan import StudyPlan, excess
 from headstart.search.selection import AnswerStore
 from headstart.search.space import asking, known_fields, suggest
 from headstart.search.study import (
@@ -33,13 +31,14 @@ from headstart.search.study import (
     REASON,
     RESULT,
     WORKER,
+    WorkerLock,
     has_next,
+    make_sampler,
     missing,
     open_storage,
     open_study,
     study_lock,
 )
-from headstart.search.worker_lock import WorkerLock
 
 MOST_FAILURES = 10
 

@@ -90,8 +90,8 @@ def _check_layers(params: Params) -> None:
 
 
 def _check_sampler(params: Params) -> None:
-    from headstart.search.sampling import make_sampler
     from headstart.search.space import check_grid
+    from headstart.search.study import make_sampler
 
     make_sampler(params.search, seed=0)
     if params.search.sampler == "grid":

@@ -15,8 +15,8 @@ from headstart.params.search import SearchParams
 from headstart.reports.search_report import write_search_report
 from headstart.search.plan import with_blocks
 from headstart.search.results import StudyResult
-from headstart.search.sampling import is_exhausted
 from headstart.search.search_heads import run_study
+from headstart.search.space import is_exhausted
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.store import open_store
 from headstart.tracking.study_runs import log_search

@@ -19,7 +19,7 @@ from headstart.models.assemble import assemble
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from headstart.params.search import SearchParams
-from headstart.search.costs import model_cost
+from headstart.search.plan import model_cost
 from headstart.search.results import StudyResult
 from headstart.search.search_heads import run_study
 from tests.heads.made_features import write_made_features
