@@ -34,6 +34,18 @@ def test_every_command_is_documented(command: str) -> None:
     assert f"headstart {command}" in DOCS
 
 
+def test_every_command_that_is_named_exists() -> None:
+    sources = (
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "src").rglob("*.jinja"),
+        ROOT / "params.yaml",
+    )
+    texts = [DOCS, *(path.read_text(encoding="utf-8") for path in sources)]
+    named = {name for text in texts for name in re.findall(r"`headstart ([a-z][a-z-]*)", text)}
+    assert {"serve", "predict", "encoders"} <= named
+    assert named <= set(_commands())
+
+
 def _parameters(section: Any, prefix: str = "") -> Iterator[str]:
     for name, value in section.items():
         # The fields of heads and of the space are explained as a table of docs/search.md.

@@ -330,6 +330,14 @@ def mlproject(
     run_entry_point(entry_point, assignments_of(options or []))
 
 
+@app.command()
+def encoders() -> None:
+    """List the encoders: blocks, input size, and where their ImageNet weights come from."""
+    from headstart.encoders.catalogue import listing
+
+    say(listing())
+
+
 @cache_app.command("ls")
 def cache_ls() -> None:
     """Show what is cached, by fingerprint, and what each is."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 
 from headstart.cache.claims import Claims, anybody_claims, nobody_claims
 from headstart.cache.row_cache import FeatureCache
+from headstart.common.errors import DiskError
+from headstart.common.terminal import size_text
 from headstart.features.cache_commands import (
     collect,
     entries,
     gc_text,
     ls_text,
-    size_text,
     verify,
     verify_text,
 )
@@ -215,3 +217,11 @@ def test_whoever_waited_while_room_was_made_begins_anew(root: Path) -> None:
 )
 def test_sizes(n_bytes: float, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize("command", [ls_text, verify_text, gc_text])
+def test_a_cache_that_is_no_folder(tmp_path: Path, command: Callable[[Path], str]) -> None:
+    path = tmp_path / "cache"
+    path.write_text("x")
+    with pytest.raises(DiskError, match=r"must be a folder, but .* none: set HEADSTART_CACHE"):
+        command(path)

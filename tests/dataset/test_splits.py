@@ -337,6 +337,7 @@ labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
             st.floats(0, 0.3),
             st.just(0.0),
             labels,
+            st.lists(st.text("0123456789abcdef", min_size=8, max_size=8), max_size=3).map(tuple),
         ).map(lambda key: key._replace(test=1 - key.train - key.validation)),
         st.builds(Thresholds, st.integers(0, 255), st.floats(0, 0.5), st.floats(0.5, 1)),
         max_size=5,
@@ -355,13 +356,13 @@ def test_the_file_gives_back_what_was_written(
     ("lines", "words"),
     [
         (["seed,class"], "line 1 cannot be read (its columns must be seed,train"),
-        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,0,x,1"], "line 2 cannot be read (could not conv"),
-        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,0,0.9,0.8"], "in [0, 1], in order"),
-        ([",".join(COLUMNS), "<<<<<<< HEAD"], "line 2 cannot be read (it must have 8 values)"),
-        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,0,.8,.9,1"], "line 2 cannot be read (it must"),
-        ([",".join(COLUMNS), "0,nan,0.15,0.15,a,0,.8,.9"], "must sum to 1"),
+        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,,0,x,1"], "line 2 cannot be read (could not conv"),
+        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,,0,0.9,0.8"], "in [0, 1], in order"),
+        ([",".join(COLUMNS), "<<<<<<< HEAD"], "line 2 cannot be read (it must have 9 values)"),
+        ([",".join(COLUMNS), "0,0.7,0.15,0.15,a,,0,.8,.9,1"], "line 2 cannot be read (it must"),
+        ([",".join(COLUMNS), "0,nan,0.15,0.15,a,,0,.8,.9"], "must sum to 1"),
         (
-            [",".join(COLUMNS), "0,0.7,0.15,0.15,a,0,.7,.8", "0,0.7,0.15,0.15,a,1,.7,.8"],
+            [",".join(COLUMNS), "0,0.7,0.15,0.15,a,,0,.7,.8", "0,0.7,0.15,0.15,a,,1,.7,.8"],
             "class 'a' is there twice; keep the first line",
         ),
     ],
@@ -375,6 +376,53 @@ def test_a_damaged_file_is_an_error_with_its_line(
         read_thresholds(path)
     assert words in str(caught.value)
     assert "restore the file with `git checkout`" in str(caught.value)
+
+
+def test_a_file_of_before_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    path.write_text(
+        "seed,train,validation,test,class,draw,validation_from,test_from\n"
+        "0,0.7,0.15,0.15,a,3,0.5,0.75\n"
+    )
+    known = read_thresholds(path)
+    assert known == {Key(0, 0.7, 0.15, 0.15, "a"): Thresholds(3, 0.5, 0.75)}
+    # Such a line holds for whatever the class has, as it did.
+    assigned = assign(images_of({"a": 40}), known)
+    assert assigned.thresholds == known
+    write_thresholds(path, known)
+    assert read_thresholds(path) == known
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 60), st.integers(0, 30), st.integers(0, 2**32 - 1))
+def test_a_class_of_another_data_set_has_thresholds_of_its_own(
+    n_first: int, n_second: int, n_added: int, seed: int
+) -> None:
+    """The demo has cats, and so may the user: neither is split by what suits the other."""
+    theirs = images_of({"cat": n_first, "bear": 30})
+    mine = [(f"mine-{group}", label) for group, label in images_of({"cat": n_second, "dog": 9})]
+    first = assign(theirs, seed=seed)
+    second = assign(mine, first.thresholds, seed=seed)
+    assert second.splits == assign(mine, seed=seed).splits
+    # Back at the first ones, and with images added to either: nobody moves.
+    again = assign(theirs, second.thresholds, seed=seed)
+    assert (again.splits, again.thresholds) == (first.splits, second.thresholds)
+    added = [(f"new-{group}", label) for group, label in images_of({"cat": n_added})]
+    for images, before in ((theirs, first.splits), (mine, second.splits)):
+        grown = assign([*images, *added], second.thresholds, seed=seed)
+        assert grown.splits[: len(images)] == before
+        assert grown.thresholds == second.thresholds
+
+
+def test_a_class_is_known_again_by_any_of_its_first_groups() -> None:
+    images = images_of({"cat": 100, "dog": 100})
+    first = assign(images)
+    kept = [image for image in images if int(image[0][3:]) % 3 == 0]
+    again = assign(kept, first.thresholds)
+    assert again.thresholds == first.thresholds
+    assert again.splits == [
+        split for image, split in zip(images, first.splits, strict=True) if image in kept
+    ]
 
 
 def test_a_file_that_is_not_there_knows_of_no_class(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.tracking.store import sqlite_uri
+from headstart.common.paths import sqlite_uri
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _IDENTITY = {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from headstart.common.paths import Project
+from headstart.common.paths import Project, sqlite_uri
 from headstart.encoders.catalogue import ENCODERS
 from tests.e2e.conftest import (
     IMAGES_PER_CLASS,
@@ -156,7 +156,9 @@ def test_the_champion_is_registered(reproduced: Workspace) -> None:
 def test_the_study_opens_with_optuna(reproduced: Workspace) -> None:
     import optuna
 
-    storage = f"sqlite:///{reproduced.root}/.headstart/studies/optuna.db"
+    database = reproduced.root / ".headstart" / "studies" / "optuna.db"
+    assert database.is_file()
+    storage = sqlite_uri(database)
     (summary,) = optuna.get_all_study_summaries(storage)
     assert summary.study_name == _json(reproduced, "data/best_head.json")["study"]
     study = optuna.load_study(study_name=summary.study_name, storage=storage)

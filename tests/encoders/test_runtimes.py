@@ -51,11 +51,10 @@ def test_it_agrees_with_the_reference(
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
     assert ((found * reference).sum(axis=1) / norms).min() >= least
     if precision == "float32":
-        # Sums of float32 in another order: an error of the size of the summands, which are up to
-        # 8 in the inner maps, and not of their sum. OpenVINO comes as near as 2e-6 with AVX-512,
-        # and 3e-5 without.
+        # Sums of float32 in another order: an error of the size of the summands, not of their sum.
+        # OpenVINO comes as near as 2e-6 with AVX-512; with SSE4.1 it is 8e-5 off, of 83 at most.
         largest = float(np.abs(reference).max())
-        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-5 * largest)
+        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=2e-6 * largest)
 
 
 @pytest.mark.parametrize(("runtime", "precision", "_"), [("keras", "float32", 1), *OTHERS])

@@ -295,6 +295,29 @@ def test_a_space_of_one_point_is_tried_once(features: Path, tmp_path: Path) -> N
     assert "every head of search.space was tried" in summary(result, search)
 
 
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"input_dropout": {"low": 0.1, "high": 0.1}},
+        {"input_dropout": {"low": 0.1, "high": 0.1, "step": 0.1}},
+        {"learning_rate": {"low": 0.01, "high": 0.01, "log": True}},
+        {"epochs": {"low": 3, "high": 3, "log": True}},
+    ],
+    ids=("range", "step", "log", "whole"),
+)
+def test_a_range_of_one_point_is_one_value(
+    features: Path, tmp_path: Path, sampler: str, point: dict[str, Any]
+) -> None:
+    head = {"kind": "network", "hidden_layers": 0, "epochs": 4}
+    search = SearchParams.model_validate(
+        {**BASE, "n_trials": 5, "default_head": head, "space": point, "sampler": sampler}
+    )
+    with FeatureStore(features) as store:
+        result = run_study(store, search, seed=0, storage_folder=tmp_path)
+    assert len(result.trials) == len({str(trial.config) for trial in result.trials}) == 2
+
+
 @pytest.mark.parametrize("sampler", ["grid", "random"])
 @pytest.mark.parametrize("step", [1e-5, 1e-7])
 def test_a_huge_grid_begins_at_once(

@@ -23,13 +23,24 @@ from tests.search.made_studies import params, run
 def test_plain_optuna_reads_all_studies_from_one_file(features: Path, tmp_path: Path) -> None:
     first = run(features, tmp_path, n_trials=2)
     second = run(features, tmp_path, n_trials=2, metric="accuracy", pruner="median")
-    url = f"sqlite:///{study_file(tmp_path)}"
+    url = storage_url(params(), tmp_path)
     assert first.storage == second.storage == url
     assert sorted(optuna.get_all_study_names(url)) == sorted([first.study_name, second.study_name])
     study = optuna.load_study(study_name=second.study_name, storage=url)
     assert study.best_trial.number == second.best.number
     assert study.best_value == pytest.approx(second.best.value, abs=1e-6)
     assert len(study.trials[0].intermediate_values) == len(second.trials[0].curve["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["a%20b", "d?e", "c#1", "my café #1 50%20?x"])
+def test_studies_lie_in_their_folder_whatever_it_is_called(
+    features: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    result = run(features, folder, n_trials=1)
+    assert study_file(folder).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert optuna.get_all_study_names(result.storage) == [result.study_name]
 
 
 MAKES = """

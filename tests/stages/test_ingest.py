@@ -329,9 +329,8 @@ def test_a_class_keeps_the_thresholds_that_it_was_first_given(workspace: Project
     write_classes(workspace.fetched, 5)
     run(workspace)
     first, before = workspace.splits.read_text(), splits_of(read_manifest(workspace.manifest))
-    assert (
-        first.splitlines()[0] == "seed,train,validation,test,class,draw,validation_from,test_from"
-    )
+    columns = "seed,train,validation,test,class,first_groups,draw,validation_from,test_from"
+    assert first.splitlines()[0] == columns
     assert len(first.splitlines()) == 3
     write_classes(workspace.fetched, 60)
     for i in range(20):
@@ -409,3 +408,26 @@ def test_no_group_of_all_ten_thousand_pictures_straddles_a_split(repository: Pat
         for row in range(len(statistics))
     ]
     assert len(straddling(groups.keys, naive)) > 50
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [("ingest", "data/fetched"), ("train", "data/best_head.json"), ("pack", "data/manifest.csv")],
+)
+def test_a_stage_that_is_run_before_its_inputs_are_there(
+    workspace: Project, stage: str, missing: str
+) -> None:
+    shutil.rmtree(workspace.fetched, ignore_errors=True)
+    workspace.params.write_text("{}\n")
+    workspace.dvc_yaml.write_text("stages: {}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", f"headstart.stages.{stage}"],
+        cwd=workspace.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert missing in done.stderr
+    assert "dvc " in done.stderr

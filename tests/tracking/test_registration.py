@@ -54,7 +54,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return _model(folder / "small.h5", 1), _model(folder / "large.h5", 48)
 
 
-def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Registry:
+def _champion(
+    project: Project,
+    folder: Path,
+    model: Path,
+    n_wrong: int,
+    classes: tuple[str, str] = ("a", "b"),
+) -> Registry:
+    """A version of the registry "animals", the second of which gets the number 2."""
     serving = folder / "serving"
     (serving / "artifacts").mkdir(parents=True)
     (serving / "MLmodel").write_text("flavors: {}\nmodel_uuid: x\n")
@@ -63,12 +70,12 @@ def _champion(project: Project, folder: Path, model: Path, n_wrong: int) -> Regi
     kept.write_bytes(model.read_bytes())
     with new_model_run(project, {}) as run:
         run.log_model(serving)
-        run.log_artifact(_predictions(folder / "predictions.csv", n_wrong))
+        run.log_artifact(_predictions(folder / "predictions.csv", n_wrong, classes))
         run.log_artifact(kept)
     registry = Registry(run.store, "animals")
     tags = {"model.bytes": str(model.stat().st_size)}
-    registry.add(run.run_id, "aa", "a description", tags)
-    registry.promote("1", "first")
+    version = registry.add(run.run_id, f"{n_wrong}", "a description", tags)
+    registry.promote(str(version.version), "by hand")
     return registry
 
 
@@ -165,6 +172,32 @@ def test_a_model_of_other_classes_takes_the_champions_place_but_for_experiments(
     assert decision.why.startswith("the champion so far, version 1, has other classes")
     assert "`headstart rollback`" in decision.why
     assert decision.validation is None
+
+
+@pytest.mark.parametrize("experiment", [None, "brave-newt"])
+@pytest.mark.parametrize(("n_wrong", "is_better"), [(0, True), (80, False)])
+def test_back_at_former_classes_their_last_champion_is_compared_with(
+    workspace: Project,
+    tmp_path: Path,
+    models: tuple[Path, Path],
+    n_wrong: int,
+    is_better: bool,
+    experiment: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = _champion(workspace, tmp_path, models[1], 40)
+    _champion(workspace, tmp_path / "other", models[0], 0, ("blue sky", "rot"))
+    if experiment:
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+    predictions = _predictions(tmp_path / "new.csv", n_wrong)
+    params = RegisterParams(gate="better")
+    decision = decide(registry, predictions, models[0], params, groups={}, seed=0)
+    assert decision.validation is not None
+    assert "version 2, the champion so far, has other classes" in decision.why
+    assert decision.alias == ("champion" if is_better and not experiment else "challenger")
+    assert decision.restored == (None if is_better or experiment else "1")
+    again = "version 1, the last champion of these classes, is champion again"
+    assert (again in decision.why) == (decision.restored is not None)
 
 
 def test_the_order_of_classes_does_not_matter(

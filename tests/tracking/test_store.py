@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from sqlalchemy.engine import make_url
 
 from headstart.common.errors import TrackingError
-from headstart.common.paths import Project
+from headstart.common.paths import Project, sqlite_uri
 from headstart.tracking.model_uri import model_file
 from headstart.tracking.registry import Registry
-from headstart.tracking.store import open_store, sqlite_uri, tracking_uri
+from headstart.tracking.store import open_store, tracking_uri
 from tests.tracking.conftest import git, new_model_run
 
 

@@ -147,6 +147,14 @@ def _main_worktree(start: Path) -> Path:
     return common.parent if common.name == ".git" else start
 
 
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a SQLite database, whatever characters its path has."""
+    # SQLAlchemy unquotes the path, and takes what follows a question mark as a query.
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    # For `sqlite:///` MLflow makes a folder of the quoted name, beside the one that is meant.
+    return f"sqlite:///{path}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
+
+
 def state_folder(root: Path) -> Path:
     """`.headstart/` of the main checkout: studies, checkpoints, timings. Never a DVC output.
 

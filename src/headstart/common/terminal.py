@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 
 from headstart.common.secrets import without_secrets
 
@@ -25,3 +26,21 @@ def say(text: object, *, error: bool = False) -> None:
     lines = without_secrets(str(text)).split("\n")
     stream = sys.stderr if error else sys.stdout
     print("\n".join(map(printable, lines)), file=stream, flush=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are aligned."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes in the largest decimal unit that leaves a whole number before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"

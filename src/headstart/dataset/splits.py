@@ -3,7 +3,9 @@
 A group's key has a hash in [0, 1), and each class two thresholds on it: train lies
 below `validation_from`, test from `test_from` on. They are chosen when a class is first seen, so
 that its fractions hold to within one group, and kept in data/splits.csv; from then on neither the
-order nor the number of images counts, and adding images moves none that is there.
+order nor the number of images counts, and adding images moves none that is there. A class of the
+same name of which none of the first groups is there belongs to another data set, and has a line of
+its own.
 
 A group with images of several classes goes by the thresholds of the first of them in splits.csv,
 where the rarest stands first and classes seen later follow: what is common can make up for it.
@@ -30,7 +32,9 @@ from headstart.common.files import of_cell, sha256_of_json, write_csv
 from headstart.dataset.manifest import Manifest
 from headstart.params.split import SPLITS, Split, SplitParams
 
-COLUMNS = ("seed", *SPLITS, "class", "draw", "validation_from", "test_from")
+COLUMNS = ("seed", *SPLITS, "class", "first_groups", "draw", "validation_from", "test_from")
+# Before a class was told from one of the same name in another data set.
+_FORMER_COLUMNS = tuple(name for name in COLUMNS if name != "first_groups")
 
 # Another draw of the hash is another order of the groups. With one order alone, the thresholds of a
 # class of five would lie anywhere, and a thousand newcomers would be split by them. The first is
@@ -41,16 +45,23 @@ _MAX_HASHES = 200_000
 _FEW_GROUPS = 30
 _GOOD_ENOUGH, _GOOD_ENOUGH_OF_FEW = 0.15, 0.07
 _STEP = 2.0**-48
+_FIRST_GROUPS = 12
 
 
 class Key(NamedTuple):
-    """What thresholds were chosen for: the seed, the fractions, the class."""
+    """What thresholds were chosen for: the seed, the fractions, the class.
+
+    Attributes:
+        first_groups: hashes of some groups that the class had when it was first seen, by which it
+            is known again; none in files of before.
+    """
 
     seed: int
     train: float
     validation: float
     test: float
     label: str
+    first_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +124,25 @@ def assign_splits(
     if missing:
         fixed = [None if split == "train" else split for split in fixed]
 
-    def key(label: str) -> Key:
-        return Key(seed, float(shares[0]), float(shares[1]), float(shares[2]), label)
-
     sizes = Counter(labels)
-    seen = [each.label for each in known if each == key(each.label)]
+    hashes: dict[str, list[str]] = {
+        label: sorted({hashlib.sha256(g.encode()).hexdigest()[:8] for g in of_class})
+        for label, of_class in _by_class(groups, labels).items()
+    }
+    keys: dict[str, Key] = {}
+    train, validation, test = shares.tolist()
+    for each in known:
+        is_same = not each.first_groups or not {*each.first_groups}.isdisjoint(
+            hashes.get(each.label, ())
+        )
+        if each[:4] == (seed, train, validation, test) and each.label in sizes and is_same:
+            keys.setdefault(each.label, each)
+    seen = list(keys)
     new = sorted(sizes.keys() - set(seen), key=lambda label: (sizes[label], label))
+    for label in new:
+        keys[label] = Key(
+            seed, train, validation, test, label, tuple(hashes[label][:_FIRST_GROUPS])
+        )
     rank = {label: index for index, label in enumerate([*seen, *new])}
     counts = {label: np.zeros(len(SPLITS), np.int64) for label in rank}  # of what has a split
     members: dict[str, Counter[str]] = defaultdict(Counter)  # of each other group, by class
@@ -134,18 +158,25 @@ def assign_splits(
     thresholds, split_of = dict(known), dict[str, Split]()
     for label in rank:
         own = groups_of[label]
-        if own and key(label) not in thresholds:
+        if own and keys[label] not in thresholds:
             classes = sorted({other for group in own for other in members[group]})
             images = np.array([[members[group][c] for c in classes] for group in own], np.int32)
             already = np.array([counts[c] for c in classes])
             first = classes.index(label)
-            thresholds[key(label)] = _choose_thresholds(own, images, already, first, shares, seed)
+            thresholds[keys[label]] = _choose_thresholds(own, images, already, first, shares, seed)
         for group in own:
-            split_of[group] = thresholds[key(label)].split_of(group, seed=seed)
+            split_of[group] = thresholds[keys[label]].split_of(group, seed=seed)
             for other, count in members[group].items():
                 counts[other][SPLITS.index(split_of[group])] += count
     splits = [split or split_of[group] for group, split in zip(groups, fixed, strict=True)]
     return SplitAssignment(splits, thresholds)
+
+
+def _by_class(groups: Sequence[str], labels: Sequence[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for group, label in zip(groups, labels, strict=True):
+        found[label].add(group)
+    return found
 
 
 def _choose_thresholds(
@@ -213,14 +244,15 @@ def read_thresholds(path: Path) -> dict[Key, Thresholds]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            if tuple(reader.fieldnames or ()) not in (COLUMNS, _FORMER_COLUMNS):
                 raise ValueError(f"its columns must be {','.join(COLUMNS)}")
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():
-                    raise ValueError(f"it must have {len(COLUMNS)} values")
+                    raise ValueError(f"it must have {len(reader.fieldnames or ())} values")
                 train, validation, test = (float(row[split]) for split in SPLITS)
-                key = Key(int(row["seed"]), train, validation, test, of_cell(row["class"]))
+                label, first = of_cell(row["class"]), tuple(row.get("first_groups", "").split())
+                key = Key(int(row["seed"]), train, validation, test, label, first)
                 found = Thresholds(
                     int(row["draw"]), float(row["validation_from"]), float(row["test_from"])
                 )
@@ -243,7 +275,10 @@ def read_thresholds(path: Path) -> dict[Key, Thresholds]:
 
 def write_thresholds(path: Path, thresholds: Mapping[Key, Thresholds]) -> None:
     """Write splits.csv in the order given, as an atomic write."""
-    rows = [(*key, t.draw, t.validation_from, t.test_from) for key, t in thresholds.items()]
+    rows = [
+        (*key[:-1], " ".join(key.first_groups), t.draw, t.validation_from, t.test_from)
+        for key, t in thresholds.items()
+    ]
     write_csv(path, COLUMNS, rows)
 
 

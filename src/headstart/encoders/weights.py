@@ -39,6 +39,14 @@ class DistributionFile:
     name: str
     sha256: str
 
+    def is_installed(self) -> bool:
+        """Return whether the distribution is installed, whatever it holds."""
+        try:
+            importlib.metadata.distribution(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        return True
+
     def locate(self) -> Path:
         """Return the path of the file.
 

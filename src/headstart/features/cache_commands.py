@@ -13,8 +13,9 @@ from typing import Any
 
 from headstart.cache.claims import anybody_claims, nobody_claims
 from headstart.cache.shards import read_shard
-from headstart.common.errors import FormatError
+from headstart.common.errors import DiskError, FormatError
 from headstart.common.files import read_json
+from headstart.common.terminal import size_text, table
 from headstart.encoders.frozen import is_sound
 from headstart.features.recipe import model_key
 
@@ -68,7 +69,15 @@ class Collection:
 
 
 def entries(cache_root: Path) -> list[CacheEntry]:
-    """All fingerprints in the cache, the one used last first."""
+    """All fingerprints in the cache, the one used last first.
+
+    Raises:
+        DiskError: the cache is no folder.
+    """
+    if cache_root.exists() and not cache_root.is_dir():
+        raise DiskError(
+            f"the cache must be a folder, but {cache_root} is none: set HEADSTART_CACHE to a folder"
+        )
     found = [_entry(path.parent) for path in (cache_root / "features").glob("[!.]*/contract.json")]
     return sorted(found, key=lambda entry: (-entry.last_used, entry.folder.name))
 
@@ -270,24 +279,6 @@ def gc_text(
     freed, kept = size_text(done.freed_bytes), size_text(done.kept_bytes)
     lines.append(f"{'would free' if dry_run else 'freed'} {freed}; {kept} stay in {cache_root}")
     return "\n".join(lines)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns are aligned."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes in the largest decimal unit that leaves a whole number before the point."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
 
 
 def _shard_paths(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from headstart.common.errors import FormatError
 from headstart.common.hdf5 import open_h5
-from headstart.features.cache_commands import size_text, table
+from headstart.common.terminal import size_text, table
 
 _KINDS = {
     "headstart-features": "bottleneck features",

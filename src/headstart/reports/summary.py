@@ -4,11 +4,12 @@ import importlib.util
 import json
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
-from headstart.common.paths import Project, state_folder
+from headstart.common.paths import Project, sqlite_uri, state_folder
 from headstart.tracking.registry import standing
 
 
@@ -95,7 +96,7 @@ def summarise(project: Project) -> str:
     if project.best_head.is_file() and studies.is_file():
         if importlib.util.find_spec("optuna_dashboard") is None:
             commands.append("pip install optuna-dashboard          # then:")
-        url = f"sqlite:///{os.path.relpath(studies, project.root)}"
+        url = sqlite_uri(Path(os.path.relpath(studies, project.root)))
         commands.append(f"optuna-dashboard {shlex.quote(url)}")
     return "\n".join(["", *said, "", invitation, *(f"  {command}" for command in commands)])
 

@@ -255,6 +255,8 @@ def _count(name: str, domain: Any) -> int:
     """How many values an open field has."""
     if domain.choices is not None:
         return len(domain.choices)
+    if domain.low == domain.high:
+        return 1
     if domain.step is None and (domain.log or not _is_whole(name)):
         raise _EndlessError(name)
     steps: float = (domain.high - domain.low) / (domain.step or 1)

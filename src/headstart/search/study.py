@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from headstart.common.errors import SearchError, of_the_disk, one_line
+from headstart.common.paths import sqlite_uri
 from headstart.common.secrets import without_secrets
 from headstart.heads.config import HeadConfig
 from headstart.heads.metrics import DIRECTION
@@ -65,7 +66,7 @@ def study_file(folder: Path) -> Path:
 
 def storage_url(search: SearchParams, folder: Path) -> str:
     """The Optuna URL of the studies: as params say, else the SQLite file in `folder`."""
-    return search.storage or f"sqlite:///{study_file(folder)}"
+    return search.storage or sqlite_uri(study_file(folder))
 
 
 def open_storage(search: SearchParams, folder: Path) -> RDBStorage:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from headstart.common.errors import HeadstartError, of_the_disk, of_tracking_library
@@ -16,6 +17,17 @@ from headstart.params.base import Section
 from headstart.params.load import load_sections
 
 S = TypeVar("S", bound=Section)
+
+
+def _missing_input(error: Exception, here: Project, name: str) -> HeadstartError | None:
+    """The error of a stage that is run by hand before those whose outputs it reads."""
+    path = Path(str(getattr(error, "filename", None) or ""))
+    if not isinstance(error, FileNotFoundError) or here.root not in path.absolute().parents:
+        return None
+    return HeadstartError(
+        f"{name} needs {path.absolute().relative_to(here.root).as_posix()}, but it is not there: "
+        f"`dvc repro {name}` runs the stages before it, `dvc pull` fetches what is stored"
+    )
 
 
 def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) -> None:
@@ -41,6 +53,7 @@ def run_stage(name: str, sections: type[S], run: Callable[[Project, S], str]) ->
     except Exception as error:
         plain = error if isinstance(error, HeadstartError) else None
         plain = plain or of_the_disk(error) or of_tracking_library(error)
+        plain = plain or _missing_input(error, here, name)
         if plain is None or debug:
             raise
         say(f"{name}: {plain}", error=True)

@@ -53,7 +53,8 @@ def run(project: Project, params: Sections) -> str:
         if options.enabled:
             begin_step("fine-tuning")
             cache = cache_folder()
-            kept_in = cache if os.access(cache, os.W_OK) else state_folder(project.root)
+            is_usable = cache.is_dir() and os.access(cache, os.W_OK)
+            kept_in = cache if is_usable else state_folder(project.root)
             folder = checkpoint_folder(
                 kept_in, trained, store, project.encoder, options, params.seed
             )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
 
 from headstart.common import files
 from headstart.common.errors import TrackingError
@@ -78,12 +79,17 @@ def _class_columns(table: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which alias a version gets, the comparison behind it, and a sentence that says why."""
+    """Which alias a version gets, the comparison behind it, and a sentence that says why.
+
+    Attributes:
+        restored: the version that is to be champion again, instead of one of other classes.
+    """
 
     alias: Alias
     why: str
     validation: Comparison | None = None
     test: Comparison | None = None
+    restored: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for reports/comparison.json."""
@@ -102,8 +108,9 @@ def decide(
 ) -> Decision:
     """Compare a new model with the champion, on the images that both were validated with.
 
-    A champion of other classes answers another question: the new model takes its place, and it is
-    kept for a rollback.
+    A champion of other classes answers another question. The last one of the same classes is
+    compared with instead, and is champion again where the new model does not pass; where there is
+    none, the new model takes the place, and the champion so far is kept for a rollback.
 
     Args:
         predictions: the new model's predictions.csv, with rows of the validation and test split.
@@ -114,15 +121,20 @@ def decide(
     champion = registry.holder(CHAMPION)
     if champion is None:
         return _unless_experiment(Decision("champion", "there was no champion"))
+    old, new = _predictions(registry, champion), read_predictions_table(predictions)
+    present, classes, is_back = str(champion.version), {*_class_columns(new)}, False
+    if old is not None and {*_class_columns(old)} != classes:
+        for number in reversed(dict.fromkeys(each.version for each in registry.history())):
+            former = registry.version(number)
+            theirs = None if former is None else _predictions(registry, former)
+            if former is not None and theirs is not None and {*_class_columns(theirs)} == classes:
+                champion, old, is_back = former, theirs, True
+                break
     named, run_id = f"version {champion.version}", str(champion.run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        theirs = registry.store.artifact(run_id, PREDICTIONS, Path(folder))
-        old = None if theirs is None else read_predictions_table(theirs)
-    new = read_predictions_table(predictions)
     validation = test = None
     if old is None:
         why = f"the champion, {named}, has no {PREDICTIONS} to be compared with"
-    elif set(_class_columns(old)) != set(_class_columns(new)):
+    elif {*_class_columns(old)} != classes:
         why = (
             f"the champion so far, {named}, has other classes "
             "(`headstart rollback` makes it champion again)"
@@ -160,7 +172,19 @@ def decide(
             ratio = 1.0 if other is None else latency_ratio(model, other)
         if ratio < _CLEARLY_FASTER:
             alias, why = "champion", f"faster ({ratio:.2f} of its latency) and not worse: {why}"
-    return _unless_experiment(Decision(alias, why, validation, test))
+    restored = None
+    if is_back:
+        why = f"{why} (version {present}, the champion so far, has other classes)"
+        if alias == "challenger" and not os.environ.get("DVC_EXP_NAME"):
+            restored = str(champion.version)
+            why = f"{why}; {named}, the last champion of these classes, is champion again"
+    return _unless_experiment(Decision(alias, why, validation, test, restored))
+
+
+def _predictions(registry: Registry, version: ModelVersion) -> pd.DataFrame | None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = registry.store.artifact(str(version.run_id), PREDICTIONS, Path(folder))
+        return None if path is None else read_predictions_table(path)
 
 
 def _unless_experiment(decision: Decision) -> Decision:
@@ -261,6 +285,10 @@ def register_model(
             registry.promote(number, why)
         else:
             registry.set_alias(CHALLENGER, number)
+            if decision.restored is not None:
+                registry.promote(decision.restored, why)
+            if decision.restored == number:
+                alias, why = CHAMPION, "it was the last champion of these classes"
         # Not the alias: it moves, and only the registry knows where it is now.
         run.set_tags({"registered.version": number})
         return Registration(

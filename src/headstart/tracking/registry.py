@@ -95,6 +95,15 @@ class Registry:
                 return None
             raise
 
+    def version(self, number: str) -> ModelVersion | None:
+        """Return the version of that number; it may have been deleted."""
+        try:
+            return self.store.client.get_model_version(self.name, number)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+
     def set_alias(self, alias: str, version: str) -> None:
         self.store.client.set_registered_model_alias(self.name, alias, version)
 

@@ -24,11 +24,11 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.interrupts import run_command
 from headstart.common.machine import library_version
-from headstart.common.paths import Project, main_checkout
+from headstart.common.paths import Project, main_checkout, sqlite_uri
 from headstart.common.terminal import say
 from headstart.tracking.lineage import DvcState, library_versions
 from headstart.tracking.runs import given_run, read_run_id
-from headstart.tracking.store import TrackingStore, open_store, sqlite_uri
+from headstart.tracking.store import TrackingStore, open_store
 
 # Outputs that hold a run's id or a time; their own contents are compared instead.
 _NOT_COMPARED = ("models/run.json", "models/serving", "reports/metrics.json")

@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from headstart.common.errors import TrackingError, of_the_disk, one_line
-from headstart.common.paths import main_checkout, state_folder
+from headstart.common.paths import main_checkout, sqlite_uri, state_folder
 from headstart.common.secrets import without_secrets
 from headstart.common.terminal import say
 
@@ -88,14 +88,6 @@ def tracking_uri(root: Path) -> str:
     """Return MLFLOW_TRACKING_URI if set, else the address of the main checkout's mlflow.db."""
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
     return chosen or sqlite_uri(main_checkout(root) / "mlflow.db")
-
-
-def sqlite_uri(path: Path) -> str:
-    """Return the URI of a SQLite database, whatever characters its absolute path has."""
-    # SQLAlchemy unquotes the path, and takes what follows a question mark as a query.
-    quoted = str(path).replace("%", "%25").replace("?", "%3F")
-    # For `sqlite:///` MLflow makes a folder of the quoted name, beside the one that is meant.
-    return f"sqlite:///{path}" if quoted == str(path) else f"sqlite+pysqlite:///{quoted}"
 
 
 def own_database(root: Path) -> Path | None:
