@@ -139,7 +139,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
 
         made["13"] = "a dirty tree"
         _seed(workspace, 13)
-        module = workspace.root / "src/headstart/training/calibration.py"
+        module = workspace.root / "src/headstart/training/tune.py"
         module.write_text(module.read_text(encoding="utf-8") + "\n# not committed\n")
         (workspace.root / "src/headstart/models/new_idea.py").write_text('"""Not in git."""\n')
         workspace.run("dvc", "repro")

@@ -124,7 +124,8 @@ def test_efficientnetb0_is_repaired_as_keras_repairs_it(
     images = squares(64)
     ours = build(extract, ImageParams(size=64))
     found = np.asarray(ours(images))
-    assert relative_difference(found, np.asarray(theirs(images.astype(np.float32)))) < 1e-5
+    last_map = found[:, : ENCODERS["efficientnetb0"].blocks["top_activation"]]
+    assert relative_difference(last_map, np.asarray(theirs(images.astype(np.float32)))) < 1e-5
     FrozenModel(tmp_path, lambda: ours).load()
     again = FrozenModel(tmp_path, lambda: None).load()
     np.testing.assert_array_equal(np.asarray(again(images)), found)

@@ -132,7 +132,7 @@ def test_a_renamed_parameter_is_read_under_its_new_name_and_with_a_warning(
 ) -> None:
     project = Project(tmp_path)
     project.params.write_text("extract: {backbone: vgg16}\n", encoding="utf-8")
-    assert load_params(project.params).extract.encoders == "vgg16"
+    assert load_params(project.params).extract.encoders == ("vgg16",)
     check_possible(project, "evaluate")
     assert capsys.readouterr().err == (
         "warning: params.yaml has former parameters: extract.backbone (now encoders); "
@@ -143,13 +143,14 @@ def test_a_renamed_parameter_is_read_under_its_new_name_and_with_a_warning(
         load_params(project.params)
 
 
-def test_one_encoder_may_be_named_alone_or_in_a_list(tmp_path: Path) -> None:
+def test_encoders_may_be_named_alone_or_in_a_list(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("extract: {encoders: [vgg16]}\n", encoding="utf-8")
     assert load_params(path).extract.encoder == "vgg16"
+    path.write_text("extract: {encoders: vgg16}\n", encoding="utf-8")
+    assert load_params(path).extract.encoders == ("vgg16",)
     path.write_text("extract: {encoders: [vgg16, resnet50]}\n", encoding="utf-8")
-    with pytest.raises(ParamsError, match="one encoder must be named, but got 2: queue an exper"):
-        load_params(path)
+    assert load_params(path).extract.encoder == "vgg16+resnet50"
 
 
 def test_nothing_in_the_file_is_a_former_name() -> None:

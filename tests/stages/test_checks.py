@@ -42,7 +42,7 @@ def test_the_defaults_can_be(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extract: {encoders: efficientnet_lite}", "did you mean efficientnet-lite0"),
+        ("extract: {encoders: efficientnet_lite}", "did you mean efficientnet-lite"),
         (
             "extract: {encoders: inceptionv3}\nimage: {size_px: 32}",
             "image.size_px must be at least",
@@ -52,6 +52,11 @@ def test_the_defaults_can_be(repository: Path) -> None:
         ("extract: {encoders: mobilenetv2}", "ImageNet weights of mobilenetv2 must be found"),
         ("extract: {precision: bfloat16}", "extract.precision must be float32 where"),
         ("extract: {layer: hed_relu}", "none named hed_relu: nearest are head_relu"),
+        ("extract: {encoders: [vgg16, efficientnet_lite2]}", "did you mean efficientnet-lite2"),
+        (
+            "extract: {encoders: [vgg16, vgg19]}\ntrain: {fine_tune: {enabled: true}}",
+            "fine-tuning is of one encoder, but extract.encoders names vgg16, vgg19",
+        ),
         ("train: {fine_tune: {enabled: true, from_layer: hed_relu}}", "nearest are head_relu"),
         pytest.param(
             "train: {fine_tune: {enabled: true}}\nextract: {encoders: inceptionv3}",

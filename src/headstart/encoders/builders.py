@@ -5,6 +5,7 @@ Knows nothing of the cache, of batches or of files of images. Importing this imp
 
 import difflib
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -52,13 +53,16 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     """Return a frozen, flat `keras.Model`: uint8 (n, size, size, 3) → float32 (n, feature_dim).
 
     Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`. With
-    several layers, that of each is pooled by "features_<layer>", and "features" joins them.
+    several layers, that of each is pooled by "features_<layer>", and "features" joins them. Several
+    encoders stand side by side on the same pixels; their layers are called `<encoder>.<layer>`.
     Relative weights paths are taken from `root`, by default the working directory.
 
     Raises:
         ParamsError: unknown encoder or layer, or an image size it cannot take.
         WeightsError: the weights are nowhere, or not the ones they claim to be.
     """
+    if len(extract.encoders) > 1:
+        return _side_by_side([(one, build(one, image, root)) for one in extract.each()])
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
     tensors: Tensors | None = None
@@ -87,6 +91,40 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
         if hasattr(layer, "finalize_state"):
             # Normalization computes with a copy of its weights, made when they are loaded.
             layer.finalize_state()
+    model.trainable = False
+    return model
+
+
+def _side_by_side(each: Sequence[tuple[ExtractParams, Any]]) -> Any:
+    """Return one flat network of several."""
+    import keras
+
+    pixels = keras.Input(each[0][1].input_shape[1:], dtype="uint8", name="image")
+    blocks: list[Any] = []
+    for extract, model in each:
+        prefix = f"{extract.encoder}."
+        (*_, only) = row_layers(encoder_named(extract.encoder), extract)
+
+        def renamed(layer: Any, prefix: str = prefix, only: str = only) -> Any:
+            name = f"{prefix}{layer.name}"
+            if layer.name == "features":  # pools the only block, or joins several: not used here
+                name = f"{BLOCK_PREFIX}{prefix}{only}"
+                if isinstance(layer, keras.layers.Concatenate):
+                    name = f"{prefix}{layer.name}"
+            elif layer.name.startswith(BLOCK_PREFIX):
+                name = f"{BLOCK_PREFIX}{prefix}{layer.name.removeprefix(BLOCK_PREFIX)}"
+            return type(layer).from_config(layer.get_config() | {"name": name})
+
+        clone = keras.models.clone_model(model, input_tensors=pixels, clone_function=renamed)
+        clone.set_weights(model.get_weights())
+        for layer in clone.layers:
+            if hasattr(layer, "finalize_state"):
+                layer.finalize_state()
+        is_joined = isinstance(clone.layers[-1], keras.layers.Concatenate)
+        blocks += clone.layers[-1].input if is_joined else [clone.output]
+    features = keras.layers.Concatenate(name="features", dtype="float32")(blocks)
+    names = "+".join(extract.encoder for extract, _ in each)
+    model = keras.Model(pixels, features, name=names)
     model.trainable = False
     return model
 

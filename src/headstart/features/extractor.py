@@ -8,7 +8,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,10 @@ class Extractor:
     root: Path
     cache_root: Path
     shard_rows: int = SHARD_ROWS
+
+    def each(self) -> tuple["Extractor", ...]:
+        """The same for each encoder alone: rows are cached by encoder."""
+        return tuple(replace(self, extract=one) for one in self.extract.each())
 
     @property
     def plan(self) -> ViewPlan:
@@ -127,50 +131,72 @@ def extract_features(
         DiskError: a row is missing from the cache, which cannot be written.
     """
     keys = _keys(extractor.plan, manifest.sha256)
+    each = extractor.each()
     with contextlib.ExitStack() as stack:
-        cache = extractor.cache()
-        claims, reason = None, ""
-        try:
-            # Held to the end: what is claimed is not removed to make room.
-            claims = stack.enter_context(Claims(extractor.cache_folder / "claims"))
-            cache.refresh()
-        except OSError as error:
-            reason = error.strerror or one_line(error)
         started = time.monotonic()
-        n_extracted = 0
-        if cache.missing(_unique(keys)).any():
-            if claims is None:
-                raise DiskError(
-                    "the feature cache must be writable while it lacks rows, but "
-                    f"{extractor.cache_root} is not ({reason}): make room or change its mode, or "
-                    "set HEADSTART_CACHE to another folder"
-                )
-            n_extracted = fill(extractor, cache, claims, manifest, images)
+        caches, n_extracted = [], 0
+        for one in each:
+            cache, n_rows = _filled_cache(one, manifest, images, keys, stack)
+            caches.append(cache)
+            n_extracted += n_rows
         seconds = time.monotonic() - started
+        blocks: dict[str, slice] = {}
+        costs: dict[str, Cost] = {}
+        start = 0
+        for one, cache in zip(each, caches, strict=True):
+            prefix = f"{one.extract.encoder}." if len(each) > 1 else ""
+            for name, own in one.blocks(cache.feature_dim).items():
+                blocks[prefix + name] = slice(start + own.start, start + own.stop)
+            costs |= {prefix + name: cost for name, cost in one.costs().items()}
+            start += cache.feature_dim
         begin_step("writing the features")
         write_features(
             features,
             rows=_rows(manifest),
-            parts=_parts(cache, keys),
+            parts=_parts(caches, keys),
             n_views=extractor.plan.n_views,
             encoder=extractor.extract.encoder,
-            blocks=extractor.blocks(cache.feature_dim),
+            blocks=blocks,
             classes=manifest.classes,
             contract=extractor.contract(),
             fingerprint=fingerprint(extractor.contract()),
             validation_given=manifest.is_given("validation"),
-            costs=extractor.costs(),
+            costs=costs,
         )
         extractor.frozen().copy_h5(encoder)
-        cache.merge()
+        for cache in caches:
+            cache.merge()
     return Extraction(
         n_images=len(manifest),
         n_extracted=n_extracted,
-        n_cached=len(_unique(keys)) - n_extracted,
+        n_cached=len(each) * len(_unique(keys)) - n_extracted,
         fingerprint=fingerprint(extractor.contract()),
         how=extractor.how(),
         seconds=seconds,
     )
+
+
+def _filled_cache(
+    extractor: Extractor, manifest: Manifest, images: Path, keys: Keys, stack: contextlib.ExitStack
+) -> tuple[FeatureCache, int]:
+    """The cache of one encoder's rows, which lacks none, and how many were extracted for that."""
+    cache = extractor.cache()
+    claims, reason = None, ""
+    try:
+        # Held to the end: what is claimed is not removed to make room.
+        claims = stack.enter_context(Claims(extractor.cache_folder / "claims"))
+        cache.refresh()
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+    if not cache.missing(_unique(keys)).any():
+        return cache, 0
+    if claims is None:
+        raise DiskError(
+            "the feature cache must be writable while it lacks rows, but "
+            f"{extractor.cache_root} is not ({reason}): make room or change its mode, or "
+            "set HEADSTART_CACHE to another folder"
+        )
+    return cache, fill(extractor, cache, claims, manifest, images)
 
 
 def fill(
@@ -279,12 +305,13 @@ def _unique(keys: Keys) -> Keys:
     return np.unique(keys)
 
 
-def _parts(cache: FeatureCache, keys: Keys) -> Iterator[NDArray[np.float32]]:
+def _parts(caches: Sequence[FeatureCache], keys: Keys) -> Iterator[NDArray[np.float32]]:
     n_images, n_views = keys.shape
     step = max(1, _BLOCK_ROWS // n_views)
     for start in range(0, n_images, step):
         block = keys[start : start + step]
-        yield cache.read(block.reshape(-1)).reshape(*block.shape, -1)
+        rows = [cache.read(block.reshape(-1)).reshape(*block.shape, -1) for cache in caches]
+        yield rows[0] if len(rows) == 1 else np.concatenate(rows, axis=-1)
 
 
 def _rows(manifest: Manifest) -> FeatureRows:

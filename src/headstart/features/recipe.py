@@ -33,6 +33,14 @@ def contract(
     Raises:
         ParamsError, WeightsError: the encoder, size or weights cannot be had as asked.
     """
+    if len(extract.encoders) > 1:
+        each = [
+            contract(one, image, seed=seed, backend=backend, root=root) for one in extract.each()
+        ]
+        # What they have in common, beside what is of each.
+        common = {k: v for k, v in each[0].items() if all(v == other.get(k) for other in each)}
+        own = [{k: v for k, v in one.items() if k not in common} for one in each]
+        return {**common, "backbone": extract.encoder, "encoders": own}
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
     runtime = f"keras-{backend}" if extract.runtime == "keras" else extract.runtime

@@ -3,6 +3,7 @@
 Knows nothing of how a head is trained.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,6 +77,30 @@ def chosen_layers(layers: str, available: Sequence[str]) -> tuple[str, ...]:
             f"{', '.join(missing)} is none of {', '.join(available)}"
         )
     return tuple(name for name in available if name in named)
+
+
+def encoder_of(layer: str) -> str:
+    """The encoder that a feature block is of, where there are several; else nothing."""
+    return layer.rpartition(".")[0]
+
+
+def describe_layers(layers: str) -> str:
+    """What a head's `layers` are, for a person: of several encoders, how many blocks of each."""
+    counts = Counter(encoder_of(layer) for layer in layers.split("+"))
+    if set(counts) == {""}:
+        return layers
+    return " and ".join(
+        f"{n} {'block' if n == 1 else 'blocks'} of {encoder}" for encoder, n in counts.items()
+    )
+
+
+def list_layers(layers: str) -> str:
+    """What a head's `layers` are, all named; those of several encoders by encoder."""
+    of_encoder: dict[str, list[str]] = {}
+    for layer in layers.split("+"):
+        of_encoder.setdefault(encoder_of(layer), []).append(layer.rpartition(".")[2])
+    parts = {encoder: " + ".join(names) for encoder, names in of_encoder.items()}
+    return "; ".join(f"{e}: {names}" if e else names for e, names in parts.items())
 
 
 def write_head(path: Path, head: BestHead) -> None:

@@ -194,7 +194,9 @@ def _convert_to_litert(model: "keras.Model", metadata: dict[str, Any], path: Pat
     if importlib.util.find_spec("ai_edge_litert") is not None:
         from ai_edge_litert.interpreter import Interpreter
     else:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter  # noqa: N806 (it cannot be imported: TensorFlow loads it late)
     run = Interpreter(str(path)).get_signature_runner()
     (given,) = run.get_input_details()
     return lambda pixels: np.array(next(iter(run(**{given: pixels}).values())), np.float32)

@@ -1,8 +1,8 @@
 """The extract section: which encoder, which of its layers, run how."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from headstart.params.base import Section
 
@@ -13,8 +13,11 @@ class ExtractParams(Section):
     rarely_changed: ClassVar = frozenset({"batch_size"})
     renamed: ClassVar = {"backbone": "encoders", "layer": "layers"}
 
-    encoders: str = Field(
-        "efficientnet-lite0", min_length=1, description="the encoder: `headstart encoders` lists"
+    encoders: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("efficientnet-lite0",),
+        min_length=1,
+        strict=False,
+        description="a name, or several; `headstart encoders` lists them",
     )
     weights: str = Field(
         "imagenet", min_length=1, description="imagenet, random, or the path of a weights file"
@@ -42,31 +45,56 @@ class ExtractParams(Section):
         "auto", description="images per forward pass; changes no number"
     )
 
-    @field_validator("encoders", mode="before")
-    @classmethod
-    def _one_encoder(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        if len(value) != 1:
-            raise ValueError(
-                f"one encoder must be named, but got {len(value)}: queue an experiment for each, "
-                "`dvc exp run --queue -S extract.encoders=NAME`; they share the feature cache"
-            )
-        return value[0]
-
-    @field_validator("layers", mode="before")
+    @field_validator("encoders", "layers", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("layers")
+    @field_validator("encoders", "layers")
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError(f"layers must differ, but got {', '.join(value)}: name each once")
+            raise ValueError(f"names must differ, but got {', '.join(value)}: name each once")
         return value
+
+    @model_validator(mode="after")
+    def _of_several(self) -> Self:
+        if len(self.encoders) == 1:
+            return self
+        if self.weights not in ("imagenet", "random"):
+            raise ValueError(
+                "a weights file is of one encoder, but extract.encoders names "
+                f"{len(self.encoders)}: set extract.weights to imagenet, or name one encoder"
+            )
+        if self.layers is not None:
+            encoders = {layer.partition(".")[0] for layer in self.layers}
+            if encoders != set(self.encoders):
+                raise ValueError(
+                    "of several encoders each must have a layer, named <encoder>.<layer>, but got "
+                    f"{', '.join(self.layers)}: name the layers of {', '.join(self.encoders)}"
+                )
+        return self
 
     @property
     def encoder(self) -> str:
-        """The name of the encoder."""
-        return self.encoders
+        """The name of the encoder, or of several, joined by +."""
+        return "+".join(self.encoders)
+
+    def each(self) -> tuple[Self, ...]:
+        """The same for each of the encoders alone."""
+        if len(self.encoders) == 1:
+            return (self,)
+        layers = {
+            name: None
+            if self.layers is None
+            else tuple(
+                layer.removeprefix(f"{name}.")
+                for layer in self.layers
+                if layer.startswith(f"{name}.")
+            )
+            for name in self.encoders
+        }
+        return tuple(
+            self.model_copy(update={"encoders": (name,), "layers": layers[name]})
+            for name in self.encoders
+        )

@@ -18,7 +18,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from headstart.common import files
-from headstart.heads.config import HeadConfig
+from headstart.heads.config import HeadConfig, list_layers
 from headstart.params import search_space
 from headstart.params.search import SearchParams
 from headstart.reports.charts import Axis, Chart, Range, Series, shortened
@@ -53,7 +53,7 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
             value = field.values[index]
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
             # Layers are names, which params.yaml takes as they are.
-            text = text.replace("+", " + ") if field.name == "layers" else text.replace("_", " ")
+            text = list_layers(text) if field.name == "layers" else text.replace("_", " ")
             cells.append("–" if value is None else text)
         rows.append({"trial": trial, "cells": cells})
     states = [trial.state for trial in result.trials]
@@ -63,6 +63,7 @@ def write_search_report(folder: Path, result: StudyResult, search: SearchParams)
         "study": result.study_name,
         "storage": None if search.storage else "sqlite:///.headstart/studies/optuna.db",
         "best": result.best,
+        "list_layers": list_layers,
         # What is trained in epochs; of heads that are solved there is nothing to tell of these.
         "has_networks": any(t.config and t.config.kind == "network" for t in result.trials),
         "default": next((t for t in result.trials if t.number == 0 and t.value is not None), None),

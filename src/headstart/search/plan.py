@@ -17,7 +17,7 @@ from headstart.common.cost import Cost
 from headstart.common.errors import SearchError
 from headstart.common.files import sha256_of_json
 from headstart.features.feature_store import FeatureStore
-from headstart.heads.config import HeadConfig, chosen_layers
+from headstart.heads.config import HeadConfig, chosen_layers, encoder_of
 from headstart.heads.folds import Fold, assign_folds, count_folds, folds_of
 from headstart.heads.metrics import check_metric
 from headstart.params.search import SearchParams
@@ -27,7 +27,7 @@ from headstart.params.search_space import SearchSpace
 _OF_SEARCHING = ("space", "default_head", "sampler", "pruner", "max_mflops", "max_model_mb")
 _FOLDS = 5
 # Of more blocks there are too many sets to try each.
-_MOST_BLOCKS = 5
+_MOST_BLOCKS, _MOST_SETS = 5, 64
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,18 @@ def with_blocks(search: SearchParams, layers: Sequence[str]) -> SearchParams:
         return search
     chosen: Any = "all"
     if len(layers) > 1:
-        sets = [
-            "+".join(some)
-            for size in range(1, len(layers))
-            for some in itertools.combinations(layers, size)
-            if some != (layers[0],) and len(layers) <= _MOST_BLOCKS
-        ]
-        chosen = {"choices": ("last", "all", *sets)}
+        of_encoder: dict[str, list[str]] = {}
+        for layer in layers:
+            of_encoder.setdefault(encoder_of(layer), []).append(layer)
+        if len(of_encoder) > 1:
+            # Of each encoder its last blocks, or none.
+            tops = [[own[:n] for n in range(len(own) + 1)] for own in of_encoder.values()]
+            found = [list(itertools.chain(*parts)) for parts in itertools.product(*tops)]
+        else:
+            sizes = range(1, len(layers)) if len(layers) <= _MOST_BLOCKS else ()
+            found = [list(some) for n in sizes for some in itertools.combinations(layers, n)]
+        sets = ["+".join(some) for some in found if some not in ([], [layers[0]], [*layers])]
+        chosen = {"choices": ("last", "all", *sets[:_MOST_SETS])}
     changed = SearchSpace.model_validate({**space.model_dump(), "layers": chosen})
     return search.model_copy(update={"space": changed})
 
@@ -132,12 +137,18 @@ def model_cost(
     Args:
         blocks: layer → its columns of a row of features.
         costs: of the encoder up to each layer. Blocks of one encoder are nested: the deepest of
-            those that some head uses is what the encoder costs.
+            those that some head uses is what that encoder costs.
     """
     used = [chosen_layers(head.layers, tuple(blocks)) for head in heads]
     if not all(layer in costs for own in used for layer in own):
         return None
-    total = max((costs[layer] for own in used for layer in own), key=lambda cost: cost.mflops)
+    deepest: dict[str, Cost] = {}
+    for layer in {layer for own in used for layer in own}:
+        known = deepest.get(encoder_of(layer), costs[layer])
+        deepest[encoder_of(layer)] = max(known, costs[layer], key=lambda cost: cost.mflops)
+    total = Cost(0.0, 0.0)
+    for cost in deepest.values():
+        total += cost
     for head, own in zip(heads, used, strict=True):
         dim = sum(blocks[layer].stop - blocks[layer].start for layer in own)
         hidden = [head.width] * head.hidden_layers if head.kind == "network" else []

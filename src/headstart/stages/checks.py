@@ -13,6 +13,7 @@ from headstart.encoders.catalogue import ENCODERS, check_size, encoder_named, sh
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
 from headstart.params.extract import ExtractParams
+from headstart.params.image import ImageParams
 from headstart.params.whole_file import Params, former_names, load_params
 
 STAGES = (
@@ -45,17 +46,21 @@ def check_possible(project: Project, stage: str) -> None:
 
     extract, search, fine_tune = params.extract, params.search, params.train.fine_tune
     ahead = STAGES[STAGES.index(stage) :]
-    is_known = "train" in ahead and holds(encoder_named, extract.encoder)
-    if is_known and "extract" in ahead:
-        encoder = ENCODERS[extract.encoder]
-        is_known = holds(check_size, encoder, params.image)
-        holds(weights_identity, extract, encoder.imagenet, project.root)
+    are_known = "train" in ahead
+    for one in extract.each() if are_known else ():
+        is_known = holds(encoder_named, one.encoder)
+        if is_known and "extract" in ahead:
+            encoder = ENCODERS[one.encoder]
+            is_known = holds(check_size, encoder, params.image)
+            holds(weights_identity, one, encoder.imagenet, project.root)
+            is_known = is_known and holds(shown_layers, encoder, one)
+        if is_known and "extract" in ahead and _is_other_layer(one):
+            is_known = holds(_check_layers, one, params.image)
+        are_known = are_known and is_known
     if "extract" in ahead:
         holds(resolve, extract)
-    if is_known and "extract" in ahead:
-        is_known = holds(shown_layers, encoder, extract)
-    if is_known and (fine_tune.enabled or ("extract" in ahead and _is_other_layer(extract))):
-        holds(_check_layers, params)
+    if are_known and fine_tune.enabled:
+        holds(_check_fine_tuning, params)
     if "search" in ahead:
         if search.sampler in ("grid", "cmaes"):
             holds(_check_sampler, params)
@@ -79,14 +84,24 @@ def _is_other_layer(extract: ExtractParams) -> bool:
     return not set(extract.layers or ()) <= ENCODERS[extract.encoder].blocks.keys()
 
 
-def _check_layers(params: Params) -> None:
+def _check_fine_tuning(params: Params) -> None:
     """Build the network without its weights: only it knows the names of its layers."""
     from headstart.encoders.builders import layer_names
     from headstart.training.unfreeze import first_layer
 
-    names = layer_names(params.extract, params.image)
-    if params.train.fine_tune.enabled:
-        first_layer(names, params.train.fine_tune)
+    if len(params.extract.encoders) > 1:
+        raise ParamsError(
+            "fine-tuning is of one encoder, but extract.encoders names "
+            f"{', '.join(params.extract.encoders)}: name one, or set train.fine_tune.enabled to "
+            "false"
+        )
+    first_layer(layer_names(params.extract, params.image), params.train.fine_tune)
+
+
+def _check_layers(params: ExtractParams, image: ImageParams) -> None:
+    from headstart.encoders.builders import layer_names
+
+    layer_names(params, image)
 
 
 def _check_sampler(params: Params) -> None:

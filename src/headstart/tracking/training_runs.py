@@ -13,7 +13,7 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
 from headstart.common.secrets import without_secrets
-from headstart.heads.config import BestHead, HeadConfig, HeadEnsemble
+from headstart.heads.config import BestHead, HeadConfig, HeadEnsemble, describe_layers
 from headstart.params.whole_file import Params, load_params
 from headstart.tracking.lineage import gather_lineage
 from headstart.tracking.runs import FEATURES, Run, given_run, new_run
@@ -168,7 +168,7 @@ def describe_ensemble(ensemble: HeadEnsemble) -> str:
 def describe_head(head: HeadConfig) -> str:
     """Return what a person would call a head."""
     if head.kind != "network":
-        return f"{head.kind.replace('_', ' ')} on {head.layers}"
+        return f"{head.kind.replace('_', ' ')} on {describe_layers(head.layers)}"
     if head.hidden_layers == 0:
         return "linear"
     return f"{head.hidden_layers}×{head.width} {head.activation}"
