@@ -65,6 +65,8 @@ class Extractor:
 
     def each(self) -> tuple["Extractor", ...]:
         """The same for each encoder alone: rows are cached by encoder."""
+        if len(self.extract.encoders) == 1:
+            return (self,)
         return tuple(replace(self, extract=one) for one in self.extract.each())
 
     @property
