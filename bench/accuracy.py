@@ -7,7 +7,8 @@ plain run develops on; 450–749 judge, less those that are copies of the defaul
 penalties and the space were chosen on 150–449. Photographs: 600 of the test assets, judged on their
 test split. Differences are paired by picture; the interval is over pictures, of which each has the
 mean over five split seeds. *Logistic regression* is scikit-learn's with its defaults, on the
-average-pooled last map of the same development images.
+average-pooled last map of the same development images. *Lite0 and Lite2 together* is
+`extract.encoders: [efficientnet-lite0, efficientnet-lite2]`, all else as by default.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from bench.common import Target, print_table, write_results
 from bench.search_data import Case, features_of, resplit, rewrite, unused_pictures
 from headstart.features.feature_store import FeatureBatch, FeatureStore
+from headstart.heads.config import describe_layers
 from headstart.heads.folds import assign_folds, count_folds
 from headstart.heads.metrics import softmax
 from headstart.params.search import SearchParams
@@ -37,6 +39,7 @@ from headstart.training.final_fit import train_model
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = Path(os.environ.get("HEADSTART_TEST_ASSETS") or ROOT.parent / "shared" / "assets")
 SEEDS = range(5)
+PAIR = {"encoders": ["efficientnet-lite0", "efficientnet-lite2"]}
 FEW, N_DRAWS = (5, 10, 20), 10
 # As the search was before there were blocks: 32 heads of networks and logistic regression, on the
 # last map, judged on the validation split.
@@ -96,6 +99,16 @@ def main() -> None:
                 abs(100 * float(np.mean([j.gap for j in found]))), "points", 0.5, "<=",
             ),
         ]  # fmt: skip
+        pair = features_of(Case("default", "pair", silhouettes, PAIR), folder)
+        unused_pair = judging_pictures(pair, features_of(unused_pictures("pair", PAIR), folder))
+        two = [judge(pair, seed, unused_pair, {}, folder) for seed in seeds]
+        rows.append(row("silhouettes, unused: Lite0 and Lite2 together", two))
+        gain, error = paired([a.right - b.right for a, b in zip(two, found, strict=True)])
+        name = "two encoders: points over the default"
+        targets += [
+            Target(name, 100 * gain, "points", 0.4, ">="),
+            Target(f"{name}, low end of 95 %", 100 * (gain - 1.96 * error), "points", 0.0, ">="),
+        ]
         before = [judge(default, seed, unused, BEFORE, folder) for seed in seeds]
         rows.append(row("silhouettes, unused: heads on the last map, one split", before))
         for n in FEW if not quick else FEW[:1]:
@@ -159,7 +172,7 @@ def judge_split(
     """Search and train on the development images of a features.h5, and judge."""
     with FeatureStore(split) as store:
         columns = store.columns()
-        last = columns[store.layers[0]]
+        last = columns[store.layers[0]]  # of several encoders, of the first
         development = store.split("train", "validation")
         judges = unused or store.split("test")
         started = time.perf_counter()
@@ -170,7 +183,8 @@ def judge_split(
             store = FeatureStore(target)
         params = SearchParams.model_validate(search)
         result = run_study(store, params, seed=seed, storage_folder=studies)
-        trained = train_model(store, result.best_head(), TrainParams(), seed=seed)
+        options = TrainParams(combine="ensemble" if search else "trials")
+        trained = train_model(store, result.best_head(), options, seed=seed)
         seconds = time.perf_counter() - started
     taken = np.concatenate([np.arange(s.start, s.stop) for n, s in columns.items()
                             if n in trained.layers])  # fmt: skip
@@ -205,7 +219,7 @@ def judge_split(
         seconds,
         f"{len(trained.members)} heads"
         if trained.members
-        else f"{best.kind} on {best.layers}"
+        else f"{best.kind} on {describe_layers(best.layers)}"
         if best
         else "",
     )

@@ -52,10 +52,12 @@ def cases() -> list[Case]:
     return found
 
 
-def unused_pictures() -> Case:
+def unused_pictures(
+    encoder: str = "efficientnet-lite0", overrides: dict[str, Any] | None = None
+) -> Case:
     """Pictures of the default data's package that the default data leaves out."""
     source = str(ROOT / "data" / "sources" / "animal-silhouettes-rest.yaml")
-    return Case("unused", "efficientnet-lite0", source, {})
+    return Case("unused", encoder, source, overrides or {})
 
 
 def features_of(case: Case, folder: Path) -> Path:
