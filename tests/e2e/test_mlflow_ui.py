@@ -88,7 +88,7 @@ def test_trials_in_parallel_coordinates(pages: Pages) -> None:
     path = _compared(pages, pages.trials)
     page = pages.open(path, "parallel-coordinates", f"Comparing {len(pages.trials)} Runs")
     page.get_by_text("Parallel Coordinates Plot").first.wait_for()
-    assert page.locator(".parcoords").count() + page.locator("svg.main-svg").count() >= 1
+    page.locator(".parcoords, svg.main-svg").first.wait_for(timeout=60_000)
     page.close()
 
 
