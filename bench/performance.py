@@ -136,8 +136,8 @@ def accuracy_text() -> str:
             *_table(headers, rows),
             "",
             "EfficientNet-Lite0, unless said, on two CPU cores, by `bench/accuracy.py`: five split",
-            "seeds, or ten draws of few images. Silhouettes are judged on pictures on which nothing",
-            "was tuned.",
+            "seeds, or ten draws of few images. Silhouettes are judged on pictures that had no",
+            "part in any choice.",
             "Logistic regression is scikit-learn's, on the pooled last map of the same images.",
             "",
         ]

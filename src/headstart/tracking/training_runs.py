@@ -175,11 +175,15 @@ def describe_head(head: HeadConfig) -> str:
 
 
 def flatten_params(sections: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested params as `section.field` → text, without secrets; None as `none`."""
+    """Return nested params as `section.field` → text, without secrets; None as `none`.
+
+    The names of a list are joined by commas.
+    """
     flat: dict[str, str] = {}
     for key, value in sections.items():
         if isinstance(value, dict):
             flat |= flatten_params(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = without_secrets("none" if value is None else str(value))
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            flat[f"{prefix}{key}"] = without_secrets("none" if value is None else text)
     return flat
