@@ -123,6 +123,24 @@ def test_several_encoders_queued_share_one_cache(workspace: Workspace) -> None:
     assert found == {run.data.tags["fingerprint"]: own.n_rows for run in runs}
 
 
+def test_two_encoders_at_once_and_made_again(workspace: Workspace, tmp_path: Path) -> None:
+    before = _models(workspace)
+    sets = [
+        "extract.encoders=[efficientnet-lite0,mobilenetv2]",
+        "extract.weights=random",
+        "image.size_px=64",
+        "search.n_trials=12",
+    ]
+    assignments = [word for text in sets for word in ("-S", text)]
+    workspace.run("dvc", "exp", "run", "--temp", *assignments)
+    run = _new(workspace, before)
+    assert run.data.params["extract.encoders"] == "efficientnet-lite0, mobilenetv2"
+    assert run.data.metrics["test_accuracy"] > 0.5
+    output = tmp_path / "verdict.json"
+    said = workspace.run("headstart", "reproduce", run.info.run_id, "--output", str(output))
+    assert json.loads(output.read_text())["holds"], said
+
+
 def test_vgg16_by_its_weights_file(workspace: Workspace, assets: Path) -> None:
     before = _models(workspace)
     weights = assets / "weights/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
