@@ -46,7 +46,11 @@ def _export(model_file: Path, images: list[Path], name: str, target: Path) -> li
 
 @pytest.mark.parametrize(
     "name",
-    ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "litert"))],
+    [
+        "onnx",
+        pytest.param("openvino", marks=pytest.mark.slow),
+        pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.ci]),
+    ],
 )
 def test_an_export_answers_as_the_h5_does(
     model_file: Path, images: list[Path], tmp_path: Path, name: str
