@@ -108,7 +108,7 @@ FAULTS = (
     Fault(
         "movers",
         "thresholds are chosen anew when images are added",
-        "if own and key(label) not in thresholds:",
+        "if own and keys[label] not in thresholds:",
         "if own:",
         ("test_a_class_keeps_the_thresholds_that_it_was_first_given",),
     ),
