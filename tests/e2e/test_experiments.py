@@ -45,11 +45,15 @@ def test_mlflow_run_train_is_one_run_with_its_params(workspace: Workspace) -> No
     params = (workspace.root / "params.yaml").read_bytes()
     model = (workspace.root / "models/model.h5").read_bytes()
     command = ["mlflow", "run", ".", "-e", "train", "--env-manager", "local"]
-    workspace.run(*command, "-P", "learning_rate=0.005", "-P", "epochs=7")
+    # DVC writes the last one as 1e-05, which YAML 1.1 reads as text.
+    given = ("learning_rate=0.005", "epochs=7", "weight_decay=0.00001")
+    workspace.run(*command, *(word for text in given for word in ("-P", text)))
     run = _new(workspace, before)
     assert run.data.params["learning_rate"] == "0.005"
     assert run.data.params["train.learning_rate"] == "0.005"
     assert run.data.params["train.epochs"] == "7"
+    assert float(run.data.params["train.weight_decay"]) == 1e-5
+    assert run.data.params["seed"] == "0"
     assert (workspace.root / "params.yaml").read_bytes() == params
     assert (workspace.root / "models/model.h5").read_bytes() == model
 
@@ -83,9 +87,13 @@ def test_temporary_and_queued_experiments_share_database_and_cache(
 ) -> None:
     before = _models(workspace)
     shards = {p.name for p in workspace.cache.rglob("*.h5")}
-    workspace.run("dvc", "exp", "run", "--temp", "-S", "seed=6")
+    params = (workspace.root / "params.yaml").read_bytes()
+    sets = ("seed=6", "train.weight_decay=0.00001")
+    workspace.run("dvc", "exp", "run", "--temp", *(w for text in sets for w in ("-S", text)))
+    assert (workspace.root / "params.yaml").read_bytes() == params
     temporary = _new(workspace, before)
     assert temporary.data.tags["seed"] == "6"
+    assert float(temporary.data.params["train.weight_decay"]) == 1e-5
     assert temporary.data.tags["dvc.exp_name"]
     workspace.run("dvc", "exp", "run", "--queue", "-S", "train.epochs=3")
     workspace.run("dvc", "exp", "run", "--run-all", "-j", "1")
