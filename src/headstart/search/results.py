@@ -25,6 +25,8 @@ from headstart.search.study import (
     storage_url,
 )
 
+_CHEAPER = 0.99
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -109,11 +111,14 @@ class StudyResult:
         return sorted(done, key=lambda t: (sign * objective(self.metric, t.at_best()), t.number))
 
     def pareto_front(self) -> list[TrialResult]:
-        """The trials than which none is both as good and cheaper, the cheapest first."""
+        """The trials than which none is both as good and cheaper, the cheapest first.
+
+        Models that differ in cost by their heads alone count as equal: cheaper is by a hundredth.
+        """
         front: list[TrialResult] = []
         least = float("inf")
         for trial in self.ranked():
-            if trial.mflops is not None and trial.mflops < least:
+            if trial.mflops is not None and trial.mflops < _CHEAPER * least:
                 front.append(trial)
                 least = trial.mflops
         return front[::-1]
