@@ -143,7 +143,7 @@ def test_two_encoders_at_once_and_made_again(workspace: Workspace, tmp_path: Pat
     workspace.run("dvc", "exp", "run", "--temp", *assignments)
     run = _new(workspace, before)
     assert run.data.params["extract.encoders"] == "efficientnet-lite0, mobilenetv2"
-    assert run.data.metrics["test_accuracy"] > 0.5
+    assert run.data.metrics["test_accuracy"] > 0.2  # of ten classes; weights are random
     output = tmp_path / "verdict.json"
     said = workspace.run("headstart", "reproduce", run.info.run_id, "--output", str(output))
     assert json.loads(output.read_text())["holds"], said
