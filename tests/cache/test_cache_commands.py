@@ -223,5 +223,5 @@ def test_sizes(n_bytes: float, text: str) -> None:
 def test_a_cache_that_is_no_folder(tmp_path: Path, command: Callable[[Path], str]) -> None:
     path = tmp_path / "cache"
     path.write_text("x")
-    with pytest.raises(DiskError, match=r"must be a folder, but .* none: set HEADSTART_CACHE"):
+    with pytest.raises(DiskError, match=r"must be a folder, but .* is a file: set HEADSTART_CACHE"):
         command(path)

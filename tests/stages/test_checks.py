@@ -55,7 +55,7 @@ def test_the_defaults_can_be(repository: Path) -> None:
         ("extract: {encoders: [vgg16, efficientnet_lite2]}", "did you mean efficientnet-lite2"),
         (
             "extract: {encoders: [vgg16, vgg19]}\ntrain: {fine_tune: {enabled: true}}",
-            "fine-tuning is of one encoder, but extract.encoders names vgg16, vgg19",
+            "fine-tuning works with one encoder, but extract.encoders names vgg16, vgg19",
         ),
         ("train: {fine_tune: {enabled: true, from_layer: hed_relu}}", "nearest are head_relu"),
         pytest.param(

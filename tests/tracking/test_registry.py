@@ -77,6 +77,26 @@ def test_a_rollback_passes_over_what_was_rolled_back_from(
     assert registry.roll_back() == ("2", "1")
 
 
+def test_a_version_that_was_rolled_back_from_is_not_the_last_champion(
+    workspace: Project, tmp_path: Path
+) -> None:
+    registry = _registry_with(workspace, tmp_path, "aa", "bb", "cc")
+
+    def former() -> list[str]:
+        return [str(version.version) for version in registry.former_champions()]
+
+    assert former() == []
+    for version in ("1", "2", "1", "3"):
+        registry.promote(version, "better")
+    assert former() == ["3", "1", "2"]
+    registry.roll_back()
+    assert former() == ["1", "2"]
+    registry.promote("3", "promoted by hand")
+    assert former() == ["3", "1", "2"]
+    registry.store.client.delete_model_version("animals", "2")
+    assert former() == ["3", "1"]
+
+
 def test_a_rollback_without_an_earlier_champion(workspace: Project, tmp_path: Path) -> None:
     registry = _registry_with(workspace, tmp_path, "aa")
     with pytest.raises(TrackingError, match="needs a champion"):

@@ -107,21 +107,20 @@ def _side_by_side(each: Sequence[tuple[ExtractParams, Any]]) -> Any:
 
         def renamed(layer: Any, prefix: str = prefix, only: str = only) -> Any:
             name = f"{prefix}{layer.name}"
-            if layer.name == "features":  # pools the only block, or joins several: not used here
+            if layer.name == "features":  # pools the only block
                 name = f"{BLOCK_PREFIX}{prefix}{only}"
-                if isinstance(layer, keras.layers.Concatenate):
-                    name = f"{prefix}{layer.name}"
             elif layer.name.startswith(BLOCK_PREFIX):
                 name = f"{BLOCK_PREFIX}{prefix}{layer.name.removeprefix(BLOCK_PREFIX)}"
             return type(layer).from_config(layer.get_config() | {"name": name})
 
-        clone = keras.models.clone_model(model, input_tensors=pixels, clone_function=renamed)
-        clone.set_weights(model.get_weights())
+        is_joined = isinstance(model.layers[-1], keras.layers.Concatenate)
+        ends = keras.Model(model.input, model.layers[-1].input if is_joined else [model.output])
+        clone = keras.models.clone_model(ends, input_tensors=pixels, clone_function=renamed)
+        clone.set_weights(ends.get_weights())
         for layer in clone.layers:
             if hasattr(layer, "finalize_state"):
                 layer.finalize_state()
-        is_joined = isinstance(clone.layers[-1], keras.layers.Concatenate)
-        blocks += clone.layers[-1].input if is_joined else [clone.output]
+        blocks += clone.outputs
     features = keras.layers.Concatenate(name="features", dtype="float32")(blocks)
     names = "+".join(extract.encoder for extract, _ in each)
     model = keras.Model(pixels, features, name=names)

@@ -329,10 +329,10 @@ def listing() -> str:
             "Keras" if imagenet.keras else "",
             "package index" if imagenet.index else "",
         ]  # fmt: skip
-        places = ", ".join(filter(None, sources)) or "a path"
+        places = ", ".join(filter(None, sources)) or "a file that you give"
         width = f"{sum(encoder.blocks.values()):,}"
         rows.append([encoder.name, f"{encoder.default_size_px} px", width, places])
-    head, *lines = table(["encoder", "trained at", "features", "ImageNet weights"], rows)
+    head, *lines = table(["encoder", "input", "features", "ImageNet weights from"], rows)
     blocks = [f"  {', '.join(encoder.blocks)}" for encoder in _ALL]
     return "\n".join([head, *itertools.chain(*zip(lines, blocks, strict=True))])
 

@@ -76,7 +76,8 @@ def entries(cache_root: Path) -> list[CacheEntry]:
     """
     if cache_root.exists() and not cache_root.is_dir():
         raise DiskError(
-            f"the cache must be a folder, but {cache_root} is none: set HEADSTART_CACHE to a folder"
+            f"the cache must be a folder, but {cache_root} is a file: "
+            "set HEADSTART_CACHE to a folder"
         )
     found = [_entry(path.parent) for path in (cache_root / "features").glob("[!.]*/contract.json")]
     return sorted(found, key=lambda entry: (-entry.last_used, entry.folder.name))

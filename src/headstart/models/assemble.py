@@ -160,7 +160,7 @@ def weighted_mean(
     columns = [np.concatenate([places[name] for name in own]) for own in used]
     dim, joined = int(ends[-1]), "+".join(layers)
     if all(len(h.layers) == 1 and (h.mean is not None or not _norms_rows(h)) for h in heads):
-        # Standardised as its members are, so that fine-tuning goes on from features of one scale.
+        # Standardised as its members are, so that fine-tuning starts from features of one scale.
         shift, scale = np.zeros(dim), np.ones(dim)
         for head, own in zip(heads, columns, strict=True):
             if head.mean is not None and head.variance is not None:

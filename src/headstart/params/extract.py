@@ -2,9 +2,25 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from headstart.params.base import Section
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[
+    tuple[Name, ...],
+    Field(min_length=1),
+    BeforeValidator(
+        _one_or_several,
+        json_schema_input_type=Name | Annotated[list[Name], Field(min_length=1)],
+    ),
+]
 
 
 class ExtractParams(Section):
@@ -13,9 +29,8 @@ class ExtractParams(Section):
     rarely_changed: ClassVar = frozenset({"batch_size"})
     renamed: ClassVar = {"backbone": "encoders", "layer": "layers"}
 
-    encoders: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    encoders: Names = Field(
         ("efficientnet-lite0",),
-        min_length=1,
         strict=False,
         description="a name, or several; `headstart encoders` lists them",
     )
@@ -25,9 +40,8 @@ class ExtractParams(Section):
     weights_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="what a weights file must hash to"
     )
-    layers: tuple[str, ...] | None = Field(
+    layers: Names | None = Field(
         None,
-        min_length=1,
         strict=False,
         description="blocks of the encoder that features.h5 shows, or another layer; null: all",
     )
@@ -45,11 +59,6 @@ class ExtractParams(Section):
         "auto", description="images per forward pass; changes no number"
     )
 
-    @field_validator("encoders", "layers", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
     @field_validator("encoders", "layers")
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -63,15 +72,16 @@ class ExtractParams(Section):
             return self
         if self.weights not in ("imagenet", "random"):
             raise ValueError(
-                "a weights file is of one encoder, but extract.encoders names "
+                "a weights file holds one encoder's weights, but extract.encoders names "
                 f"{len(self.encoders)}: set extract.weights to imagenet, or name one encoder"
             )
         if self.layers is not None:
             encoders = {layer.partition(".")[0] for layer in self.layers}
             if encoders != set(self.encoders):
                 raise ValueError(
-                    "of several encoders each must have a layer, named <encoder>.<layer>, but got "
-                    f"{', '.join(self.layers)}: name the layers of {', '.join(self.encoders)}"
+                    "with several encoders, layers must name at least one of each as "
+                    f"<encoder>.<layer>, but got {', '.join(self.layers)}: name the layers of "
+                    f"{', '.join(self.encoders)}"
                 )
         return self
 

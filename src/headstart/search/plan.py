@@ -27,7 +27,7 @@ from headstart.params.search_space import SearchSpace
 _OF_SEARCHING = ("space", "default_head", "sampler", "pruner", "max_mflops", "max_model_mb")
 _FOLDS = 5
 # Of more blocks there are too many sets to try each.
-_MOST_BLOCKS, _MOST_SETS = 5, 64
+_MOST_BLOCKS = 5
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,15 @@ def with_blocks(search: SearchParams, layers: Sequence[str]) -> SearchParams:
         for layer in layers:
             of_encoder.setdefault(encoder_of(layer), []).append(layer)
         if len(of_encoder) > 1:
-            # Of each encoder its last blocks, or none.
-            tops = [[own[:n] for n in range(len(own) + 1)] for own in of_encoder.values()]
-            found = [list(itertools.chain(*parts)) for parts in itertools.product(*tops)]
+            # Each alone, and of all as many of the last blocks: every combination of numbers of
+            # blocks, tried on two EfficientNet-Lites, found no better.
+            alone, most = list(of_encoder.values()), max(map(len, of_encoder.values()))
+            found = alone + [[x for own in alone for x in own[:n]] for n in range(1, most)]
         else:
             sizes = range(1, len(layers)) if len(layers) <= _MOST_BLOCKS else ()
             found = [list(some) for n in sizes for some in itertools.combinations(layers, n)]
-        sets = ["+".join(some) for some in found if some not in ([], [layers[0]], [*layers])]
-        chosen = {"choices": ("last", "all", *sets[:_MOST_SETS])}
+        sets = ["+".join(some) for some in found if some not in ([layers[0]], [*layers])]
+        chosen = {"choices": ("last", "all", *dict.fromkeys(sets))}
     changed = SearchSpace.model_validate({**space.model_dump(), "layers": chosen})
     return search.model_copy(update={"space": changed})
 

@@ -111,9 +111,9 @@ class StudyResult:
         return sorted(done, key=lambda t: (sign * objective(self.metric, t.at_best()), t.number))
 
     def pareto_front(self) -> list[TrialResult]:
-        """The trials than which none is both as good and cheaper, the cheapest first.
+        """The trials than which none is as good and at least 1 % cheaper, the cheapest first.
 
-        Models that differ in cost by their heads alone count as equal: cheaper is by a hundredth.
+        Less than that is what heads on the same blocks differ by.
         """
         front: list[TrialResult] = []
         least = float("inf")

@@ -91,7 +91,7 @@ def _check_fine_tuning(params: Params) -> None:
 
     if len(params.extract.encoders) > 1:
         raise ParamsError(
-            "fine-tuning is of one encoder, but extract.encoders names "
+            "fine-tuning works with one encoder, but extract.encoders names "
             f"{', '.join(params.extract.encoders)}: name one, or set train.fine_tune.enabled to "
             "false"
         )

@@ -124,10 +124,9 @@ def decide(
     old, new = _predictions(registry, champion), read_predictions_table(predictions)
     present, classes, is_back = str(champion.version), {*_class_columns(new)}, False
     if old is not None and {*_class_columns(old)} != classes:
-        for number in reversed(dict.fromkeys(each.version for each in registry.history())):
-            former = registry.version(number)
-            theirs = None if former is None else _predictions(registry, former)
-            if former is not None and theirs is not None and {*_class_columns(theirs)} == classes:
+        for former in registry.former_champions():
+            theirs = _predictions(registry, former)
+            if theirs is not None and {*_class_columns(theirs)} == classes:
                 champion, old, is_back = former, theirs, True
                 break
     named, run_id = f"version {champion.version}", str(champion.run_id)

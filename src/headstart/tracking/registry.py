@@ -95,14 +95,16 @@ class Registry:
                 return None
             raise
 
-    def version(self, number: str) -> ModelVersion | None:
-        """Return the version of that number; it may have been deleted."""
-        try:
-            return self.store.client.get_model_version(self.name, number)
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
-                return None
-            raise
+    def former_champions(self) -> list[ModelVersion]:
+        """Return the versions that were champion, the last promoted first.
+
+        Without those that were rolled back from, and those that were deleted.
+        """
+        history = self.history()
+        known = {str(version.version): version for version in self._versions()}
+        numbers = dict.fromkeys(each.version for each in reversed(history))
+        left = _rolled_back_from(history)
+        return [known[number] for number in numbers if number in known and number not in left]
 
     def set_alias(self, alias: str, version: str) -> None:
         self.store.client.set_registered_model_alias(self.name, alias, version)
@@ -117,8 +119,8 @@ class Registry:
         try:
             client.get_model_version(self.name, version)
         except MlflowException:
-            known = client.search_model_versions(f"name='{self.name}'")
-            listed = ", ".join(sorted((str(v.version) for v in known), key=int)) or "none"
+            numbers = sorted((str(version.version) for version in self._versions()), key=int)
+            listed = ", ".join(numbers) or "none"
             raise TrackingError(
                 f"a version of {self.name!r} must exist, but got {version!r}; there are: {listed}"
             ) from None
@@ -170,8 +172,7 @@ class Registry:
             )
         current, history = str(champion.version), self.history()
         # Never to a version that was itself rolled back from.
-        reasons = (each.why for each in history if each.why.startswith(_ROLLED_BACK))
-        left = {why.removeprefix(_ROLLED_BACK) for why in reasons}
+        left = _rolled_back_from(history)
         earlier = [each.version for each in history if each.version not in {current, *left}]
         if not earlier:
             raise TrackingError(
@@ -180,6 +181,19 @@ class Registry:
             )
         self.promote(earlier[-1], f"{_ROLLED_BACK}{current}")
         return current, earlier[-1]
+
+    def _versions(self) -> list[ModelVersion]:
+        return list(self.store.client.search_model_versions(f"name='{self.name}'"))
+
+
+def _rolled_back_from(history: list[Promotion]) -> set[str]:
+    """The versions that were, and were not promoted again since."""
+    left: set[str] = set()
+    for each in history:
+        left.discard(each.version)
+        if each.why.startswith(_ROLLED_BACK):
+            left.add(each.why.removeprefix(_ROLLED_BACK))
+    return left
 
 
 def open_registry(project: Project, model_name: str) -> Registry:
