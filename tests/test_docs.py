@@ -160,3 +160,29 @@ def test_every_guarantee_is_held_by_tests_that_are_there() -> None:
             or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
         ]
     assert missing == []
+
+
+def test_experiments_are_recommended_as_they_leave_the_workspace_alone() -> None:
+    summary = (ROOT / "src/headstart/reports/summary.py").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ (dvc exp .*)", DOCS, re.MULTILINE)
+    commands += re.findall(r'"(dvc exp run .*)"', summary)
+    assert len(commands) >= 5
+    for command in commands:
+        assert re.search(r"--temp|--queue|exp show -A|exp apply|exp run --run-all", command), (
+            command
+        )
+    assert "leaves its value in params.yaml" in README
+    assert "without `-A`" in README
+    assert "dvc exp show -A" in summary
+    assert "dvc queue logs" in (ROOT / "docs/data.md").read_text(encoding="utf-8")
+
+
+def test_what_is_said_of_crops_is_measured() -> None:
+    results = json.loads((ROOT / "bench/results/near_duplicates.json").read_text(encoding="utf-8"))
+    found = {(change, way): value for change, way, value in results["rows"]}
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    for percent, start in ((1, "| cropped by 1 %"), (2, "| by 2 %"), (3, "| by 3 %")):
+        line = next(one for one in text.splitlines() if one.startswith(start))
+        said = float(line.split("|")[3].strip().rstrip(" %"))
+        assert said == round(found[f"cropped by {percent}% on every side", "as it is"])
+    assert "**Not found** are crops of 2 % or more" in text

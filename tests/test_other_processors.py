@@ -21,6 +21,8 @@ PROCESSORS = {
 NUMERIC = (
     "tests/encoders/test_runtimes.py::test_it_agrees_with_the_reference",
     "tests/encoders/test_runtimes.py::test_a_row_does_not_depend_on_what_shares_its_batch",
+    "tests/encoders/test_runtimes.py::test_the_number_of_cores_changes_no_bit",
+    "tests/serving/test_pyfunc_model.py::test_a_row_does_not_depend_on_what_shares_its_request",
     "tests/models/test_predict.py::test_an_image_gets_the_same_bytes_whatever_shares_its_batch",
 )
 

@@ -15,7 +15,7 @@ from headstart.common import files
 from headstart.common.errors import ParamsError, TrackingError
 from headstart.common.interrupts import run_command
 from headstart.common.paths import Project, project
-from headstart.params.whole_file import load_params
+from headstart.params.whole_file import Params, load_params
 
 # Which stages an entry point ends with; none: the whole pipeline. A run that `mlflow run` opens for
 # a model ends with the model as package logs it.
@@ -71,13 +71,16 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
         raise ParamsError(
             f"an entry point must be one of {', '.join(ENTRY_POINTS)}, but got {entry_point!r}"
         )
-    from headstart.tracking.runs import given_run, is_trained_run
+    from headstart.tracking.runs import given_run, is_trained_run, open_given_run
+    from headstart.tracking.training_runs import run_name
 
     here = project()
-    current = load_params(here.params).model_dump(by_alias=True)
+    params = load_params(here.params)
+    current = params.model_dump(by_alias=True)
     changed = _changes(current, _parse(current, assignments))
     targets = ENTRY_POINTS[entry_point]
-    run = given_run(here)
+    # A training may resume its own run; whatever else writes only into one that is open.
+    run = (given_run if entry_point in _TRAINS else open_given_run)(here)
     model_run = run if entry_point in _TRAINS else None
     if changed:
         # `++`: params.yaml need not have the parameter.
@@ -94,7 +97,8 @@ def run_entry_point(entry_point: str, assignments: Sequence[str]) -> None:
         text = f"`dvc repro {entry_point}`, started by `mlflow run`."
         if entry_point == "search":
             text += " The study has a parent run of its own, its trials nested below."
-        run.set_tags({"headstart.kind": entry_point})
+        name = run_name(_with(params, changed), entry_point)
+        run.set_tags({"mlflow.runName": name, "headstart.kind": entry_point})
         run.describe(text)
     if model_run and not is_trained_run(model_run):
         raise TrackingError(
@@ -111,6 +115,17 @@ def _parse(current: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
             raise ParamsError(f"an assignment must be section.field=value, but got {assignment!r}")
         parsed[path] = _value(path, text, _at(current, path))
     return parsed
+
+
+def _with(params: Params, changed: Mapping[str, Any]) -> Params:
+    values = params.model_dump(mode="json", by_alias=True)
+    for path, value in changed.items():
+        *sections, field = path.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    return Params.model_validate(values, by_alias=True)
 
 
 def _value(path: str, text: str, current: Any) -> Any:

@@ -98,3 +98,30 @@ def test_the_environment_says_what_it_installs(tmp_path: Path, repository: Path)
     assert lines[-2].startswith("environment: installing headstart")
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout == ""
+
+
+STAGE = """
+import sys
+import time
+from headstart.common import progress
+from headstart.params.base import Section
+from headstart.stages import checks, run_stage as module
+
+progress.EVERY_S, sys.argv = 0.1, ["train"]
+checks.check_possible = lambda *_: None
+module.load_sections = lambda *_: None
+
+def slow(*_):
+    progress.begin_step("training the head")
+    time.sleep(0.6)
+    return "done"
+
+module.run_stage("train", Section, slow)
+"""
+
+
+def test_every_stage_tells_what_it_does(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STAGE], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "train: training the head, 0 s" in done.stderr

@@ -157,3 +157,12 @@ def test_a_page_without_networks_says_nothing_of_epochs(tmp_path: Path) -> None:
     assert "0.5500" in page
     for text in ("epoch", "Parallel coordinates", "importance", "Learning curves"):
         assert text not in page
+
+
+def test_no_reason_runs_in_a_spreadsheet(result: StudyResult, tmp_path: Path) -> None:
+    bad = replace(result.trials[25], reason="=1+1", reused_from="@x/1")
+    write_search_report(tmp_path, replace(result, trials=(*result.trials[:25], bad)), SEARCH)
+    text = (tmp_path / "trials.csv").read_text(encoding="utf-8")
+    assert "'=1+1" in text
+    assert ",=1+1" not in text
+    assert ",@x" not in text

@@ -218,3 +218,12 @@ def test_a_bad_row_may_be_answered_with_its_reason(model: Any) -> None:
 def test_a_mistaken_parameter_is_told(model: Any, params: dict[str, Any], says: str) -> None:
     with pytest.raises(MlflowException, match=says):
         model.predict(pd.DataFrame({"image": FILES}), params=params)
+
+
+def test_a_row_does_not_depend_on_what_shares_its_request(model: Any) -> None:
+    files = [png(number) for number in range(9)]
+    together = model.predict(pd.DataFrame({"image": files}))
+    for row, data in enumerate(files):
+        alone = model.predict(pd.DataFrame({"image": [data]}))
+        expected = together.iloc[[row]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, expected, check_exact=True)

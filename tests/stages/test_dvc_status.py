@@ -20,7 +20,7 @@ BY_ROOM = {
     "sources": ("fetch", "ingest"),
     "images": ("ingest", "pack", "extract", "train", "package", "evaluate", "register"),
     "dataset": ("ingest", "pack", "extract", "train", "package", "evaluate", "register"),
-    "cache": ("extract",),
+    "cache": ("ingest", "pack", "extract"),
     "encoders": ("extract",),
     "features": ("extract", "search", "train", "evaluate", "register"),
     "heads": ("search", "train", "evaluate"),
@@ -53,7 +53,7 @@ BY_FILE = {
 }
 BY_VALUE = {
     "seed: 0": ("ingest", "extract", "search", "train", "evaluate", "register"),
-    "size_px: 224": ("pack", "extract", "train"),
+    "size_px: 224": ("ingest", "pack", "extract", "train"),
     "near_duplicate_bits: 4": ("ingest",),
     "n_trials: 32": ("search",),
     "n_bootstrap: 2000": ("evaluate",),
@@ -131,3 +131,16 @@ def test_a_changed_value_runs_the_stages_that_read_it(value: str, restored: Work
 def test_every_room_is_edited(repository: Path) -> None:
     rooms = {path.parent.name for path in repository.glob("src/headstart/*/__init__.py")}
     assert rooms - {"params", "stages"} == set(BY_ROOM)
+
+
+def test_edited_thresholds_run_ingest_alone(finished: Workspace) -> None:
+    """data/splits.csv is a dependency of ingest, which extends it, and an output of nothing."""
+    splits = finished.root / "data" / "splits.csv"
+    before = splits.read_bytes()
+    try:
+        splits.write_bytes(before + b"0,0.7,0.15,0.15,a,,0,0.7,0.85\n")
+        assert _changed(finished) == {"ingest"}
+    finally:
+        splits.write_bytes(before)
+    stages = yaml.safe_load((finished.root / "dvc.yaml").read_text())["stages"].values()
+    assert "data/splits.csv" not in str([stage.get("outs") for stage in stages])

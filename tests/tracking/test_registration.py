@@ -13,9 +13,10 @@ from headstart.models.model_file import save_model
 from headstart.models.predictions import Predictions, read_predictions_table, write_predictions
 from headstart.params.image import ImageParams
 from headstart.params.register import RegisterParams
-from headstart.tracking.registration import Decision, decide
+from headstart.stages.register import summary
+from headstart.tracking.registration import Decision, Registration, decide, register_model
 from headstart.tracking.registry import Registry
-from tests.tracking.conftest import new_model_run
+from tests.tracking.conftest import new_model_run, record_run
 
 N = 400
 LABELS = np.arange(N) % 2
@@ -218,3 +219,46 @@ def test_the_order_of_classes_does_not_matter(
 def test_latency_is_measured_side_by_side(models: tuple[Path, Path]) -> None:
     small, large = models
     assert latency_ratio(small, large) < 0.9 < 1.1 < latency_ratio(large, small)
+
+
+def _register(project: Project, folder: Path, model: Path, n_wrong: int) -> Registration:
+    """Register a model of the classes a and b, as the stage does."""
+    with new_model_run(project, {}) as run:
+        run.log_model(folder / "serving")
+        run.log_artifact(_predictions(project.predictions, n_wrong))
+    record_run(project, run.run_id)
+    project.model.write_bytes(model.read_bytes())
+    figures = {"accuracy": 0.9, "accuracy_ci95_low": 0.8, "accuracy_ci95_high": 1.0, "n_test": 9}
+    return register_model(
+        project,
+        RegisterParams(model_name="animals"),
+        metadata={"classes": ["a", "b"]},
+        test_metrics=figures,
+        groups={},
+        seed=0,
+    )
+
+
+def test_a_model_of_other_classes_is_registered_as_champion_in_one_line(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    registry = _champion(workspace, tmp_path, models[1], 40, ("blue sky", "rot"))
+    found = _register(workspace, tmp_path, models[0], 0)
+    assert (found.version, found.alias) == ("2", "champion")
+    line = summary(found)
+    assert "\n" not in line
+    assert "version 1, has other classes (`headstart rollback` makes it champion again)" in line
+    assert registry.roll_back() == ("2", "1")
+
+
+def test_back_at_former_classes_their_champion_is_champion_again(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    registry = _champion(workspace, tmp_path / "first", models[1], 10)
+    _champion(workspace, tmp_path / "second", models[1], 40, ("blue sky", "rot"))
+    found = _register(workspace, tmp_path / "first", models[0], 60)
+    assert (found.version, found.alias) == ("3", "challenger")
+    assert "version 1, the last champion of these classes, is champion again" in summary(found)
+    champion = registry.holder("champion")
+    assert champion is not None
+    assert str(champion.version) == "1"

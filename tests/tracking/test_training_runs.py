@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headstart import mlproject
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
 from headstart.heads.config import BestHead
@@ -13,7 +14,14 @@ from headstart.params.head import HeadConfig
 from headstart.params.whole_file import Params
 from headstart.tracking.runs import Run, read_run_id
 from headstart.tracking.store import open_store
-from headstart.tracking.training_runs import open_training, run_name, source_name
+from headstart.tracking.training_runs import (
+    describe_head,
+    open_training,
+    run_name,
+    source_name,
+)
+
+HEAD = describe_head(HeadConfig())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,37 @@ def test_an_open_run_is_resumed(
     assert found.data.params.items() >= {"seed": "1", "train.epochs": "3", **params}.items()
     assert found.data.tags["study"] == "s"
     assert found.info.status == "FINISHED"
+    assert found.info.run_name == f"epochs=3 · seed=1 · animal-silhouettes · {HEAD}"
+    assert f"Head: {HEAD}" in found.data.tags["mlflow.note.content"]
     assert read_run_id(workspace.run) == given
+
+
+@pytest.mark.parametrize("point", ["extract", "search"])
+def test_a_run_without_a_model_says_what_it_is(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    given = _given_run(workspace, monkeypatch, "RUNNING", {})
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr("headstart.mlproject._dvc", lambda _, *command: called.append(command))
+    mlproject.run_entry_point(point, ["image.size_px=96"])
+    assert called == [("exp", "run", "--temp", "-S++image.size_px=96", point)]
+    found = open_store(workspace.root).client.get_run(given)
+    assert found.info.run_name == f"size_px=96 · seed=1 · animal-silhouettes · {point}"
+    assert found.data.tags["headstart.kind"] == point
+    assert f"`dvc repro {point}`" in found.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize("point", ["extract", "search"])
+def test_a_run_that_has_ended_is_not_written_to_by_another_entry_point(
+    workspace: Project, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    given = _given_run(workspace, monkeypatch, "FINISHED", {})
+    client = open_store(workspace.root).client
+    before = client.get_run(given).to_dictionary()
+    monkeypatch.setattr("headstart.mlproject._dvc", lambda *_: pytest.fail("a stage ran"))
+    with pytest.raises(TrackingError, match=rf"MLFLOW_RUN_ID .*{given} is FINISHED.*unset"):
+        mlproject.run_entry_point(point, [])
+    assert client.get_run(given).to_dictionary() == before
 
 
 def test_a_training_begun_again_after_an_error_resumes_its_run(

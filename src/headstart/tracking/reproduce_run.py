@@ -27,7 +27,7 @@ from headstart.common.machine import library_version
 from headstart.common.paths import Project, main_checkout, sqlite_uri
 from headstart.common.terminal import say
 from headstart.tracking.lineage import DvcState, library_versions
-from headstart.tracking.runs import given_run, read_run_id
+from headstart.tracking.runs import Run, open_given_run, read_run_id
 from headstart.tracking.store import TrackingStore, open_store
 
 # Outputs that hold a run's id or a time; their own contents are compared instead.
@@ -106,9 +106,10 @@ def reproduce_run(project: Project, run_id: str) -> Verdict:
 
     Raises:
         TrackingError: the run is unknown or has no commit, its commit is not in this repository,
-            its diff does not apply, its data cannot be had, or the pipeline fails.
+            its diff does not apply, its data cannot be had, or the pipeline fails; or
+            MLFLOW_RUN_ID names a run that has ended.
     """
-    given, store = given_run(project), open_store(project.root)
+    given, store = open_given_run(project), open_store(project.root)
     then = store.find_run(run_id)
     kind, commit = (then.data.tags.get(tag) for tag in ("headstart.kind", "git.commit"))
     if kind != "model":
@@ -178,11 +179,26 @@ def reproduce_run(project: Project, run_id: str) -> Verdict:
     items.append(Item("result", "model.h5", model_then, model_now))
     verdict = Verdict(run_id, commit, tuple(items))
     if given is not None:
-        given.log_text(json.dumps(verdict.as_json(), indent=2), "verdict.json")
-        given.log_text(verdict.as_text(), "verdict.txt")
-        tags = {"kind": "reproduction", "of": run_id, "holds": str(verdict.holds).lower()}
-        given.set_tags({f"headstart.{name}": value for name, value in tags.items()})
+        _keep(verdict, given, str(then.info.run_name))
     return verdict
+
+
+def _keep(verdict: Verdict, run: Run, name: str) -> None:
+    """Write the verdict on a run of that name into the run that MLflow opened for it."""
+    run.log_text(json.dumps(verdict.as_json(), indent=2), "verdict.json")
+    run.log_text(verdict.as_text(), "verdict.txt")
+    holds = str(verdict.holds).lower()
+    run.set_tags(
+        {
+            "mlflow.runName": f"{name} · made again",
+            "headstart.kind": "reproduction",
+            "headstart.of": verdict.run_id,
+            "headstart.holds": holds,
+        }
+    )
+    # Without what differs, which may be long: verdict.txt has it.
+    outcome = verdict.as_text().splitlines()[1]
+    run.describe(f"Run {verdict.run_id} made again from its commit: {outcome}.")
 
 
 def _artifact(store: TrackingStore, run_id: str, name: str, folder: Path) -> Path:

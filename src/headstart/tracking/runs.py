@@ -311,6 +311,23 @@ def given_run(project: Project) -> Run | None:
     return Run(project.root, store, run_id)
 
 
+def open_given_run(project: Project) -> Run | None:
+    """As `given_run`, for what no later run may be told from: it must still be open.
+
+    Raises:
+        TrackingError: it names no active run, or one that has ended.
+    """
+    run = given_run(project)
+    if run is not None:
+        status = run.store.find_run(run.run_id).info.status
+        if status != "RUNNING":
+            raise TrackingError(
+                f"MLFLOW_RUN_ID must name a run that is open, but {run.run_id} is {status}: unset "
+                "MLFLOW_RUN_ID, so that nothing is written into a run that has ended"
+            )
+    return run
+
+
 def is_trained_run(run: Run) -> bool:
     """Return whether a model is logged in the run."""
     return MODEL_TAG in run.store.find_run(run.run_id).data.tags
