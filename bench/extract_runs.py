@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from headstart.common.quiet import quiet_libraries
 from headstart.encoders.runtimes import open_forward
 from headstart.features.extractor import Extractor, extract_features
 from headstart.features.pipeline import Decoder, Task
+from headstart.images.input_pixels import InputPixels
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
@@ -53,9 +55,12 @@ def bound(extractor: Extractor, folder: Path, limit: int, _: Path) -> dict[str, 
     extract = extractor.extract
     forward = open_forward(extractor.frozen(), extract.runtime, extract.precision, cores)
     manifest = manifest_of(folder, min(limit, 200))
-    decoder = Decoder(extractor.image, extractor.plan, manifest.max_pixels)
+    # An empty cache: every image is decoded.
+    with tempfile.TemporaryDirectory() as empty:
+        source = InputPixels(Path(empty), folder, extractor.image, max_pixels=manifest.max_pixels)
+    decoder = Decoder(source, extractor.plan)
     tasks = [
-        Task(folder / path, sha256, (0,))
+        Task(path, sha256, (0,))
         for path, sha256 in zip(manifest.paths, manifest.sha256, strict=True)
     ]
     with ThreadPoolExecutor(cores) as pool:

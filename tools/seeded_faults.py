@@ -80,8 +80,8 @@ FAULTS = (
     Fault(
         "rows-of-others",
         "rows from the cache come in its order, not in that of the images",
-        "self._shards[self._names[number]].features()[rows[chosen]]",
-        "self._shards[self._names[number]].features()[np.sort(rows[chosen])]",
+        "self._mapped[name][rows[chosen]]",
+        "self._mapped[name][np.sort(rows[chosen])]",
         ("test_a_row_follows_its_image_to_another_name",),
     ),
     Fault(
@@ -115,8 +115,8 @@ FAULTS = (
     Fault(
         "unchecked-shard",
         "a cached shard is read without a look at its checksum",
-        "sound = self._shards[name].is_sound()",
-        "sound = bool(self._shards[name])",
+        "is_sound = self._shards[name].is_sound()",
+        "is_sound = bool(self._shards[name])",
         ("test_a_shard_with_a_flipped_bit_is_set_aside",),
     ),
     Fault(
@@ -304,8 +304,8 @@ FAULTS = (
     Fault(
         "secret-in-tag",
         "a password in the address of the source is a tag of the run",
-        "clean = {key: without_secrets(value) for key, value in tags.items()}",
-        "clean = dict(tags)",
+        "clean = {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}",
+        "clean = {key: value[:_MAX_TAG] for key, value in tags.items()}",
         ("test_no_tag_holds_the_password_of_the_source",),
     ),
     Fault(

@@ -37,7 +37,7 @@ def _features(path: Path) -> None:
 
 def _shard(path: Path) -> None:
     keys, rows = keys_of(range(2000)), rows_of(range(2000))
-    write_shard(path.parent, keys, lambda: [rows], rows.shape[1], {}, {})
+    write_shard(path.parent, keys, rows, {}, {})
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -10,9 +10,11 @@ from headstart.dataset.image_statistics import (
     inspect,
     quality_flags,
     sample,
+    sample_and_input,
     statistics_of,
 )
 from headstart.dataset.manifest import FLAGS
+from headstart.params.image import ImageParams
 from tests.images.pictures import encode
 
 RNG = np.random.default_rng(0)
@@ -63,6 +65,36 @@ def test_a_good_picture_has_no_flag() -> None:
 )
 def test_pictures_that_deserve_a_flag(image: Image.Image, flag: str) -> None:
     assert flag in flags_of(image)
+
+
+def large(image: Image.Image) -> bytes:
+    side = 8 * max(image.size)
+    size = tuple(side * own // max(image.size) for own in image.size)
+    return encode(image.resize((size[0], size[1]), Image.Resampling.BICUBIC), "JPEG", quality=92)
+
+
+@pytest.mark.parametrize("size_px", [100, 224, 384, 600, 1024])
+def test_the_input_size_changes_no_issue(size_px: int) -> None:
+    """Where the input needs more pixels than statistics do, they are of those, reduced."""
+    images = (
+        textured(), textured(high=60), textured(low=246), smooth(), textured((400, 100)),
+        Image.new("RGB", (200, 150), (120, 130, 140)),
+    )  # fmt: skip
+    for image in images:
+        data = large(image)
+        alone = inspect(data, b"\0" * 32, max_pixels=10**8)
+        found, pixels = sample_and_input(
+            data, b"\0" * 32, ImageParams(size=size_px), max_pixels=10**8
+        )
+        row = statistics_of([found])
+        assert pixels.shape == (size_px, size_px, 3)
+        assert (row["width"], row["height"]) == (alone["width"], alone["height"])
+        flags, expected = (quality_flags(own, np.zeros(1, np.int64)) for own in (row, alone))
+        assert {k: v.tolist() for k, v in flags.items()} == {
+            k: v.tolist() for k, v in expected.items()
+        }
+        difference = row["thumbnail"].astype(int) - alone["thumbnail"].astype(int)
+        assert np.abs(difference).max() <= 2
 
 
 def test_sizes_are_odd_within_their_class() -> None:

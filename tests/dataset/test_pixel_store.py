@@ -18,6 +18,7 @@ from headstart.common.errors import DataError, FormatError
 from headstart.dataset.ingest import ingest
 from headstart.dataset.pixel_store import ImageStore, pack, write_store
 from headstart.images.decode import decode_input
+from headstart.images.input_pixels import InputPixels
 from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
 from headstart.params.pack import PackParams
@@ -144,7 +145,9 @@ def test_pack_decodes_what_the_manifest_lists(tmp_path: Path, compression: Any) 
     manifest = ingest(tmp_path / "images", IngestParams(), seed=0, thresholds={}).manifest
     image = ImageParams(size=16, fit="crop")
     params = PackParams(splits=("test",), compression=compression)
-    count = pack(tmp_path / "s.h5", manifest, tmp_path / "images", image, params)
+    kept = InputPixels(tmp_path / "cache", tmp_path / "images", image, max_pixels=10**8)
+    arguments = (tmp_path / "s.h5", manifest, kept.read, image, params)
+    count = pack(*arguments)
     chosen = manifest.select("test")
     store = ImageStore(tmp_path / "s.h5")
     assert count == len(store) == len(chosen) > 0
@@ -154,7 +157,7 @@ def test_pack_decodes_what_the_manifest_lists(tmp_path: Path, compression: Any) 
     changed = tmp_path / "images" / chosen.paths[0]
     changed.write_bytes(changed.read_bytes() + b"x")
     with pytest.raises(DataError, match="has changed since: run `dvc repro`"):
-        pack(tmp_path / "s.h5", manifest, tmp_path / "images", image, params)
+        pack(*arguments)
     changed.unlink()
     with pytest.raises(DataError, match="No such file or directory"):
-        pack(tmp_path / "s.h5", manifest, tmp_path / "images", image, params)
+        pack(*arguments)

@@ -152,7 +152,7 @@ class _crashing:  # noqa: N801 (it stands for a function, which must cross proce
     def __call__(self, task: list[tuple[int, str]]) -> Any:
         if any(Path(path).read_bytes() == self.fatal for _, path in task):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return reader._Reader(LIMITS, None).read(task)
+        return reader._Reader(LIMITS, None, None).read(task)
 
 
 def record(n: int) -> ImageRecord:
@@ -220,7 +220,7 @@ def test_cached_outcomes_do_not_pile_up(tmp_path: Path) -> None:
             return super().hashes(files)
 
     kept = Counted(cache, recipe(LIMITS.max_pixels))
-    workers = reader._Workers(LIMITS, cache, 1)
+    workers = reader._Workers(LIMITS, cache, None, 1)
     n_outcomes = 0
     for outcomes in reader._all_outcomes(tmp_path / "f", names * 1000, kept, workers):
         waiting = 0

@@ -127,7 +127,7 @@ def test_several_encoders_queued_share_one_cache(workspace: Workspace) -> None:
     features = {run.data.tags["dvc.data/features.h5.md5"] for run in runs}
     assert len(features) == len(runs)
     # Each encoder has looked at every image once; the third experiment found its rows there.
-    found = {fingerprint(entry.contract): entry.n_rows for entry in entries(workspace.cache)}
+    found = {fingerprint(entry.recipe): entry.n_rows for entry in entries(workspace.cache)}
     assert found == {run.data.tags["fingerprint"]: own.n_rows for run in runs}
 
 

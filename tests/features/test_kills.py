@@ -19,7 +19,6 @@ from tests.features.samples import write_images
 
 N_IMAGES, SIZE_PX = 480, 128
 
-# Twelve shards in all: few enough that none are merged, so that a shard is what one run extracted.
 CHILD = f"""
 import dataclasses, sys
 from pathlib import Path

@@ -13,10 +13,12 @@ from PIL import Image, ImageCms
 
 from headstart.images import colour
 from headstart.images.decode import (
+    LEAST_PX,
     RejectedImage,
     decode,
     decode_image,
     decode_input,
+    decode_once,
     decode_preview,
     resize,
     webp_size,
@@ -287,6 +289,24 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_to_nearly_the_same_pixels(
     # nor is there a seam where blocks are cut off by the border
     assert np.abs(difference[[0, -1]]).mean() < mean + 1
     assert np.abs(difference[:, [0, -1]]).mean() < mean + 1
+
+
+@pytest.mark.parametrize("size", [(60, 40), (512, 512), (1100, 767), (2048, 3000), (300, 2500)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7, 8])
+def test_once_is_as_decoding_twice(size: tuple[int, int], kind: str, orientation: int) -> None:
+    data = encode(Image.fromarray(_landscape(*size)), kind, exif=oriented(orientation))
+    alone, whole = decode_image(data, least_px=LEAST_PX)
+    for size_px in (100, 224, 300, 600, 1200):
+        params = ImageParams(size=size_px)
+        found, found_size, pixels = decode_once(data, params)
+        assert (found.size, found_size) == (alone.size, whole)
+        np.testing.assert_array_equal(pixels, decode_input(data, params))
+        # Where the input needs more pixels, this is a mean of those.
+        difference = np.abs(np.asarray(found, np.int16) - np.asarray(alone, np.int16))
+        assert difference.mean() < 1
+        if size_px <= LEAST_PX or kind == "PNG":
+            assert difference.max() == 0
 
 
 def test_a_large_jpeg_that_is_cut_off_is_rejected_at_any_scale() -> None:

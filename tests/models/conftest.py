@@ -13,11 +13,14 @@ from PIL import Image
 
 from headstart.common.paths import Project
 from headstart.common.quiet import quiet_keras
-from headstart.dataset.manifest import FLAGS, make_manifest, write_manifest
+from headstart.dataset.manifest import FLAGS, make_manifest, read_manifest, write_manifest
+from headstart.dataset.pixel_store import pack
 from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
+from headstart.images.input_pixels import InputPixels
 from headstart.params.image import ImageParams
+from headstart.params.pack import PackParams
 from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12
@@ -185,3 +188,15 @@ def head() -> Callable[..., FittedHead]:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace as it is before train; not to be written to."""
     return make_workspace(tmp_path_factory.mktemp("small"))
+
+
+def pack_pixels(
+    project: Project,
+    path: Path | None = None,
+    image: ImageParams = IMAGE,
+    params: PackParams | None = None,
+) -> None:
+    """Write images.h5 of a workspace, or another file of its pixels."""
+    kept = InputPixels(project.root / "none", project.fetched, image, max_pixels=10**8)
+    manifest = read_manifest(project.manifest)
+    pack(path or project.images, manifest, kept.read, image, params or PackParams())

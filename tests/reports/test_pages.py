@@ -25,6 +25,7 @@ from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel, load_encoder
 from headstart.models.predictions import as_predictions
+from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
 from headstart.params.search import SearchParams
 from headstart.reports.charts import Axis, Chart, Series, shortened
@@ -100,7 +101,7 @@ def write_data_card(project: Project) -> Path:
     for number in range(3):
         (project.fetched / class_names(3)[0] / f"broken {number}.jpg").write_bytes(b"\xff\xd8\xff")
     params = IngestParams(max_rejected_fraction=0.5)
-    ingest.run(project, ingest.Sections(seed=0, ingest=params))
+    ingest.run(project, ingest.Sections(seed=0, image=ImageParams(), ingest=params))
     return project.data_report / "index.html"
 
 

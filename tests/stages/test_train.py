@@ -8,14 +8,11 @@ import pytest
 
 from headstart.common import files
 from headstart.common.paths import Project
-from headstart.dataset.manifest import read_manifest
-from headstart.dataset.pixel_store import pack
 from headstart.models.model_file import load_model, read_metadata
 from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import read_predictions
-from headstart.params.pack import PackParams
 from headstart.training.fine_tune import Trainer
-from tests.models.conftest import CLASSES, IMAGE, make_workspace
+from tests.models.conftest import CLASSES, IMAGE, make_workspace, pack_pixels
 from tests.stages.conftest import run_evaluate, run_train
 from tests.stages.tracked import hold_model_to_reports
 
@@ -52,7 +49,7 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_workspace(tmp_path)
-    pack(project.images, read_manifest(project.manifest), project.fetched, IMAGE, PackParams())
+    pack_pixels(project)
     options = {"enabled": True, "blocks": 2, "epochs": 5, "learning_rate": 1e-2}
     assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
     run_evaluate(project)
@@ -73,3 +70,16 @@ def test_a_fine_tuned_model_goes_all_the_way_to_its_page(
     monkeypatch.setattr(Trainer, "run_epoch", None)
     assert run_train(project, fine_tune=options).endswith("fine-tuning kept")
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_fine_tuning_goes_on_without_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workspace").mkdir()
+    project = make_workspace(tmp_path / "workspace")
+    pack_pixels(project)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
+    options = {"enabled": True, "blocks": 1, "epochs": 1}
+    assert "fine-tuning" in run_train(project, fine_tune=options)
+    assert list((project.root / ".headstart").rglob("last.npz"))

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from headstart.common.errors import TrainingError
 from headstart.common.paths import Project
-from headstart.dataset.manifest import read_manifest
-from headstart.dataset.pixel_store import ImageStore, pack
+from headstart.dataset.pixel_store import ImageStore
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
@@ -27,7 +26,7 @@ from headstart.training.tune import (
     judge,
     tune_model,
 )
-from tests.models.conftest import IMAGE
+from tests.models.conftest import IMAGE, pack_pixels
 
 HELPFUL = FineTuneParams(blocks=2, epochs=6, batch_size=32, learning_rate=1e-2)
 HOPELESS = FineTuneParams(blocks=1, epochs=1, batch_size=32, learning_rate=1e-9)
@@ -49,8 +48,7 @@ def trained(workspace: Project, store: FeatureStore) -> TrainedHead:
 @pytest.fixture(scope="module")
 def images(workspace: Project) -> ImageStore:
     """images.h5 of the training and validation split."""
-    manifest = read_manifest(workspace.manifest)
-    pack(workspace.images, manifest, workspace.fetched, IMAGE, PackParams())
+    pack_pixels(workspace)
     return ImageStore(workspace.images)
 
 
@@ -156,15 +154,12 @@ def test_the_error_counts_groups_and_not_images() -> None:
 def test_images_that_are_not_packed_are_an_error_with_the_remedy(
     workspace: Project, store: FeatureStore, trained: TrainedHead, tmp_path: Path
 ) -> None:
-    manifest = read_manifest(workspace.manifest)
-    only_train = PackParams(splits=("train",))
-    pack(tmp_path / "images.h5", manifest, workspace.fetched, IMAGE, only_train)
+    pack_pixels(workspace, tmp_path / "images.h5", params=PackParams(splits=("train",)))
     with pytest.raises(TrainingError, match=r"60 of 180 are missing: set pack\.splits to \[train"):
         _tune(
             workspace, store, trained, ImageStore(tmp_path / "images.h5"), HELPFUL, tmp_path / "ck"
         )
-    larger = IMAGE.model_copy(update={"size": 32})
-    pack(tmp_path / "images.h5", manifest, workspace.fetched, larger, PackParams())
+    pack_pixels(workspace, tmp_path / "images.h5", IMAGE.model_copy(update={"size": 32}))
     with pytest.raises(
         TrainingError, match=r"images of 16 px, but .* has 32: run `dvc repro pack`"
     ):

@@ -1,153 +1,128 @@
-"""The feature cache of one fingerprint: immutable shards in a folder that all workspaces share.
+"""The row cache: rows of one dtype and shape by content key, under a recipe.
 
-The index is what the shards say; there is nothing else to go stale. Any number of processes may
-add shards and merge small ones at once. Knows nothing of images or of how rows are made.
+Rows lie in immutable shards in a folder that all workspaces share; the index is what the shards
+say, so there is nothing else to go stale. One process at a time computes what is missing; whoever
+waited for it finds it there. Knows nothing of images or of how rows are made.
 """
 
 import contextlib
 import os
+import sqlite3
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock, ReadWriteLock, Timeout
 from numpy.typing import NDArray
 
-from headstart.cache.shards import KEY, Keys, Shard, read_shard, write_shard
-from headstart.common.errors import FormatError
+from headstart.cache.shards import KEY, Keys, Rows, Shard, read_shard, write_shard
+from headstart.common.errors import DiskError, FormatError, one_line
 from headstart.common.files import write_json
+from headstart.common.progress import begin_step
 
-_SMALL_BYTES = 16 << 20
-_MERGED_BYTES = 64 << 20
-_MOST_SMALL = 12
-_MOST_RECENT = 32
+RECIPE = "contract.json"
+# A shard is written when it has so many rows or bytes, or after so long: what a kill may cost.
+SHARD_ROWS, _SHARD_BYTES, _SHARD_SECONDS = 2048, 32 << 20, 10.0
+
+# Rows of the given keys, in whatever pieces and order they come.
+Compute = Callable[[Keys], Iterable[tuple[Keys, Rows]]]
 
 
 class DamagedShardWarning(UserWarning):
-    """A shard failed its checks; it was set aside, and its rows are extracted again."""
+    """A shard failed its checks; it was set aside, and its rows are computed again."""
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Sorted keys, and in which shard and row each one lies."""
-
-    keys: Keys
-    shards: NDArray[np.int32]
-    rows: NDArray[np.int32]
-
-    def find(self, keys: Keys) -> NDArray[np.int64]:
-        """Positions of `keys`, -1 where there is none."""
-        if len(self.keys) == 0:
-            return np.full(len(keys), -1, np.int64)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, -1).astype(np.int64)
-
-
-_EMPTY = _Index(np.empty(0, KEY), np.empty(0, np.int32), np.empty(0, np.int32))
-
-
-class FeatureCache:
-    """Rows by key, under `folder`, which one fingerprint owns.
+class RowCache:
+    """Rows by key, under `folder`, which one recipe owns.
 
     Every shard is checked against its checksum before a row of it is counted as present. Where the
     folder cannot be written, its rows can be read all the same.
     """
 
-    def __init__(self, folder: Path, contract: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], *, shard_rows: int = SHARD_ROWS
+    ) -> None:
         self.folder = folder
-        self.contract = dict(contract)
+        self.recipe = dict(recipe)
+        self.shard_rows = shard_rows
         self.shards_folder = folder / "shards"
-        # What cannot be written is said by who must write, which is `add` alone.
-        with contextlib.suppress(OSError):
-            self.shards_folder.mkdir(parents=True, exist_ok=True)
-            if (folder / "contract.json").exists():
-                # The time of last use, for those who make room.
-                os.utime(folder / "contract.json")
-            else:
-                write_json(folder / "contract.json", self.contract)
         self._shards: dict[str, Shard] = {}
+        self._mapped: dict[str, Rows] = {}
         self._sound: set[str] = set()
         self._ignored: set[str] = set()
         self._names: list[str] = []
-        self._base, self._recent = _EMPTY, _EMPTY
-        self._recent_names: set[str] = set()
+        self._keys = np.empty(0, KEY)
+        self._shard_of, self._row_of = np.empty(0, np.int32), np.empty(0, np.int32)
         self.refresh()
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nobody makes room by removing these rows meanwhile; notes that they are used now."""
+        with contextlib.ExitStack() as stack:
+            # Where this cannot be written, rows can be read, and nobody can remove them.
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(use_lock(self.folder).read_lock())
+                os.utime(self.folder / RECIPE)
+            self.refresh()
+            yield
+
     def refresh(self) -> None:
-        """Take in what other processes added or merged since."""
+        """Take in the shards that were added or removed since."""
         present = {path.name: path for path in sorted(self.shards_folder.glob("[!.]*.h5"))}
-        present = {name: path for name, path in present.items() if name not in self._ignored}
-        gone = self._shards.keys() - present.keys()
-        new = [path for name, path in present.items() if name not in self._shards]
-        if not gone and not new:
+        found: dict[str, Shard] = {}
+        for name in sorted(present.keys() - self._ignored):
+            if name in self._shards:
+                found[name] = self._shards[name]
+                continue
+            try:
+                found[name] = read_shard(present[name])
+            except FormatError as error:
+                self._set_aside(present[name], str(error))
+            except FileNotFoundError:
+                continue
+        if found.keys() == self._shards.keys():
             return
-        for name in gone:
-            del self._shards[name]
-        for path in new:
-            with contextlib.suppress(FileNotFoundError):
-                self._take_in(path)
-        self._reindex(rebuild=bool(gone), new={path.name for path in new})
+        self._shards, self._names = found, list(found)
+        keys = [np.empty(0, KEY), *(shard.keys for shard in found.values())]
+        counts = [len(own) for own in keys[1:]]
+        shards = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        rows = [np.empty(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)]
+        joined = np.concatenate(keys)
+        order = np.argsort(joined, kind="stable")
+        self._keys, self._shard_of = joined[order], shards[order]
+        self._row_of = np.concatenate(rows)[order]
 
-    def _take_in(self, path: Path) -> None:
-        try:
-            self._shards[path.name] = read_shard(path)
-        except FormatError as error:
-            self._set_aside(path, str(error))
-
-    def _reindex(self, *, rebuild: bool, new: set[str]) -> None:
-        if rebuild or len(self._recent_names | new) > _MOST_RECENT:
-            self._names = sorted(self._shards)
-            self._base, self._recent = self._indexed(self._names), _EMPTY
-            self._recent_names = set()
-            return
-        added = sorted(new & self._shards.keys())
-        self._names.extend(added)
-        self._recent_names.update(added)
-        self._recent = self._indexed([n for n in self._names if n in self._recent_names])
-
-    def _indexed(self, names: Sequence[str]) -> _Index:
-        if not names:
-            return _EMPTY
-        numbers = {name: number for number, name in enumerate(self._names)}
-        keys = np.concatenate([self._shards[name].keys for name in names])
-        counts = [len(self._shards[name].keys) for name in names]
-        shards = np.repeat(np.array([numbers[name] for name in names], np.int32), counts)
-        rows = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
-        order = np.argsort(keys, kind="stable")
-        return _Index(keys[order], shards[order], rows[order])
-
-    def _locate(self, keys: Keys) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Shard number and row of each key; shard -1 where there is none."""
-        shards = np.full(len(keys), -1, np.int32)
-        rows = np.zeros(len(keys), np.int32)
-        for index in (self._base, self._recent):
-            at = index.find(keys)
-            found = at >= 0
-            shards[found], rows[found] = index.shards[at[found]], index.rows[at[found]]
-        return shards, rows
+    def _locate(self, keys: Keys) -> NDArray[np.int64]:
+        """Positions of `keys` in the index, -1 where there is none."""
+        if len(self._keys) == 0:
+            return np.full(len(keys), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, at, -1).astype(np.int64)
 
     def missing(self, keys: Keys) -> NDArray[np.bool_]:
         """Which of `keys` have no sound row. Damaged shards met on the way are set aside."""
         while True:
-            shards, _ = self._locate(keys)
-            needed = {self._names[number] for number in np.unique(shards[shards >= 0])}
+            at = self._locate(keys)
+            needed = {self._names[number] for number in np.unique(self._shard_of[at[at >= 0]])}
             if all(self._check(name) for name in sorted(needed - self._sound)):
-                return shards < 0
+                return at < 0
             self.refresh()
 
     def _check(self, name: str) -> bool:
         try:
-            sound = self._shards[name].is_sound()
+            is_sound = self._shards[name].is_sound()
         except (FormatError, OSError):
-            sound = False
-        if sound:
+            is_sound = False
+        if is_sound:
             self._sound.add(name)
         elif (self.shards_folder / name).exists():
             self._set_aside(self.shards_folder / name, "its checksum does not match")
-        return sound
+        return is_sound
 
     def _set_aside(self, path: Path, reason: str) -> None:
         aside = self.folder / "damaged" / path.name
@@ -162,104 +137,166 @@ class FeatureCache:
             outcome = "it cannot be moved away, so it is ignored"
         warnings.warn(
             f"a cache shard must be whole, but {path} is not ({reason}): {outcome} and its rows "
-            "are extracted again",
+            "are computed again",
             DamagedShardWarning,
             stacklevel=4,
         )
 
-    def read(self, keys: Keys) -> NDArray[np.float32]:
-        """The rows of `keys`, float32, shape (n, feature_dim), in their order.
+    def get(self, keys: Keys) -> Rows:
+        """The rows of `keys`, shape (n, *row_shape), in their order.
 
         Raises:
             KeyError: a row is missing; ask `missing` first.
         """
-        while True:
-            shards, rows = self._locate(keys)
-            if (shards < 0).any():
-                raise KeyError(f"{int((shards < 0).sum())} rows are not in {self.folder}")
-            try:
-                return self._gather(shards, rows)
-            except FileNotFoundError:
-                self.refresh()
-
-    def _gather(self, shards: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        result = np.empty((len(shards), self.feature_dim), np.float32)
+        at = self._locate(keys)
+        if (at < 0).any():
+            raise KeyError(f"{int((at < 0).sum())} rows are not in {self.folder}")
+        shards, rows = self._shard_of[at], self._row_of[at]
+        first = next(iter(self._shards.values()), None)
+        result = np.empty(
+            (len(keys), *self.row_shape), np.float32 if first is None else first.dtype
+        )
         for number in np.unique(shards):
             chosen = shards == number
-            result[chosen] = self._shards[self._names[number]].features()[rows[chosen]]
+            name = self._names[number]
+            if name not in self._mapped:
+                self._mapped[name] = self._shards[name].rows()
+            result[chosen] = self._mapped[name][rows[chosen]]
         return result
 
     @property
-    def feature_dim(self) -> int:
-        """Length of a row; 0 while there is none."""
-        return next((shard.feature_dim for shard in self._shards.values()), 0)
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a row; (0,) while there is none."""
+        return next((shard.row_shape for shard in self._shards.values()), (0,))
 
-    def add(self, keys: Keys, features: NDArray[np.float32], provenance: Mapping[str, Any]) -> None:
-        """Write rows as a new shard."""
-        dim = features.shape[1]
-        write_shard(self.shards_folder, keys, lambda: [features], dim, self.contract, provenance)
+    def fill(
+        self, keys: Keys, compute: Compute, provenance: Callable[[], Mapping[str, Any]]
+    ) -> int:
+        """Compute and keep the rows of `keys` that are missing; returns how many those were.
 
-    def merge(self) -> int:
-        """Make few large shards of many small ones; returns how many small ones are gone.
+        Where another process computes rows of this recipe, this one waits, and then computes what
+        is still missing. What was computed before an error or a kill is kept.
 
-        Each row stays readable throughout: the merged shard is in place before the small ones go.
-        Does nothing while another process merges, where there are few, or where there is no room.
+        Args:
+            provenance: what the rows may depend on beside the recipe, noted in each shard. Asked
+                for in the thread that writes.
+
+        Raises:
+            DiskError: rows are missing and the folder cannot be written.
         """
-        lock = FileLock(self.folder / "merge.lock", thread_local=False)
+        if not self.missing(keys).any():
+            return 0
+        with self.writer(provenance) as writer:
+            lacking = np.unique(keys[self.missing(keys)])
+            if len(lacking):
+                for own, rows in compute(lacking):
+                    writer.put(own, rows)
+        return len(lacking)
+
+    @contextlib.contextmanager
+    def writer(self, provenance: Callable[[], Mapping[str, Any]]) -> Iterator["ShardWriter"]:
+        """The one writer of this recipe's rows, when it is this process's turn.
+
+        Raises:
+            DiskError: the folder cannot be written.
+        """
+        lock = write_lock(self.folder)
         try:
-            with lock.acquire(blocking=False):
-                self.refresh()
-                return sum(self._merge(group) for group in self._groups())
-        except (Timeout, OSError):
-            return 0
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                begin_step("waiting for another process that fills the same part of the cache")
+                lock.acquire()
+            self.shards_folder.mkdir(parents=True, exist_ok=True)
+            # Nobody else writes: what is unfinished was left by a process that was killed.
+            for path in unfinished(self.folder):
+                path.unlink(missing_ok=True)
+            if not (self.folder / RECIPE).exists():
+                write_json(self.folder / RECIPE, self.recipe)
+        except OSError as error:
+            lock.release()
+            raise DiskError(
+                f"the cache must be writable while it lacks rows, but {self.folder} is not "
+                f"({error.strerror or one_line(error)}): make room or change its mode, or set "
+                "HEADSTART_CACHE to another folder"
+            ) from None
+        try:
+            self.refresh()
+            with ShardWriter(self, provenance) as writer:
+                yield writer
+        finally:
+            lock.release()
+            self.refresh()
 
-    def _groups(self) -> list[list[Shard]]:
-        """Small shards, put together up to the size of a large one; oldest first."""
-        small = [(shard.path.stat(), shard) for shard in self._shards.values()]
-        small = [(stat, shard) for stat, shard in small if stat.st_size < _SMALL_BYTES]
-        if len(small) <= _MOST_SMALL:
-            return []
-        groups: list[list[Shard]] = [[]]
-        total = 0
-        for stat, shard in sorted(small, key=lambda pair: (pair[0].st_mtime_ns, pair[1].path)):
-            if total + stat.st_size > _MERGED_BYTES:
-                groups.append([])
-                total = 0
-            groups[-1].append(shard)
-            total += stat.st_size
-        return [group for group in groups if len(group) > 1]
+    def put(self, keys: Keys, rows: Rows, provenance: Mapping[str, Any]) -> None:
+        """Write rows as a new shard; `refresh` takes it in."""
+        write_shard(self.shards_folder, keys, rows, self.recipe, provenance)
 
-    def _merge(self, group: Sequence[Shard]) -> int:
-        sound = [shard for shard in group if self._check(shard.path.name)]
-        if len(sound) < 2:
-            return 0
-        keys = np.concatenate([shard.keys for shard in sound])
-        _, first = np.unique(keys, return_index=True)
-        kept = np.zeros(len(keys), bool)
-        kept[first] = True
 
-        def pieces() -> Iterator[NDArray[np.float32]]:
-            done = 0
-            for shard in sound:
-                for piece in shard.pieces():
-                    yield piece[kept[done : done + len(piece)]]
-                    done += len(piece)
+class ShardWriter:
+    """Collects rows and writes them as shards in a thread of its own. Use as a context manager."""
 
-        dim = sound[0].feature_dim
-        merged = write_shard(
-            self.shards_folder, keys[kept], pieces, dim, self.contract, _shared(sound)
+    def __init__(self, cache: RowCache, provenance: Callable[[], Mapping[str, Any]]) -> None:
+        self._cache, self._provenance = cache, provenance
+        self._keys: list[Keys] = []
+        self._rows: list[Rows] = []
+        self._since = time.monotonic()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also after an error: what was computed is kept.
+        try:
+            self._start_writing()
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def put(self, keys: Keys, rows: Rows) -> None:
+        """Take rows; writes a shard when enough have come, or after a while."""
+        self._keys.append(keys)
+        self._rows.append(rows)
+        is_full = (
+            sum(map(len, self._keys)) >= self._cache.shard_rows
+            or sum(own.nbytes for own in self._rows) >= _SHARD_BYTES
         )
-        for shard in sound:
-            if shard.path != merged:
-                shard.path.unlink(missing_ok=True)
-        self.refresh()
-        return len(sound)
+        if is_full or time.monotonic() - self._since > _SHARD_SECONDS:
+            self._start_writing()
+
+    def _start_writing(self) -> None:
+        self._wait()
+        if self._keys:
+            keys, rows = np.concatenate(self._keys), np.concatenate(self._rows)
+            self._writing = self._pool.submit(self._put, keys, rows)
+        self._keys, self._rows = [], []
+        self._since = time.monotonic()
+
+    def _put(self, keys: Keys, rows: Rows) -> None:
+        self._cache.put(keys, rows, self._provenance())
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
 
-def _shared(shards: Sequence[Shard]) -> dict[str, Any]:
-    """Provenance of a merged shard: what the parts agree on, and the list where they do not."""
-    first = shards[0].provenance
-    if all(shard.provenance == first for shard in shards):
-        return first
-    names = sorted({name for shard in shards for name in shard.provenance})
-    return {name: sorted({str(shard.provenance.get(name)) for shard in shards}) for name in names}
+def use_lock(folder: Path) -> ReadWriteLock:
+    """Held shared by those who use the rows of a folder, alone by who removes them.
+
+    It lies beside the folder, so that whoever waited for a removal makes the folder anew.
+    """
+    # One for each caller: what one and the same lock is held for cannot be asked of it again.
+    return ReadWriteLock(folder.with_name(f".{folder.name}.in-use.lock"), is_singleton=False)
+
+
+def write_lock(folder: Path) -> FileLock:
+    """Held by the one process that adds rows."""
+    return FileLock(folder.with_name(f".{folder.name}.write.lock"), thread_local=False)
+
+
+def unfinished(folder: Path) -> Sequence[Path]:
+    """Shards that were begun and not finished."""
+    return list((folder / "shards").glob(".*.tmp.h5"))

@@ -1,4 +1,4 @@
-"""One immutable shard of the feature cache: rows by key, written aside, checksummed, renamed.
+"""One immutable shard of the row cache: rows by key, written aside, checksummed, renamed.
 
 A key is an image's sha256 (32 bytes) and what view of it was taken (8 bytes). A shard is named
 after its checksum, so that whoever writes the same rows writes the same name. Knows nothing of
@@ -7,7 +7,7 @@ other shards.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,10 @@ KEY_BYTES = 40
 KEY = np.dtype(f"S{KEY_BYTES}")
 PLAIN_VIEW = bytes(8)
 
-_REMEDY = "it is set aside and its rows are extracted again"
-_BLOCK_ROWS = 1024
+_REMEDY = "it is set aside and its rows are computed again"
 
 Keys = NDArray[np.bytes_]
-# Rows in pieces, float32 (n, feature_dim) each; called anew for each pass over them.
-Pieces = Callable[[], Iterable[NDArray[np.float32]]]
+Rows = NDArray[Any]
 
 
 def row_keys(sha256: Sequence[str], view: bytes = PLAIN_VIEW) -> Keys:
@@ -46,55 +44,46 @@ class Shard:
 
     path: Path
     keys: Keys
-    feature_dim: int
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     checksum: str
-    contract: dict[str, Any]
+    recipe: dict[str, Any]
     provenance: dict[str, Any]
 
-    def features(self) -> NDArray[np.float32]:
-        """The rows mapped into memory, float32, shape (n, feature_dim).
+    def rows(self) -> Rows:
+        """The rows mapped into memory, shape (n, *row_shape).
 
         Raises:
-            FileNotFoundError: the shard was merged into another meanwhile.
+            FileNotFoundError: the shard was removed meanwhile.
         """
         with h5py.File(self.path, "r", locking=False) as file:
-            return map_dataset(file["features"], self.path)
-
-    def pieces(self) -> Iterator[NDArray[np.float32]]:
-        """The rows a thousand at a time, read and not mapped: a shard is never whole in memory."""
-        with h5py.File(self.path, "r", locking=False) as file:
-            features = file["features"]
-            for start in range(0, len(features), _BLOCK_ROWS):
-                yield features[start : start + _BLOCK_ROWS]
+            return map_dataset(file[_ROWS], self.path)
 
     def is_sound(self) -> bool:
         """Whether keys and rows have the checksum that the head states."""
-        return _checksum(self.keys, self.feature_dim, self.pieces()) == self.checksum
+        with h5py.File(self.path, "r", locking=False) as file:
+            # Read and not mapped: a damaged disk is an error and no signal.
+            return _checksum(self.keys, file[_ROWS][...]) == self.checksum
+
+
+# The name is that of the rows that were first kept.
+_ROWS = "features"
 
 
 def write_shard(
-    folder: Path,
-    keys: Keys,
-    pieces: Pieces,
-    feature_dim: int,
-    contract: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    folder: Path, keys: Keys, rows: Rows, recipe: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Path:
-    """Write rows, one a key, as a new shard of `folder`; returns its path."""
-    checksum = _checksum(keys, feature_dim, pieces())
+    """Write rows, shape (n, *row_shape), one per key, as a new shard; returns its path."""
+    checksum = _checksum(keys, rows)
     path = folder / f"{checksum[:32]}.h5"
     with replacing(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["contract"] = json.dumps(dict(contract), sort_keys=True)
+        file.attrs["contract"] = json.dumps(dict(recipe), sort_keys=True)
         file.attrs["provenance"] = json.dumps(dict(provenance), sort_keys=True)
         file.attrs["checksum"] = checksum
         file.create_dataset("keys", data=_raw(keys))
-        features = file.create_dataset("features", (len(keys), feature_dim), np.float32)
-        done = 0
-        for piece in pieces():
-            features[done : done + len(piece)] = piece
-            done += len(piece)
+        file.create_dataset(_ROWS, data=rows)
     return path
 
 
@@ -103,21 +92,22 @@ def read_shard(path: Path) -> Shard:
 
     Raises:
         FormatError: it is truncated, damaged, of another format or version.
-        FileNotFoundError: it was merged into another meanwhile.
+        FileNotFoundError: it was removed meanwhile.
     """
     if not path.exists():
         raise FileNotFoundError(path)
     with open_h5(path, _REMEDY) as file:
         check_format(file, path, FORMAT, FORMAT_VERSION, _REMEDY)
         try:
-            raw, features = file["keys"][...], file["features"]
-            map_dataset(features, path)
+            raw, rows = file["keys"][...], file[_ROWS]
+            map_dataset(rows, path)
             return Shard(
                 path=path,
                 keys=np.ascontiguousarray(raw).view(KEY).reshape(-1),
-                feature_dim=int(features.shape[1]),
+                row_shape=tuple(map(int, rows.shape[1:])),
+                dtype=rows.dtype,
                 checksum=str(file.attrs["checksum"]),
-                contract=json.loads(file.attrs["contract"]),
+                recipe=json.loads(file.attrs["contract"]),
                 provenance=json.loads(file.attrs["provenance"]),
             )
         except (KeyError, ValueError, OSError, RuntimeError) as error:
@@ -128,9 +118,8 @@ def _raw(keys: Keys) -> NDArray[np.uint8]:
     return np.ascontiguousarray(keys, KEY).view(np.uint8).reshape(-1, KEY_BYTES)
 
 
-def _checksum(keys: Keys, feature_dim: int, pieces: Iterable[NDArray[np.float32]]) -> str:
+def _checksum(keys: Keys, rows: Rows) -> str:
     digest = hashlib.sha256(_raw(keys).tobytes())
-    digest.update(np.asarray((len(keys), feature_dim), "<i8").tobytes())
-    for piece in pieces:
-        digest.update(np.ascontiguousarray(piece, np.float32).data)
+    digest.update(np.asarray(rows.shape, "<i8").tobytes())
+    digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()

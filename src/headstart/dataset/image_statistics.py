@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.common.files import sha256_of_json
-from headstart.images.decode import DECODE_VERSION, decode_image
+from headstart.images.decode import DECODE_VERSION, LEAST_PX, decode_image, decode_once
+from headstart.params.image import ImageParams
 
 THUMBNAIL_SIDE, COLOUR_SIDE = 16, 4
 NO_COLOUR = 128
@@ -39,8 +40,6 @@ STATISTICS = np.dtype(
 colours: all of Cb, then all of Cr, each NO_COLOUR where there is none."""
 
 _VERSION = 4
-# Large JPEGs are decoded at a fraction of their size, the same whatever the input size is.
-_LEAST_SIDE = 256
 _SAMPLED_SIDE, _SMALL_SIDE, _TINY_SIDE = 192, 64, 48
 _LUMA = np.array([0.241, 0.691, 0.068], np.float32)
 _LEVELS = 256
@@ -86,9 +85,20 @@ def inspect(data: bytes, sha256: bytes, *, max_pixels: int) -> NDArray[Any]:
 
 def sample(data: bytes, sha256: bytes, *, max_pixels: int) -> Sample:
     """Decode an image and keep what `statistics_of` needs; raises as `inspect` does."""
-    image, size = decode_image(data, max_pixels=max_pixels, least_px=_LEAST_SIDE)
-    pixels = _shrink(image, _SAMPLED_SIDE, Image.Resampling.NEAREST)
-    return Sample(sha256, len(data), size, pixels)
+    image, size = decode_image(data, max_pixels=max_pixels, least_px=LEAST_PX)
+    return _sample(sha256, len(data), image, size)
+
+
+def sample_and_input(
+    data: bytes, sha256: bytes, image: ImageParams, *, max_pixels: int
+) -> tuple[Sample, NDArray[np.uint8]]:
+    """As `sample`, and the input pixels, shape (size, size, 3), of the same decoding."""
+    picture, size, pixels = decode_once(data, image, max_pixels=max_pixels)
+    return _sample(sha256, len(data), picture, size), pixels
+
+
+def _sample(sha256: bytes, n_bytes: int, image: Image.Image, size: tuple[int, int]) -> Sample:
+    return Sample(sha256, n_bytes, size, _shrink(image, _SAMPLED_SIDE, Image.Resampling.NEAREST))
 
 
 def statistics_of(samples: Sequence[Sample]) -> NDArray[Any]:

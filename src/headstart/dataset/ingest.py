@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from headstart.dataset.image_statistics import quality_flags
 from headstart.dataset.manifest import Manifest, make_manifest
 from headstart.dataset.reader import Limits, read_images
 from headstart.dataset.splits import Key, Thresholds, assign_splits
+from headstart.images.input_pixels import InputPixels
 from headstart.params.ingest import IngestParams
 from headstart.params.split import SPLITS
 from headstart.sources.layout import scan
@@ -58,11 +60,12 @@ def ingest(
     seed: int,
     thresholds: Mapping[Key, Thresholds],
     cache: Path | None = None,
+    pixels: InputPixels | None = None,
 ) -> Ingested:
     """Read every image of the class folders in `folder` once, group it, and assign it to a split.
 
     `thresholds` are those by which classes were split before; `cache` is the file of what
-    earlier runs found of images.
+    earlier runs found of images; `pixels` keeps the input pixels of those that are decoded.
 
     Raises:
         DataError: `folder` is not laid out as one of images.
@@ -70,7 +73,10 @@ def ingest(
     layout = scan(folder)
     entries = layout.entries
     limits = Limits(params.max_pixels, MAX_FILE_MB)
-    reading = read_images(folder, [entry.path for entry in entries], limits, cache=cache)
+    paths = [entry.path for entry in entries]
+    image = None if pixels is None else pixels.image
+    with nullcontext() if pixels is None else pixels.keeping() as keep:
+        reading = read_images(folder, paths, limits, cache=cache, image=image, on_pixels=keep)
     rejected = [
         Rejection(entries[index].path, entries[index].label, *why)
         for index, why in sorted(reading.rejected.items())

@@ -6,7 +6,7 @@ which is as fast as a bare array on disk; with compression each image is a chunk
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.common.progress import progress
 from headstart.dataset.manifest import Manifest
-from headstart.images.decode import DECODE_VERSION, decode_input
-from headstart.images.image_files import read_verified
+from headstart.images.decode import DECODE_VERSION
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
 
@@ -31,6 +30,7 @@ _FORMAT_VERSION = 1
 _IMAGES_AHEAD = 64
 _REMEDY = "run `dvc repro pack`"
 
+Read = Callable[[str, str], NDArray[np.uint8]]
 Index = int | slice | Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
@@ -107,24 +107,20 @@ class ImageStore:
         return self.__dict__ | {"_pixels": None, "_owner": -1}
 
 
-def pack(
-    path: Path, manifest: Manifest, folder: Path, image: ImageParams, params: PackParams
-) -> int:
-    """Decode the images of `pack.splits` to input pixels and write the store; return how many.
+def pack(path: Path, manifest: Manifest, read: Read, image: ImageParams, params: PackParams) -> int:
+    """Write the input pixels of the images of `pack.splits` to the store; return how many.
+
+    Args:
+        read: the pixels of a file by its path and sha256.
+        image: what they are of.
 
     Raises:
         DataError: a file is not the one that the manifest lists.
     """
     chosen = manifest.select(*params.splits)
-    limit = chosen.max_pixels
-
-    def decoded(row: tuple[str, str]) -> NDArray[np.uint8]:
-        name, sha256 = row
-        return decode_input(read_verified(folder / name, sha256), image, max_pixels=limit)
-
     rows = zip(chosen.paths, chosen.sha256, strict=True)
     with replacing(path) as temporary, ThreadPoolExecutor(usable_cores()) as pool:
-        pixels = prefetched(decoded, rows, pool, _IMAGES_AHEAD)
+        pixels = prefetched(lambda row: read(*row), rows, pool, _IMAGES_AHEAD)
         write_store(
             temporary,
             progress(pixels, total=len(chosen), unit="images", title="pack"),

@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -29,9 +29,17 @@ from headstart.common.interrupts import children_ignoring_interrupts
 from headstart.common.machine import usable_cores
 from headstart.common.progress import progress_bar
 from headstart.common.terminal import say
-from headstart.dataset.image_statistics import STATISTICS, Sample, recipe, sample, statistics_of
+from headstart.dataset.image_statistics import (
+    STATISTICS,
+    Sample,
+    recipe,
+    sample,
+    sample_and_input,
+    statistics_of,
+)
 from headstart.images.decode import RejectedImage
 from headstart.images.memory import keep_freed_memory
+from headstart.params.image import ImageParams
 
 _FILES_LOOKED_UP_AT_ONCE = 1024
 _FILES_A_TASK = 32
@@ -70,6 +78,10 @@ class Limits:
     max_file_mb: float
 
 
+# Images by their sha256 with their input pixels, uint8 (n, size, size, 3).
+OnPixels = Callable[[list[bytes], NDArray[np.uint8]], None]
+
+
 @dataclass(frozen=True)
 class Reading:
     """What files came to: `statistics[i]` (dtype STATISTICS) of file i, unless `rejected` has i."""
@@ -102,6 +114,7 @@ class _Outcome(NamedTuple):
     state: FileState | None
     record: ImageRecord
     is_new: bool
+    pixels: NDArray[np.uint8] | None = None
 
 
 _Item = tuple[int, str]
@@ -114,13 +127,20 @@ def read_images(
     *,
     cache: Path | None = None,
     n_workers: int | None = None,
+    image: ImageParams | None = None,
+    on_pixels: OnPixels | None = None,
 ) -> Reading:
-    """Read the files at `paths` below `folder`; `cache` is the file of what earlier runs found."""
+    """Read the files at `paths` below `folder`; `cache` is the file of what earlier runs found.
+
+    Whatever is decoded is resized to the input of `image`, where that is given, and handed to
+    `on_pixels`.
+    """
     statistics = np.zeros(len(paths), STATISTICS)
     rejected: dict[int, tuple[str, str]] = {}
     n_decoded = 0
     kept = StatisticsCache(cache, recipe(limits.max_pixels))
-    workers = _Workers(limits, cache, n_workers or usable_cores())
+    workers = _Workers(limits, cache, image, n_workers or usable_cores())
+    handed: set[bytes] = set()
     with progress_bar(total=len(paths), unit="images", title="ingest") as bar:
         for outcomes in _all_outcomes(folder, paths, kept, workers):
             for outcome in outcomes:
@@ -130,6 +150,11 @@ def read_images(
                 else:
                     statistics[outcome.number] = np.frombuffer(record.statistics, STATISTICS)[0]
             n_decoded += sum(outcome.is_new for outcome in outcomes)
+            found = {o.record.sha256: o.pixels for o in outcomes if o.pixels is not None}
+            new = [sha256 for sha256 in found if sha256 not in handed]
+            if on_pixels is not None and new:
+                on_pixels(new, np.stack([found[sha256] for sha256 in new]))
+                handed.update(new)
             bar.update(len(outcomes))
     kept.close()
     return Reading(statistics, rejected, n_decoded)
@@ -172,7 +197,7 @@ def _all_outcomes(
             found = workers.read(item for item in items if item[0] not in seen)
             is_last = start + len(names) == len(paths)
             for outcomes in itertools.chain(found, workers.rest() if is_last else ()):
-                waiting.extend(outcomes)
+                waiting.extend(outcome._replace(pixels=None) for outcome in outcomes)
                 if len(waiting) >= _FILES_REMEMBERED_AT_ONCE:
                     remember()
                 yield outcomes
@@ -182,8 +207,13 @@ def _all_outcomes(
 class _Workers:
     """Processes that read files. A few files are read in this process instead."""
 
-    def __init__(self, limits: Limits, cache: Path | None, n_workers: int) -> None:
-        self._begin = (limits, cache)
+    def __init__(
+        self, limits: Limits, cache: Path | None, image: ImageParams | None, n_workers: int
+    ) -> None:
+        self._begin = (limits, cache, image)
+        self._task_size = _FILES_A_TASK
+        if image is not None:
+            self._task_size = max(1, min(_FILES_A_TASK, _BYTES_HELD // (3 * image.size**2)))
         self._n_workers = n_workers
         self._pool: ProcessPoolExecutor | None = None
         self._pending: dict[Future[list[_Outcome]], list[_Item]] = {}
@@ -199,7 +229,7 @@ class _Workers:
         """Take items to read; yield outcomes of these and earlier ones, as they come."""
         for item in items:
             self._task.append(item)
-            if len(self._task) >= (_FILES_A_TASK if self._pool else _FEW_FILES):
+            if len(self._task) >= (self._task_size if self._pool else _FEW_FILES):
                 self._submit_task()
             if len(self._pending) >= _TASKS_AHEAD_A_WORKER * self._n_workers:
                 yield from self._collect()
@@ -207,9 +237,8 @@ class _Workers:
     def rest(self) -> Iterator[list[_Outcome]]:
         """Yield outcomes of all items that were taken and not answered yet."""
         if self._task and self._pool is None:
-            limits, cache = self._begin
             task, self._task = self._task, []
-            yield _Reader(limits, cache).read(task)
+            yield _Reader(*self._begin).read(task)
         elif self._task:
             self._submit_task()
         while self._pending:
@@ -283,8 +312,8 @@ class _File:
 class _Reader:
     """What one process needs to read files."""
 
-    def __init__(self, limits: Limits, cache: Path | None) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, cache: Path | None, image: ImageParams | None) -> None:
+        self.limits, self.image = limits, image
         self.cache = StatisticsCache(cache, recipe(limits.max_pixels))
 
     def read(self, items: Sequence[_Item]) -> list[_Outcome]:
@@ -322,38 +351,44 @@ class _Reader:
         # Asked for together: a question costs the database as much as a small picture.
         records = self.cache.records(file.sha256 for file in files)
         outcomes = []
-        decoded: list[tuple[_File, Sample]] = []
+        decoded: list[tuple[_File, Sample, NDArray[np.uint8] | None]] = []
         for file in files:
             if file.sha256 in records:
                 record = records[file.sha256]
                 outcomes.append(_Outcome(file.number, file.state, record, is_new=False))
                 continue
             try:
-                found = sample(file.data, file.sha256, max_pixels=self.limits.max_pixels)
+                limit, pixels = self.limits.max_pixels, None
+                if self.image is None:
+                    found = sample(file.data, file.sha256, max_pixels=limit)
+                else:
+                    found, pixels = sample_and_input(
+                        file.data, file.sha256, self.image, max_pixels=limit
+                    )
             except RejectedImage as error:
                 record = ImageRecord(file.sha256, None, error.code, str(error))
                 outcomes.append(_Outcome(file.number, file.state, record, is_new=True))
             else:
-                decoded.append((file, found))
+                decoded.append((file, found, pixels))
         if decoded:
-            statistics = statistics_of([found for _, found in decoded])
-            for (file, _), row in zip(decoded, statistics, strict=True):
+            statistics = statistics_of([found for _, found, _ in decoded])
+            for (file, _, pixels), row in zip(decoded, statistics, strict=True):
                 record = ImageRecord(file.sha256, row.tobytes())
-                outcomes.append(_Outcome(file.number, file.state, record, is_new=True))
+                outcomes.append(_Outcome(file.number, file.state, record, True, pixels))
         return outcomes
 
 
 _reader_of_worker: _Reader | None = None
 
 
-def _begin_worker(limits: Limits, cache: Path | None) -> None:
+def _begin_worker(limits: Limits, cache: Path | None, image: ImageParams | None) -> None:
     global _reader_of_worker
     # Decoders in C write to standard error about files that are rejected with a reason anyway.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _reader_of_worker = _Reader(limits, cache)
+    _reader_of_worker = _Reader(limits, cache, image)
 
 
 def _end_with_parent() -> None:

@@ -1,17 +1,20 @@
-"""The feature cache as a whole: what is in it, whether it is sound, and making room.
+"""The cache as a whole: what is in it, whether it is sound, and making room.
 
 What `headstart cache ls | verify | gc` do. Knows nothing of extraction.
 """
 
 import contextlib
 import shutil
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.cache.claims import anybody_claims, nobody_claims
+from filelock import Timeout
+
+from headstart.cache.row_cache import RECIPE, unfinished, use_lock, write_lock
 from headstart.cache.shards import read_shard
 from headstart.common.errors import DiskError, FormatError
 from headstart.common.files import read_json
@@ -20,31 +23,42 @@ from headstart.encoders.frozen import is_sound
 from headstart.features.recipe import model_key
 
 _DAY_S = 86_400.0
-# No write of one shard takes that long: what is older was left by a process that was killed.
-_LONGEST_WRITE_S = 3_600.0
 _MODELS = (".h5", ".onnx")
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One fingerprint's rows in the cache."""
+    """What is kept and removed together: the rows of one recipe, or a fine-tuned result.
+
+    Attributes:
+        recipe: what the rows depend on; empty for a fine-tuned result.
+    """
 
     folder: Path
-    contract: dict[str, Any]
+    recipe: dict[str, Any]
     n_rows: int
     n_shards: int
     size_bytes: int
     last_used: float
 
     def meaning(self) -> str:
-        """What the rows are, for a person."""
-        c = self.contract
+        """What it is, for a person."""
+        c = self.recipe
+        if not c:
+            return "a fine-tuned result"
+        pixels = f"{c['image_size']} px {c['resampling']} {c['fit']}"
+        if "backbone" not in c:
+            return f"pixels, {pixels}"
         layer = c["layer"] if "layer" in c else f"{len(c['layers'])} blocks"
         weights = "random weights, " if str(c["weights"]).startswith("random") else ""
-        return (
-            f"{c['backbone']} {layer} {c['pooling']}, {weights}{c['image_size']} px "
-            f"{c['resampling']} {c['fit']}, {c['runtime']} {c['precision']}"
-        )
+        what = f"{c['backbone']} {layer} {c['pooling']}"
+        return f"{what}, {weights}{pixels}, {c['runtime']} {c['precision']}"
+
+    def models(self, cache_root: Path) -> set[Path]:
+        """The folder of the exported model that rows of features were made with."""
+        if "backbone" not in self.recipe:
+            return set()
+        return {cache_root / "backbones" / model_key(self.recipe)[:32]}
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Collection:
 
 
 def entries(cache_root: Path) -> list[CacheEntry]:
-    """All fingerprints in the cache, the one used last first.
+    """All that the cache holds, the one used last first.
 
     Raises:
         DiskError: the cache is no folder.
@@ -79,23 +93,29 @@ def entries(cache_root: Path) -> list[CacheEntry]:
             f"the cache must be a folder, but {cache_root} is a file: "
             "set HEADSTART_CACHE to a folder"
         )
-    found = [_entry(path.parent) for path in (cache_root / "features").glob("[!.]*/contract.json")]
+    found = [_rows_entry(path) for path in _recipes(cache_root)]
+    for path in (cache_root / "fine_tuned").glob("[!.]*/last.npz"):
+        folder, last_used = path.parent, path.stat().st_mtime
+        found.append(CacheEntry(folder, {}, 0, 0, _size(folder), last_used))
     return sorted(found, key=lambda entry: (-entry.last_used, entry.folder.name))
 
 
-def _entry(folder: Path) -> CacheEntry:
-    n_rows, shards = 0, list(_shard_paths(folder))
-    for path in shards:
+def _recipes(cache_root: Path) -> list[Path]:
+    return [
+        path
+        for room in ("features", "pixels")
+        for path in cache_root.glob(f"{room}/[!.]*/{RECIPE}")
+    ]
+
+
+def _rows_entry(path: Path) -> CacheEntry:
+    folder = path.parent
+    n_rows, shards = 0, _shard_paths(folder)
+    for shard in shards:
         with contextlib.suppress(FormatError, FileNotFoundError):
-            n_rows += len(read_shard(path).keys)
-    return CacheEntry(
-        folder=folder,
-        contract=read_json(folder / "contract.json"),
-        n_rows=n_rows,
-        n_shards=len(shards),
-        size_bytes=_size(folder),
-        last_used=(folder / "contract.json").stat().st_mtime,
-    )
+            n_rows += len(read_shard(shard).keys)
+    last_used = path.stat().st_mtime
+    return CacheEntry(folder, read_json(path), n_rows, len(shards), _size(folder), last_used)
 
 
 def verify(cache_root: Path) -> Verification:
@@ -135,12 +155,11 @@ def collect(
     max_bytes: int | None = None,
     dry_run: bool = False,
 ) -> Collection:
-    """Remove fingerprints that were not used for so long, then the longest unused down to a size.
+    """Remove what was not used for so long, then what was unused longest, down to a size.
 
     The size is that of rows, exported models and fine-tuned results: of the rest of the cache,
-    nothing goes. Whatever
-    a running extraction works on stays. Damaged shards go, as do those that a killed process was
-    writing, and exported models that no remaining fingerprint needs.
+    nothing goes. What is in use stays. Damaged shards go, as do those that a killed process was
+    writing, and exported models that no remaining rows need.
     """
     kept, removed = entries(cache_root), []
     doomed: list[Path] = []
@@ -148,20 +167,12 @@ def collect(
     for entry in reversed(list(kept)):
         too_old = older_than_days is not None and now - entry.last_used > older_than_days * _DAY_S
         too_big = max_bytes is not None and _freeable_bytes(cache_root, kept) > max_bytes
-        if not (too_old or too_big):
-            continue
-        folder = _taken(entry, dry_run=dry_run)
-        if folder is not None:
-            doomed.append(folder)
-            kept.remove(entry)
-            removed.append(entry)
-    results = sorted((cache_root / "fine_tuned").glob("*/last.npz"), key=_last_used)
-    for path in results:
-        too_old = older_than_days is not None and now - _last_used(path) > older_than_days * _DAY_S
-        left = sum(_size(result.parent) for result in results if result.parent not in doomed)
-        too_big = max_bytes is not None and _freeable_bytes(cache_root, kept) + left > max_bytes
         if too_old or too_big:
-            doomed.append(path.parent)
+            with _alone(entry.folder) as is_alone:
+                if is_alone:
+                    doomed.append(entry.folder if dry_run else _out_of_the_way(entry.folder))
+                    kept.remove(entry)
+                    removed.append(entry)
     doomed += _leftovers(cache_root, doomed)
     freed = sum(_size(path) for path in doomed)
     kept_bytes = _size(cache_root) - freed
@@ -171,43 +182,44 @@ def collect(
     return Collection(tuple(removed), freed, kept_bytes, dry_run)
 
 
-def _last_used(path: Path) -> float:
-    return path.stat().st_mtime
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody uses what is in a folder; nobody begins to before the end."""
+    lock = use_lock(folder)
+    try:
+        lock.acquire_write(blocking=False)
+    except (Timeout, OSError, sqlite3.Error):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _freeable_bytes(cache_root: Path, kept: Sequence[CacheEntry]) -> int:
-    """What these fingerprints and the models that they need take, without what goes anyway."""
-    models = {cache_root / "backbones" / model_key(entry.contract)[:32] for entry in kept}
+    """What these entries and the models that they need take, without what goes anyway."""
+    models = {path for entry in kept for path in entry.models(cache_root)}
     debris = [path for entry in kept for path in _debris(entry.folder)]
     rows = sum(entry.size_bytes for entry in kept) - sum(map(_size, debris))
     return rows + sum(map(_size, models))
 
 
-def _taken(entry: CacheEntry, *, dry_run: bool) -> Path | None:
-    """The entry's folder out of everybody's way, unless an extraction works on it."""
-    if dry_run:
-        return None if anybody_claims(entry.folder / "claims") else entry.folder
-    with nobody_claims(entry.folder / "claims") as is_free:
-        return _out_of_the_way(entry.folder) if is_free else None
-
-
 def _leftovers(cache_root: Path, doomed: Sequence[Path]) -> list[Path]:
     # Listed anew: an extraction may have begun since the entries were read.
-    folders = [path.parent for path in (cache_root / "features").glob("[!.]*/contract.json")]
-    kept = [folder for folder in folders if folder not in doomed]
-    needed = {model_key(read_json(folder / "contract.json"))[:32] for folder in kept}
-    models = [path for path in (cache_root / "backbones").glob("*") if path.name not in needed]
-    half_gone = [p for p in (cache_root / "features").glob(".removed-*") if p not in doomed]
-    return [*models, *half_gone, *(path for folder in kept for path in _debris(folder))]
+    kept = [entry for entry in entries(cache_root) if entry.folder not in doomed]
+    needed = {path for entry in kept for path in entry.models(cache_root)}
+    models = [path for path in (cache_root / "backbones").glob("*") if path not in needed]
+    half_gone = [path for path in cache_root.glob("*/.removed-*") if path not in doomed]
+    return [*models, *half_gone, *(path for entry in kept for path in _debris(entry.folder))]
 
 
 def _debris(folder: Path) -> list[Path]:
     """What of an entry nobody needs: damaged shards, and those that were never finished."""
     found = [folder / "damaged"] if (folder / "damaged").exists() else []
-    for path in (folder / "shards").glob(".*.tmp.h5"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:
-                found.append(path)
+    if litter := unfinished(folder):
+        with contextlib.suppress(Timeout), write_lock(folder).acquire(blocking=False):
+            found += litter
     return found
 
 
@@ -231,8 +243,8 @@ def ls_text(cache_root: Path) -> str:
     rows = [
         [
             entry.folder.name[:12],
-            f"{entry.n_rows:,}",
-            f"{entry.n_shards:,}",
+            f"{entry.n_rows:,}" if entry.n_shards else "",
+            f"{entry.n_shards:,}" if entry.n_shards else "",
             size_text(entry.size_bytes),
             time.strftime("%Y-%m-%d", time.localtime(entry.last_used)),
             entry.meaning(),
@@ -240,7 +252,7 @@ def ls_text(cache_root: Path) -> str:
         for entry in entries(cache_root)
     ]
     if not rows:
-        return f"the feature cache {cache_root} is empty"
+        return f"the cache {cache_root} is empty"
     header = ["fingerprint", "rows", "shards", "size", "last used", "what"]
     total = size_text(_size(cache_root))
     return "\n".join([*table(header, rows), f"{total} in {cache_root}"])

@@ -1,33 +1,24 @@
-"""Reading, decoding, forward pass and writing, overlapped, in bounded memory.
+"""Reading, decoding and forward pass, overlapped, in bounded memory.
 
-Finished rows go to the cache in a thread of their own. Knows the cache and a forward pass, not
-where either comes from.
+Knows a forward pass, not where it comes from, and nothing of the cache.
 """
 
 import itertools
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.cache.row_cache import FeatureCache
-from headstart.cache.shards import Keys, row_keys
 from headstart.common.prefetch import prefetched
 from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
-from headstart.images.image_files import read_verified
-from headstart.params.image import ImageParams
+from headstart.images.input_pixels import InputPixels
 
-_SHARD_BYTES = 32 << 20
-SHARD_ROWS = 2048
-_SHARD_SECONDS = 10.0
 _EARLY_BYTES = 32 << 20
 
 
@@ -35,27 +26,29 @@ _EARLY_BYTES = 32 << 20
 class Task:
     """One image of which views are missing."""
 
-    path: Path
+    path: str
     sha256: str
     views: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns a task into pixels."""
+    """Turns a task into pixels; those of the plain view may have been kept."""
 
-    image: ImageParams
+    pixels: InputPixels
     plan: ViewPlan
-    max_pixels: int
 
     def __call__(self, task: Task) -> NDArray[np.uint8]:
-        """uint8, shape (len(task.views), size, size, 3).
+        """uint8, shape (len(task.views), size, size, 3), ascending by view.
 
         Raises:
             DataError: the file is gone, or no longer what the manifest says.
         """
-        data = read_verified(task.path, task.sha256)
-        return self.plan.input_pixels(data, task.sha256, task.views, self.image, self.max_pixels)
+        found = [self.pixels.read(task.path, task.sha256)] if 0 in task.views else []
+        if augmented := [view for view in task.views if view != 0]:
+            whole, image = self.pixels.decode_whole(task.path, task.sha256), self.pixels.image
+            found += [self.plan.augmented(whole, task.sha256, view, image) for view in augmented]
+        return np.stack(found)
 
 
 Rows = list[tuple[Task, int]]
@@ -64,41 +57,39 @@ Decoded = tuple[Rows, NDArray[np.uint8]]
 A = TypeVar("A")
 
 
-def run_pipeline(
+def extract_rows(
     tasks: Iterable[Task],
     *,
     decoder: Decoder,
     forward: Run,
     is_open: Callable[[], bool],
-    sink: "ShardWriter",
     batch_size: int,
     workers: int,
     cores: int,
-) -> None:
-    """Extract every row of every task into the sink.
+) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Extract every row of every task, in order.
 
     With several `workers`, each thread decodes batches of its own and runs them forward; until the
     forward pass `is_open`, they decode alone. With one worker, `cores` threads decode ahead of the
     only forward pass, by two batches at most.
 
     Raises:
-        DataError: an image cannot be read; rows finished before that are kept.
+        DataError: an image cannot be read; what came before it was yielded.
     """
     if workers > 1:
         extract = partial(_extracted, decoder, forward, batch_size)
         batches = _batches(tasks, batch_size)
         with ThreadPoolExecutor(workers, thread_name_prefix="extract") as pool:
-            most = max(1, _EARLY_BYTES // (batch_size * decoder.image.size**2 * 3))
+            most = max(1, _EARLY_BYTES // (batch_size * decoder.pixels.image.size**2 * 3))
             some = _until(is_open, batches, most)
             early = _decoded_early(partial(_decoded_batch, decoder), some, pool, 2 * workers)
             left = itertools.chain(early, batches)
-            for rows, features in prefetched(extract, left, pool, 2 * workers):
-                sink.put(rows, features)
+            yield from prefetched(extract, left, pool, 2 * workers)
         return
     with ThreadPoolExecutor(cores, thread_name_prefix="decode") as pool:
         decoded = prefetched(partial(_decoded, decoder), tasks, pool, 2 * batch_size + cores)
         for rows, pixels in _batches_of_rows(decoded, batch_size):
-            sink.put(rows, forward(pixels))
+            yield rows, forward(pixels)
 
 
 def _batches(tasks: Iterable[Task], n_rows: int) -> Iterator[list[Task]]:
@@ -169,75 +160,3 @@ def _batches_of_rows(
                 rows, views_of_batch = [], []
     if rows:
         yield rows, np.stack(views_of_batch)
-
-
-class ShardWriter:
-    """Collects rows and writes them as shards in a thread of its own. Use as a context manager."""
-
-    def __init__(
-        self,
-        cache: FeatureCache,
-        plan: ViewPlan,
-        provenance: Callable[[], Mapping[str, Any]],
-        shard_rows: int,
-        *,
-        on_images: Callable[[int], object],
-        on_written: Callable[[list[str]], object],
-    ) -> None:
-        self.n_rows = 0
-        self._cache, self._plan, self._provenance = cache, plan, provenance
-        self._shard_rows = shard_rows
-        self._on_images, self._on_written = on_images, on_written
-        self._finished: list[str] = []
-        self._keys: list[np.ndarray[Any, np.dtype[np.bytes_]]] = []
-        self._features: list[NDArray[np.float32]] = []
-        self._since = time.monotonic()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._writing: Future[None] | None = None
-        self._in_writing: list[str] = []
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Also after an error: what was computed is kept.
-        try:
-            self.flush()
-        finally:
-            self._pool.shutdown()
-
-    def put(self, rows: Rows, features: NDArray[np.float32]) -> None:
-        """Take rows as (task, view); writes a shard when enough have come, or after a while."""
-        self._keys.extend(row_keys([task.sha256], self._plan.key(view)) for task, view in rows)
-        finished = [task.sha256 for task, view in rows if view == task.views[-1]]
-        self._finished.extend(finished)
-        self._features.append(features)
-        self.n_rows += len(rows)
-        self._on_images(len(finished))
-        n_bytes = len(self._keys) * features[0].nbytes
-        is_full = len(self._keys) >= self._shard_rows or n_bytes >= _SHARD_BYTES
-        if is_full or time.monotonic() - self._since > _SHARD_SECONDS:
-            self._start_writing()
-
-    def flush(self) -> None:
-        """Write what is left, and wait until everything is in the cache."""
-        self._start_writing()
-        self._wait()
-
-    def _start_writing(self) -> None:
-        self._wait()
-        if self._keys:
-            keys, features = np.concatenate(self._keys), np.concatenate(self._features)
-            self._writing = self._pool.submit(self._add, keys, features)
-            self._in_writing, self._finished = self._finished, []
-        self._keys, self._features = [], []
-        self._since = time.monotonic()
-
-    def _add(self, keys: Keys, features: NDArray[np.float32]) -> None:
-        self._cache.add(keys, features, self._provenance())
-
-    def _wait(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
-            self._on_written(self._in_writing)

@@ -19,7 +19,7 @@ from headstart.params.image import ImageParams
 # Raised when the network or the preprocessing that this code builds gives other numbers.
 NETWORK_VERSION = 1
 
-_NOT_OF_THE_MODEL = ("resampling", "fit", "decode_version", "runtime", "precision")
+_NOT_OF_THE_MODEL = ("resampling", "fit", "decode_version", "decoder", "runtime", "precision")
 
 
 def contract(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from headstart.cache.shards import PLAIN_VIEW
-from headstart.images.decode import decode, decode_input, resize
+from headstart.images.decode import resize
 from headstart.params.image import ImageParams
 
 # Raised when the augmented views that this code draws change.
@@ -36,21 +36,10 @@ class ViewPlan:
         name = f"augmented {AUGMENTATION_VERSION} {self.seed} {view}"
         return hashlib.sha256(name.encode()).digest()[:8]
 
-    def input_pixels(
-        self, data: bytes, sha256: str, views: tuple[int, ...], image: ImageParams, max_pixels: int
-    ) -> NDArray[np.uint8]:
-        """The asked views of an encoded image, ascending, uint8 (len(views), size, size, 3)."""
-        found = []
-        if 0 in views:
-            found.append(decode_input(data, image, max_pixels=max_pixels))
-        if augmented := [view for view in views if view != 0]:
-            pixels = decode(data, max_pixels=max_pixels)
-            found += [self._square(pixels, sha256, view, image) for view in augmented]
-        return np.stack(found)
-
-    def _square(
+    def augmented(
         self, pixels: NDArray[np.uint8], sha256: str, view: int, image: ImageParams
     ) -> NDArray[np.uint8]:
+        """An augmented view of a whole decoded image, uint8, shape (size, size, 3)."""
         digest = hashlib.sha256(self.key(view) + bytes.fromhex(sha256)).digest()
         generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
         return resize(_augmented(pixels, generator), image)

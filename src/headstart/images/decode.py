@@ -9,17 +9,22 @@ import io
 import re
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from headstart.common.errors import DataError, one_line
 from headstart.images.colour import to_rgb
 from headstart.params.image import ImageParams
 
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 """Part of every cache key; rises when the same bytes come to mean other pixels."""
 
 MAX_PIXELS = 100_000_000
+
+LEAST_PX = 256
+"""JPEGs are decoded at a scale at which both sides are at least this, whatever the input size:
+statistics and near duplicates are found in the same pixels."""
 
 # All are recognised by their first bytes. Formats that run other programs (EPS), are read by
 # guessing (TGA, PCD) or hold no picture (stubs) are not among them.
@@ -43,6 +48,11 @@ _TRANSPOSE = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+# What undoes a transposition, where it is another one.
+_BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
 _FIRST_ON_ITS_SIDE = 5
 _MOST_JPEG_SCANS = 100
@@ -83,7 +93,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 
 def resize(pixels: NDArray[np.uint8], image: ImageParams) -> NDArray[np.uint8]:
     """Resize RGB uint8 pixels of any size to the input size, shape (size, size, 3), read-only."""
-    return np.asarray(_resize_image(Image.fromarray(pixels), image))
+    return np.asarray(resize_image(Image.fromarray(pixels), image))
 
 
 def decode_input(
@@ -91,11 +101,47 @@ def decode_input(
 ) -> NDArray[np.uint8]:
     """Decode to the input size, shape (size, size, 3), read-only; raises as `decode` does.
 
-    A JPEG is decoded at the smallest of its scales at which both sides are at least that size; any
-    other image is `resize(decode(data))`.
+    A JPEG is decoded at the smallest of its scales at which both sides are at least that size, and
+    at least LEAST_PX; any other image is `resize(decode(data))`.
     """
-    picture, _ = decode_image(data, max_pixels=max_pixels, least_px=image.size)
-    return np.asarray(_resize_image(picture, image))
+    picture, _ = decode_image(data, max_pixels=max_pixels, least_px=max(LEAST_PX, image.size))
+    return np.asarray(resize_image(picture, image))
+
+
+def decode_once(
+    data: bytes, image: ImageParams, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, tuple[int, int], NDArray[np.uint8]]:
+    """Decode once for both: what `decode_image` gives with LEAST_PX, and `decode_input`.
+
+    Where the input size needs a larger picture, the first is that one reduced.
+    """
+    least_px = max(LEAST_PX, image.size)
+    picture, size = decode_image(data, max_pixels=max_pixels, least_px=least_px)
+    pixels = np.asarray(resize_image(picture, image))
+    scale = _jpeg_scale(size, least_px)
+    factor = _jpeg_scale(size, LEAST_PX) // scale
+    # Not where the format, or this file, has no smaller scales.
+    if factor > 1 and data[:2] == b"\xff\xd8" and round(size[0] / picture.width) == scale:
+        # By the blocks of the file, which begin at a corner that is another one in the picture.
+        method = _TRANSPOSE.get(_orientation(Image.open(io.BytesIO(data), formats=FORMATS)))
+        if method is not None:
+            picture = picture.transpose(_BACK.get(method, method))
+        picture = picture.reduce(factor)
+        if method is not None:
+            picture = picture.transpose(method)
+    return picture, size, pixels
+
+
+def _jpeg_scale(size: tuple[int, int], least_px: int) -> int:
+    """By what Pillow's `draft` divides the size of a JPEG."""
+    most = min(size) // least_px
+    return next(scale for scale in (8, 4, 2, 1) if scale <= max(most, 1))
+
+
+def decoder_versions() -> dict[str, str]:
+    """The libraries whose version may change a pixel: a cache of pixels must not outlive them."""
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return {"pillow": PIL.__version__, "jpeg": str(jpeg)}
 
 
 def decode_preview(
@@ -169,11 +215,7 @@ def _decode(
         image.load()
         # An icon may hold what its header did not say.
         _check_size(image.size, len(data), max_pixels, is_bilevel=image.mode == "1")
-        try:
-            orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
-        # Broken EXIF raises nearly anything, and does not make the pixels worse.
-        except Exception:
-            orientation = 1
+        orientation = _orientation(image)
         method = _TRANSPOSE.get(orientation)
         rgb = to_rgb(image)
         if method is not None:
@@ -181,6 +223,14 @@ def _decode(
         if not is_scaled:
             return rgb, rgb.size
         return rgb, (size[1], size[0]) if orientation >= _FIRST_ON_ITS_SIDE else size
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    # Broken EXIF raises nearly anything, and does not make the pixels worse.
+    except Exception:
+        return 1
 
 
 def _check_size(
@@ -253,7 +303,8 @@ def _unidentified(data: bytes) -> RejectedImage:
     return RejectedImage("not_an_image", f"It is not an image that can be read{hint}.")
 
 
-def _resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:
+def resize_image(picture: Image.Image, image: ImageParams) -> Image.Image:
+    """As `resize`, of Pillow's image."""
     size, resampling = image.size, _RESAMPLING[image.resampling]
     width, height = picture.size
     if image.fit == "stretch":

@@ -15,7 +15,9 @@ from headstart.dataset.splits import (
     remember_splits,
     write_thresholds,
 )
+from headstart.images.input_pixels import InputPixels
 from headstart.params.base import Section, Seed
+from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
 from headstart.reports.data_card import DataCard, metrics, write_data_card
 from headstart.stages.run_stage import run_stage
@@ -23,21 +25,33 @@ from headstart.stages.run_stage import run_stage
 
 class Sections(Section):
     seed: Seed = 0
+    image: ImageParams
     ingest: IngestParams
 
 
 def run(project: Project, params: Sections) -> str:
-    """Read every image once, split the images, and write what was found."""
-    cache = cache_folder() / "ingest" / "images.sqlite3"
+    """Read and decode every image once, split the images, and write what was found."""
     known = read_thresholds(project.splits)
+    pixels = None
+    if params.ingest.keep_pixels:
+        limit = params.ingest.max_pixels
+        pixels = InputPixels(cache_folder(), project.fetched, params.image, max_pixels=limit)
     ingested = ingest(
-        project.fetched, params.ingest, seed=params.seed, thresholds=known, cache=cache
+        project.fetched,
+        params.ingest,
+        seed=params.seed,
+        thresholds=known,
+        cache=cache_folder() / "ingest" / "images.sqlite3",
+        pixels=pixels,
     )
     begin_step("writing the data card")
     write_rejected(project.rejected, ingested.rejected)
     listed_in = project.rejected.relative_to(project.root).as_posix()
     if warning := check_ingested(ingested, params.ingest, listed_in):
         say(f"ingest    {warning}", error=True)
+    if pixels is not None:
+        # Of images that were known, but not at this size, or whose pixels were removed.
+        pixels.complete(ingested.manifest.paths, ingested.manifest.sha256)
     former = former_splits_file(
         state_folder(project.root), seed=params.seed, fractions=params.ingest.split
     )

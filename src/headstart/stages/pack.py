@@ -1,8 +1,9 @@
 """Stage pack: data/fetched, data/manifest.csv → data/images.h5, decoded pixels."""
 
-from headstart.common.paths import Project
+from headstart.common.paths import Project, cache_folder
 from headstart.dataset.manifest import read_manifest
 from headstart.dataset.pixel_store import pack
+from headstart.images.input_pixels import InputPixels
 from headstart.params.base import Section
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
@@ -15,9 +16,12 @@ class Sections(Section):
 
 
 def run(project: Project, params: Sections) -> str:
-    """Decode the images of the splits that are kept."""
+    """Collect the pixels of the images of the splits that are kept."""
     manifest = read_manifest(project.manifest)
-    n_images = pack(project.images, manifest, project.fetched, params.image, params.pack)
+    limit = manifest.max_pixels
+    kept = InputPixels(cache_folder(), project.fetched, params.image, max_pixels=limit)
+    with kept.in_use(manifest.sha256):
+        n_images = pack(project.images, manifest, kept.read, params.image, params.pack)
     return summary(n_images, params.image.size)
 
 

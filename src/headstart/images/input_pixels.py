@@ -1,0 +1,126 @@
+"""Input pixels of images, kept in the row cache: ingest decodes, pack and extract read.
+
+Where they are not kept, whoever needs them decodes.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.cache.row_cache import RowCache
+from headstart.cache.shards import Keys, row_keys
+from headstart.common.errors import DiskError
+from headstart.common.files import sha256_of_json
+from headstart.common.machine import usable_cores
+from headstart.common.prefetch import prefetched
+from headstart.common.progress import progress
+from headstart.common.terminal import say
+from headstart.images.decode import DECODE_VERSION, decode, decode_input, decoder_versions
+from headstart.images.image_files import read_verified
+from headstart.params.image import ImageParams
+
+_IMAGES_AHEAD = 64
+
+
+class InputPixels:
+    """Input pixels, uint8 (size, size, 3), of the files of a folder by path and sha256.
+
+    Args:
+        cache_root: the folder of all caches.
+        max_pixels: of an image that is decoded.
+    """
+
+    def __init__(
+        self, cache_root: Path, folder: Path, image: ImageParams, *, max_pixels: int
+    ) -> None:
+        self.image, self._folder, self._max_pixels = image, folder, max_pixels
+        self._is_told = False
+        recipe = {
+            "image_size": image.size,
+            **image.model_dump(include={"resampling", "fit"}),
+            "decode_version": DECODE_VERSION,
+            "decoder": decoder_versions(),
+        }
+        self.rows = RowCache(cache_root / "pixels" / sha256_of_json(recipe)[:32], recipe)
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[Callable[[list[bytes], NDArray[np.uint8]], None]]:
+        """Take pixels that were decoded anyway, as (sha256s, pixels).
+
+        Where they cannot be written, that is said once: pixels can be decoded again.
+        """
+        stack = contextlib.ExitStack()
+
+        def put(sha256: list[bytes], pixels: NDArray[np.uint8]) -> None:
+            if not self._is_told:
+                with self._telling():
+                    writer.put(row_keys([digest.hex() for digest in sha256]), pixels)
+
+        with self._telling():
+            stack.enter_context(self.rows.in_use())
+            writer = stack.enter_context(self.rows.writer(dict))
+        try:
+            yield put
+        finally:
+            with self._telling():
+                stack.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except DiskError as error:
+            if not self._is_told:
+                say(f"pixels are not kept: {error}", error=True)
+            self._is_told = True
+
+    def complete(self, paths: Sequence[str], sha256: Sequence[str]) -> int:
+        """Decode and keep the pixels that are missing; returns how many.
+
+        Raises:
+            DataError: a file is gone or has changed.
+        """
+        keys = row_keys(sha256)
+
+        def compute(lacking: Keys) -> Iterator[tuple[Keys, NDArray[np.uint8]]]:
+            chosen = np.flatnonzero(np.isin(keys, lacking)).tolist()
+            first = dict(zip((sha256[i] for i in reversed(chosen)), reversed(chosen), strict=True))
+            wanted = sorted(first.values())
+            with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
+                images = ((paths[i], sha256[i]) for i in wanted)
+                pixels = prefetched(lambda image: self._decode(*image), images, pool, _IMAGES_AHEAD)
+                bar = progress(pixels, total=len(wanted), unit="images", title="decode")
+                for i, own in zip(wanted, bar, strict=True):
+                    yield keys[i : i + 1], own[None]
+
+        n_decoded = [0]
+        if not self._is_told:
+            with self._telling(), self.rows.in_use():
+                n_decoded.append(self.rows.fill(keys, compute, dict))
+        return n_decoded[-1]
+
+    @contextlib.contextmanager
+    def in_use(self, sha256: Sequence[str]) -> Iterator[None]:
+        """The pixels of these images, where they are kept, stay meanwhile, and are sound."""
+        with self.rows.in_use():
+            self.rows.missing(row_keys(sha256))
+            yield
+
+    def read(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        """The pixels of one file; raises as `complete` does."""
+        with contextlib.suppress(KeyError):
+            (pixels,) = self.rows.get(row_keys([sha256]))
+            return np.asarray(pixels, np.uint8)
+        return self._decode(path, sha256)
+
+    def decode_whole(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        """All pixels of one file, as it is, for whoever cuts from them; raises as `read` does."""
+        return decode(read_verified(self._folder / path, sha256), max_pixels=self._max_pixels)
+
+    def _decode(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        data = read_verified(self._folder / path, sha256)
+        return decode_input(data, self.image, max_pixels=self._max_pixels)
