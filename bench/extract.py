@@ -288,7 +288,7 @@ def reading(bench: Bench) -> None:
         encoder="made-up",
         blocks={"last": slice(0, dim)},
         classes=["one"],
-        contract={},
+        recipe={},
         fingerprint="0" * 64,
     )
     np.save(plain, features[splits == "train"])

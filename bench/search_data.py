@@ -121,7 +121,7 @@ def generated(path: Path, n_classes: int, each: int, dim: int = 1904) -> Path:
         encoder="generated",
         blocks={f"b{i}": slice(a, b) for i, (a, b) in enumerate(itertools.pairwise(edges))},
         classes=[f"class-{label:04}" for label in range(n_classes)],
-        contract={"backbone": "generated"},
+        recipe={"backbone": "generated"},
         fingerprint="0" * 64,
     )
     return path
@@ -141,9 +141,9 @@ def rewrite(
         rows=FeatureRows(batch.label_ids, batch.sha256, batch.paths, splits, batch.groups),
         parts=[batch.features],
         n_views=store.n_views,
-        encoder=store.contract["backbone"],
+        encoder=store.recipe["backbone"],
         blocks=store.columns(layers),
         classes=store.classes,
-        contract=store.contract,
+        recipe=store.recipe,
         fingerprint=store.fingerprint,
     )

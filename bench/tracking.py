@@ -72,11 +72,11 @@ def _lineage_seconds(workspace: Path) -> float:
         with new_run(project, "measurement", {}):
             opening = time.perf_counter() - started
         with FeatureStore(project.features) as store:
-            best, contract, fingerprint = (
-                read_head(project.best_head), store.contract, store.fingerprint,
+            best, recipe, fingerprint = (
+                read_head(project.best_head), store.recipe, store.fingerprint,
             )  # fmt: skip
         started = time.perf_counter()
-        with open_training(project, best, contract, fingerprint, 0):
+        with open_training(project, best, recipe, fingerprint, 0):
             return time.perf_counter() - started - opening
 
 

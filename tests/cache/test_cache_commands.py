@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from headstart.cache.row_cache import RowCache, write_lock
-from headstart.common.errors import DiskError
+from headstart.common.errors import DiskError, ParamsError
 from headstart.common.terminal import size_text
 from headstart.features.cache_commands import (
     collect,
     entries,
     gc_text,
+    keep_within_limit,
     ls_text,
     verify,
     verify_text,
 )
-from headstart.features.recipe import contract, fingerprint, model_key
+from headstart.features.recipe import feature_recipe, fingerprint, model_key
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
@@ -27,8 +28,8 @@ from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
 ENCODERS = ("resnet50", "vgg16", "xception")
 
 
-def contract_of(encoder: str) -> dict[str, object]:
-    return contract(
+def recipe_of(encoder: str) -> dict[str, object]:
+    return feature_recipe(
         ExtractParams(encoders=encoder, runtime="openvino", precision="bfloat16"),
         ImageParams(size=96),
         seed=0,
@@ -41,7 +42,7 @@ def contract_of(encoder: str) -> dict[str, object]:
 def root(own_cache: Path) -> Path:
     """Three fingerprints with their exported models, last used 30, 20 and 10 days ago."""
     for number, encoder in enumerate(ENCODERS):
-        rows = contract_of(encoder)
+        rows = recipe_of(encoder)
         folder = own_cache / "features" / fingerprint(rows)[:32]
         cache = RowCache(folder, rows)
         for start in range(0, 20 * (number + 1), 10):
@@ -51,7 +52,7 @@ def root(own_cache: Path) -> Path:
         model.mkdir(parents=True)
         (model / "backbone.h5").write_bytes(bytes(1000))
         used = time.time() - (30 - 10 * number) * 86_400
-        os.utime(folder / "contract.json", (used, used))
+        os.utime(folder / "recipe.json", (used, used))
     return own_cache
 
 
@@ -70,7 +71,7 @@ def test_ls_is_a_table(root: Path) -> None:
     lines = ls_text(root).splitlines()
     assert lines[0].split() == ["fingerprint", "rows", "shards", "size", "last", "used", "what"]
     assert len(lines) == 5
-    assert lines[3].startswith(fingerprint(contract_of("resnet50"))[:12])
+    assert lines[3].startswith(fingerprint(recipe_of("resnet50"))[:12])
     assert "xception 3 blocks avg, 96 px" in lines[1]
     assert lines[-1].endswith(f" in {root}")
 
@@ -85,7 +86,7 @@ def test_an_empty_cache(own_cache: Path) -> None:
 
 
 def test_using_a_fingerprint_makes_it_the_last_used(root: Path) -> None:
-    rows = contract_of("resnet50")
+    rows = recipe_of("resnet50")
     with RowCache(root / "features" / fingerprint(rows)[:32], rows).in_use():
         pass
     assert names(root)[0] == "resnet50"
@@ -129,6 +130,20 @@ def test_gc_by_size_takes_the_longest_unused_first(root: Path) -> None:
     assert entries(root) == []
 
 
+def test_a_limit_of_the_environment_holds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    monkeypatch.delenv("HEADSTART_CACHE_MAX_GB", raising=False)
+    keep_within_limit(root)
+    assert len(entries(root)) == 3
+    monkeypatch.setenv("HEADSTART_CACHE_MAX_GB", str((total - 1) / 1e9))
+    keep_within_limit(root)
+    assert names(root) == ["xception", "vgg16"]
+    for text in ("20 GB", "nan", "inf"):
+        monkeypatch.setenv("HEADSTART_CACHE_MAX_GB", text)
+        with pytest.raises(ParamsError, match=r"must be a number of gigabytes, .* but got"):
+            keep_within_limit(root)
+
+
 def test_gc_takes_fine_tuned_results_that_were_not_used_for_long(root: Path) -> None:
     old, new = (root / "fine_tuned" / name / "last.npz" for name in ("old", "new"))
     for path in (old, new):
@@ -158,7 +173,7 @@ def test_gc_can_only_say_what_it_would_do(root: Path) -> None:
 
 
 def test_gc_leaves_what_a_running_extraction_works_on(root: Path) -> None:
-    rows = contract_of("resnet50")
+    rows = recipe_of("resnet50")
     with RowCache(root / "features" / fingerprint(rows)[:32], rows).in_use():
         collect(root, older_than_days=0)
         assert names(root) == ["resnet50"]
@@ -189,7 +204,7 @@ def test_gc_removes_what_killed_processes_left(root: Path) -> None:
     litter.write_bytes(bytes(5000))
     half_gone = root / "features" / ".removed-0123"
     half_gone.mkdir()
-    (half_gone / "contract.json").write_bytes(bytes(300))
+    (half_gone / "recipe.json").write_bytes(bytes(300))
     assert len(entries(root)) == 3
     assert collect(root, older_than_days=365, dry_run=True).freed_bytes == 5300
     with write_lock(shards.parent):  # somebody writes it

@@ -30,7 +30,7 @@ def _features(path: Path) -> None:
         encoder="small",
         blocks={"last": slice(0, 400)},
         classes=("cat", "dog"),
-        contract={},
+        recipe={},
         fingerprint="f",
     )
 

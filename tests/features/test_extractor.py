@@ -24,7 +24,7 @@ from headstart.features.cache_commands import collect, verify
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.features.feature_store import FeatureStore
 from headstart.features.pipeline import Decoder, Task
-from headstart.features.recipe import contract
+from headstart.features.recipe import feature_recipe
 from headstart.images.decode import decode_input
 from headstart.params.extract import ExtractParams
 from headstart.stages.extract import summary
@@ -63,7 +63,7 @@ def test_rows_are_the_forward_pass_of_the_decoded_images(images: Path, cache_roo
             store.rows(np.arange(len(store))).features[:, 0], forward(np.stack(squares))
         )
         assert store.fingerprint == done.fingerprint
-        assert store.contract == extractor(cache_root).contract()
+        assert store.recipe == extractor(cache_root).recipe()
         assert store.classes == ("cat", "dog")
         for name in ("sha256", "paths", "splits", "groups"):
             assert list(getattr(store, name)) == getattr(manifest, name), name
@@ -345,7 +345,7 @@ def test_nobody_makes_room_where_an_extraction_runs(
 def test_a_weights_file_is_hashed_once(
     images: Path, cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = contract
+    real = feature_recipe
     n_calls = 0
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -353,7 +353,7 @@ def test_a_weights_file_is_hashed_once(
         n_calls += 1
         return real(*arguments, **options)
 
-    monkeypatch.setattr(extractor_module, "contract", counted)
+    monkeypatch.setattr(extractor_module, "feature_recipe", counted)
     run(images, extractor(cache_root))
     assert n_calls == 1
 

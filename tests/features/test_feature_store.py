@@ -16,7 +16,7 @@ from headstart.common.hdf5 import gather
 from headstart.features.feature_store import FeatureStore, write_features
 from tests.features.samples import feature_rows
 
-CONTRACT = {"backbone": "vgg16", "precision": "float32"}
+RECIPE = {"backbone": "vgg16", "precision": "float32"}
 
 
 def write(path: Path, features: NDArray[np.float32], n_parts: int = 1, seed: int = 0) -> None:
@@ -28,7 +28,7 @@ def write(path: Path, features: NDArray[np.float32], n_parts: int = 1, seed: int
         encoder="small",
         blocks={"last": slice(0, features.shape[2])},
         classes=("cat", "dög"),
-        contract=CONTRACT,
+        recipe=RECIPE,
         fingerprint="f" * 64,
     )
 
@@ -55,7 +55,7 @@ def test_what_goes_in_comes_out(
     with FeatureStore(path) as store:
         assert (len(store), store.n_views, store.feature_dim) == (n_images, n_views, dim)
         assert store.classes == ("cat", "dög")
-        assert (store.contract, store.fingerprint) == (CONTRACT, "f" * 64)
+        assert (store.recipe, store.fingerprint) == (RECIPE, "f" * 64)
         np.testing.assert_array_equal(store.rows(np.arange(len(store))).features, features)
         np.testing.assert_array_equal(store.label_ids, rows.label_ids)
         for name in ("sha256", "paths", "splits", "groups"):
@@ -122,7 +122,7 @@ def test_too_few_rows_are_not_written(tmp_path: Path) -> None:
             encoder="small",
             blocks={"last": slice(0, 7)},
             classes=("cat", "dog"),
-            contract=CONTRACT,
+            recipe=RECIPE,
             fingerprint="f" * 64,
         )
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +185,7 @@ def test_blocks_are_datasets_and_are_chosen_by_layer(tmp_path: Path) -> None:
         encoder="small",
         blocks={"head": slice(4, 9), "stage": slice(0, 3)},
         classes=("cat", "dog"),
-        contract=CONTRACT,
+        recipe=RECIPE,
         fingerprint="f" * 64,
     )
     with h5py.File(path) as file:

@@ -19,7 +19,7 @@ def test_features(tmp_path: Path) -> None:
     write(path, some_features(12, 2, 5))
     text = inspect_text(path)
     assert text.startswith(f"{path}: bottleneck features (headstart-features, version 2), ")
-    assert "contract.backbone: vgg16" in text
+    assert "recipe.backbone: vgg16" in text
     row = next(line for line in text.splitlines() if line.startswith("  features"))
     assert " ".join(row.split()) == "features/small/last float32 12 × 2 × 5 480 B contiguous"
     assert "images by split: test 3, train 6, validation 3" in text
@@ -30,7 +30,7 @@ def test_a_shard(tmp_path: Path) -> None:
     filled(tmp_path, range(4))
     (path,) = (tmp_path / "shards").glob("*.h5")
     text = inspect_text(path)
-    assert "one shard of the feature cache (headstart-feature-shard, version 1)" in text
+    assert "one shard of the row cache (headstart-feature-shard, version 1)" in text
     assert "provenance.processor: this" in text
 
 

@@ -44,7 +44,7 @@ same = all((forward(images[a:b]) == rows[a:b]).all() for a, b in ((0, 1), (2, 7)
 print(json.dumps({{
     "backend": keras.backend.backend(), "devices": len(jax.devices()), "same": bool(same),
     "extracted": [done.n_extracted, again.n_extracted],
-    "runtime": chosen.contract()["runtime"],
+    "runtime": chosen.recipe()["runtime"],
     "bytes": (out / "f.h5").read_bytes() == (out / "again.h5").read_bytes(),
 }}))
 """

@@ -9,10 +9,10 @@ import pytest
 from headstart.common.errors import ParamsError
 from headstart.encoders.catalogue import ENCODERS, REFUSED
 from headstart.features.recipe import (
-    contract,
+    feature_recipe,
     fingerprint,
     model_key,
-    rows_contract,
+    row_recipe,
 )
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
@@ -41,12 +41,12 @@ def of(
     seed: int = 0,
     backend: str = "tensorflow",
 ) -> dict[str, Any]:
-    return contract(
+    return feature_recipe(
         extract or ExtractParams(), image or ImageParams(), seed=seed, backend=backend, root=ROOT
     )
 
 
-def test_the_default_contract_has_a_pinned_fingerprint() -> None:
+def test_the_default_recipe_has_a_pinned_fingerprint() -> None:
     # If this changes, every cache of every user is extracted again: raise a version knowingly.
     assert fingerprint(of()) == "12ed2ee673c101ac85042dbedfd38c2cf0958942ad6781a839830a92813488a0"
     # As version 0.1.0 named the rows of one layer, or of one that is flattened.
@@ -78,10 +78,10 @@ def test_what_is_shown_of_the_blocks_changes_the_fingerprint_but_not_the_rows() 
     assert of(ExtractParams(layers=every)) == of(ExtractParams(layers=every[::-1])) == of()
     some = of(ExtractParams(layers=every[:2]))
     assert fingerprint(some) != fingerprint(of())
-    assert rows_contract(some) == rows_contract(of())
+    assert row_recipe(some) == row_recipe(of())
     assert model_key(some) == model_key(of())
     other = of(ExtractParams(layers=("block3_add",)))
-    assert rows_contract(other) != rows_contract(of())
+    assert row_recipe(other) != row_recipe(of())
 
 
 def test_blocks_are_not_mixed_with_other_layers_or_flattened() -> None:
@@ -105,7 +105,7 @@ def test_the_backend_counts_only_where_keras_computes() -> None:
 
 
 def test_rows_are_shared_between_numbers_of_views() -> None:
-    assert rows_contract(of(ExtractParams(views=5), seed=3)) == rows_contract(of())
+    assert row_recipe(of(ExtractParams(views=5), seed=3)) == row_recipe(of())
 
 
 def test_the_frozen_model_is_shared_between_runtimes_and_resamplings() -> None:

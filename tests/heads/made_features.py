@@ -38,7 +38,7 @@ def write_made_features(
         encoder="made-up",
         blocks=blocks or {"last": slice(0, feature_dim)},
         classes=[f"class-{label}" for label in range(n_classes)],
-        contract={"backbone": "made-up"},
+        recipe={"backbone": "made-up"},
         fingerprint=fingerprint,
         validation_given=validation_given,
         costs=costs or {},

@@ -141,7 +141,7 @@ def make_workspace(
         encoder="small",
         blocks={"last": slice(0, FEATURE_DIM)},
         classes=classes,
-        contract={"backbone": "small", "precision": "float32", "runtime": "keras-tensorflow"},
+        recipe={"backbone": "small", "precision": "float32", "runtime": "keras-tensorflow"},
         fingerprint="f" * 64,
     )
     best = BestHead(

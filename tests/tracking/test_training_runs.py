@@ -99,8 +99,8 @@ def _open(project: Project) -> AbstractContextManager[Run]:
         config=HeadConfig(), epochs=3, metric="accuracy", value=0.5, study="s", trial=4,
         batch_size=32,
     )  # fmt: skip
-    contract = {"runtime": "keras", "precision": "float32", "backbone": "small"}
-    return open_training(project, best, contract, "f00", 1)
+    recipe = {"runtime": "keras", "precision": "float32", "backbone": "small"}
+    return open_training(project, best, recipe, "f00", 1)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from headstart.common.errors import DiskError, FormatError, one_line
 from headstart.common.files import write_json
 from headstart.common.progress import begin_step
 
-RECIPE = "contract.json"
+RECIPE = "recipe.json"
 # A shard is written when it has so many rows or bytes, or after so long: what a kill may cost.
 SHARD_ROWS, _SHARD_BYTES, _SHARD_SECONDS = 2048, 32 << 20, 10.0
 

@@ -79,7 +79,7 @@ def write_shard(
     with replacing(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["contract"] = json.dumps(dict(recipe), sort_keys=True)
+        file.attrs["recipe"] = json.dumps(dict(recipe), sort_keys=True)
         file.attrs["provenance"] = json.dumps(dict(provenance), sort_keys=True)
         file.attrs["checksum"] = checksum
         file.create_dataset("keys", data=_raw(keys))
@@ -107,7 +107,7 @@ def read_shard(path: Path) -> Shard:
                 row_shape=tuple(map(int, rows.shape[1:])),
                 dtype=rows.dtype,
                 checksum=str(file.attrs["checksum"]),
-                recipe=json.loads(file.attrs["contract"]),
+                recipe=json.loads(file.attrs.get("recipe") or file.attrs["contract"]),
                 provenance=json.loads(file.attrs["provenance"]),
             )
         except (KeyError, ValueError, OSError, RuntimeError) as error:

@@ -115,7 +115,7 @@ def evaluate_model(
     files = [paths[row] for row in checked]
     direct = compute_outputs(loaded.model, files, image, max_pixels=max_pixels)
     differences = np.abs(direct - probabilities[checked]).max(axis=1)
-    worst, tolerance = int(differences.argmax()), TOLERANCE[store.contract["precision"]]
+    worst, tolerance = int(differences.argmax()), TOLERANCE[store.recipe["precision"]]
     if differences[worst] > tolerance:
         raise TrainingError(
             f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "

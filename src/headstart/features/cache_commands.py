@@ -4,6 +4,7 @@ What `headstart cache ls | verify | gc` do. Knows nothing of extraction.
 """
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import time
@@ -16,14 +17,17 @@ from filelock import Timeout
 
 from headstart.cache.row_cache import RECIPE, unfinished, use_lock, write_lock
 from headstart.cache.shards import read_shard
-from headstart.common.errors import DiskError, FormatError
+from headstart.common.errors import DiskError, FormatError, ParamsError
 from headstart.common.files import read_json
 from headstart.common.terminal import size_text, table
 from headstart.encoders.frozen import is_sound
 from headstart.features.recipe import model_key
 
 _DAY_S = 86_400.0
+_LIMIT = "HEADSTART_CACHE_MAX_GB"
 _MODELS = (".h5", ".onnx")
+# The second is how version 0.1.0 called it.
+_RECIPES = (RECIPE, "contract.json")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def _recipes(cache_root: Path) -> list[Path]:
     return [
         path
         for room in ("features", "pixels")
-        for path in cache_root.glob(f"{room}/[!.]*/{RECIPE}")
+        for name in _RECIPES
+        for path in cache_root.glob(f"{room}/[!.]*/{name}")
     ]
 
 
@@ -180,6 +185,25 @@ def collect(
         for path in doomed:
             _remove(path)
     return Collection(tuple(removed), freed, kept_bytes, dry_run)
+
+
+def keep_within_limit(cache_root: Path) -> None:
+    """Remove what was not used longest, where HEADSTART_CACHE_MAX_GB says how large it may be.
+
+    Raises:
+        ParamsError: the variable is no number.
+    """
+    text = os.environ.get(_LIMIT, "")
+    if not text:
+        return
+    try:
+        max_bytes = int(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        raise ParamsError(
+            f"{_LIMIT} must be a number of gigabytes, as 20 or 0.5, but got {text!r}: correct it, "
+            "or unset it for a cache without limit"
+        ) from None
+    collect(cache_root, max_bytes=max_bytes)
 
 
 @contextlib.contextmanager

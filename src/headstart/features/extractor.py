@@ -28,7 +28,7 @@ from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import Forward, HalvingForward, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
 from headstart.features.pipeline import Decoder, Task, extract_rows
-from headstart.features.recipe import contract, fingerprint, model_key, rows_contract
+from headstart.features.recipe import feature_recipe, fingerprint, model_key, row_recipe
 from headstart.features.views import ViewPlan
 from headstart.images.decode import decoder_versions
 from headstart.images.input_pixels import InputPixels
@@ -71,29 +71,31 @@ class Extractor:
     def plan(self) -> ViewPlan:
         return ViewPlan(self.extract.views, self.seed)
 
-    def contract(self) -> dict[str, Any]:
-        return dict(self._contract)
+    def recipe(self) -> dict[str, Any]:
+        return dict(self._recipe)
 
     @cached_property
-    def _contract(self) -> dict[str, Any]:
+    def _recipe(self) -> dict[str, Any]:
         # Once: a weights file that is given as a path is read whole for its hash.
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-        return contract(self.extract, self.image, seed=self.seed, backend=backend, root=self.root)
+        return feature_recipe(
+            self.extract, self.image, seed=self.seed, backend=backend, root=self.root
+        )
 
     @property
     def cache_folder(self) -> Path:
         """Where the rows are kept, with those of nothing else."""
-        return self.cache_root / "features" / fingerprint(self._recipe)[:32]
+        return self.cache_root / "features" / fingerprint(self._row_recipe)[:32]
 
     def cache(self) -> RowCache:
-        return RowCache(self.cache_folder, self._recipe, shard_rows=self.shard_rows)
+        return RowCache(self.cache_folder, self._row_recipe, shard_rows=self.shard_rows)
 
     @property
-    def _recipe(self) -> dict[str, Any]:
-        return {**rows_contract(self._contract), "decoder": decoder_versions()}
+    def _row_recipe(self) -> dict[str, Any]:
+        return {**row_recipe(self._recipe), "decoder": decoder_versions()}
 
     def frozen(self) -> FrozenModel:
-        folder = self.cache_root / "backbones" / model_key(self.contract())[:32]
+        folder = self.cache_root / "backbones" / model_key(self.recipe())[:32]
         return FrozenModel(folder, partial(build, self.extract, self.image, self.root))
 
     def blocks(self, row_length: int) -> dict[str, slice]:
@@ -165,8 +167,8 @@ def extract_features(
             encoder=extractor.extract.encoder,
             blocks=blocks,
             classes=manifest.classes,
-            contract=extractor.contract(),
-            fingerprint=fingerprint(extractor.contract()),
+            recipe=extractor.recipe(),
+            fingerprint=fingerprint(extractor.recipe()),
             validation_given=manifest.is_given("validation"),
             costs=costs,
         )
@@ -175,7 +177,7 @@ def extract_features(
         n_images=len(manifest),
         n_extracted=n_extracted,
         n_cached=len(each) * len(np.unique(keys)) - n_extracted,
-        fingerprint=fingerprint(extractor.contract()),
+        fingerprint=fingerprint(extractor.recipe()),
         how=extractor.how(),
         seconds=seconds,
     )

@@ -67,7 +67,7 @@ def write_features(
     encoder: str,
     blocks: Mapping[str, slice],
     classes: Sequence[str],
-    contract: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     fingerprint: str,
     validation_given: bool = False,
     costs: Mapping[str, Cost] = MappingProxyType({}),
@@ -85,7 +85,7 @@ def write_features(
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["classes"] = json.dumps(list(classes), ensure_ascii=False)
-        file.attrs["contract"] = json.dumps(dict(contract), sort_keys=True)
+        file.attrs["recipe"] = json.dumps(dict(recipe), sort_keys=True)
         file.attrs["fingerprint"] = fingerprint
         file.attrs["validation_given"] = validation_given
         of_blocks = {layer: asdict(costs[layer]) for layer in blocks if layer in costs}
@@ -123,7 +123,9 @@ class FeatureStore:
         with open_h5(path, "run dvc repro extract") as file:
             check_format(file, path, FORMAT, FORMAT_VERSION, "run dvc repro extract")
             self.classes: tuple[str, ...] = tuple(json.loads(file.attrs["classes"]))
-            self.contract: dict[str, Any] = json.loads(file.attrs["contract"])
+            # The second is how version 0.1.0 called it.
+            recipe = file.attrs.get("recipe") or file.attrs["contract"]
+            self.recipe: dict[str, Any] = json.loads(recipe)
             self.fingerprint = str(file.attrs["fingerprint"])
             self.validation_given = bool(file.attrs.get("validation_given", False))
             costs = json.loads(file.attrs.get("costs", "{}"))

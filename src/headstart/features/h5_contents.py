@@ -18,7 +18,7 @@ from headstart.common.terminal import size_text, table
 
 _KINDS = {
     "headstart-features": "bottleneck features",
-    "headstart-feature-shard": "one shard of the feature cache",
+    "headstart-feature-shard": "one shard of the row cache",
     "headstart-images": "decoded images",
     "headstart-model": "a trained model",
 }
@@ -26,7 +26,7 @@ _REMEDY = "give a features, images or model file of this project"
 
 
 def inspect_text(path: Path) -> str:
-    """Kind, contract and contents of a features, images, model or encoder `.h5`.
+    """Kind, recipe and contents of a features, images, model or encoder `.h5`.
 
     Raises:
         FormatError: the file is missing, damaged, or none of this project.

@@ -22,12 +22,12 @@ NETWORK_VERSION = 1
 _NOT_OF_THE_MODEL = ("resampling", "fit", "decode_version", "decoder", "runtime", "precision")
 
 
-def contract(
+def feature_recipe(
     extract: ExtractParams, image: ImageParams, *, seed: int, backend: str, root: Path
 ) -> dict[str, Any]:
     """All that the numbers depend on, as JSON values.
 
-    `runtime` and `precision` must be resolved: auto is no contract. The backend counts only where
+    `runtime` and `precision` must be resolved: auto is no recipe. The backend counts only where
     Keras itself runs the network, the seed only where there are augmented views.
 
     Raises:
@@ -35,7 +35,8 @@ def contract(
     """
     if len(extract.encoders) > 1:
         each = [
-            contract(one, image, seed=seed, backend=backend, root=root) for one in extract.each()
+            feature_recipe(one, image, seed=seed, backend=backend, root=root)
+            for one in extract.each()
         ]
         # What they have in common, beside what is of each.
         common = {k: v for k, v in each[0].items() if all(v == other.get(k) for other in each)}
@@ -71,21 +72,21 @@ def contract(
     return result
 
 
-def fingerprint(contract: Mapping[str, Any]) -> str:
-    """Hexadecimal sha256 that stands for a contract; the order of its keys does not matter."""
-    return sha256_of_json(dict(contract))
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """Hexadecimal sha256 that stands for a recipe; the order of its keys does not matter."""
+    return sha256_of_json(dict(recipe))
 
 
-def rows_contract(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """The contract of single rows, which hold all blocks of one view, whatever is shown of them.
+def row_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of single rows, which hold all blocks of one view, whatever is shown of them.
 
     So no row is extracted again where other blocks, or more augmented views, are asked for.
     """
-    return {key: value for key, value in contract.items() if key not in ("views", "shown")}
+    return {key: value for key, value in recipe.items() if key not in ("views", "shown")}
 
 
-def model_key(contract: Mapping[str, Any]) -> str:
-    """Names the frozen model that a contract needs: runtimes and resamplings share it."""
-    rows = rows_contract(contract)
+def model_key(recipe: Mapping[str, Any]) -> str:
+    """Names the frozen model that a recipe needs: runtimes and resamplings share it."""
+    rows = row_recipe(recipe)
     chosen = {key: value for key, value in rows.items() if key not in _NOT_OF_THE_MODEL}
     return sha256_of_json(chosen)

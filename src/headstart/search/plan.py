@@ -187,7 +187,7 @@ def may_share_trials(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def _described(store: FeatureStore, search: SearchParams, n_images: int, n_folds: int) -> str:
     """What a person would call the study, fit for a file's name."""
     folds = [f"{n_folds}-folds"] if n_folds > 1 else []
-    encoder = re.sub(r"[^A-Za-z0-9._]+", "-", store.contract["backbone"]).strip("-.")[:40]
+    encoder = re.sub(r"[^A-Za-z0-9._]+", "-", store.recipe["backbone"]).strip("-.")[:40]
     parts = [
         encoder, search.metric, *folds, f"{len(store.classes)}-classes", f"{n_images}-images"
     ]  # fmt: skip

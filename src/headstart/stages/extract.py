@@ -4,6 +4,7 @@ from headstart.common.paths import Project, cache_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.manifest import read_manifest
 from headstart.encoders.runtimes import resolve
+from headstart.features.cache_commands import keep_within_limit
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.params.base import Section, Seed
 from headstart.params.extract import ExtractParams
@@ -29,6 +30,7 @@ def run(project: Project, params: Sections) -> str:
     extraction = extract_features(
         extractor, manifest, project.fetched, project.features, project.encoder
     )
+    keep_within_limit(cache_folder())
     return summary(extraction)
 
 

@@ -40,7 +40,7 @@ def run(project: Project, params: Sections) -> str:
     best = read_head(project.best_head)
     with (
         FeatureStore(project.features) as store,
-        open_training(project, best, store.contract, store.fingerprint, params.seed) as mlflow_run,
+        open_training(project, best, store.recipe, store.fingerprint, params.seed) as mlflow_run,
     ):
         begin_step("training the head")
         trained = train_model(store, best, params.train, seed=params.seed)

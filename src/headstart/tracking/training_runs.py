@@ -28,14 +28,14 @@ _MOST_CHARACTERS = 24
 
 @contextlib.contextmanager
 def open_training(
-    project: Project, best: BestHead, contract: Mapping[str, Any], fingerprint: str, seed: int
+    project: Project, best: BestHead, recipe: Mapping[str, Any], fingerprint: str, seed: int
 ) -> Iterator[Run]:
     """Open the run of a model before the work starts, with its lineage, params and inputs.
 
     When the work is done, models/run.json names the run.
 
     Args:
-        contract: what the feature fingerprint covers.
+        recipe: what the feature fingerprint covers.
     """
     tags = {
         "headstart.kind": "model",
@@ -44,8 +44,8 @@ def open_training(
         "study": best.study,
         "trial": str(best.trial),
         # As resolved: params.yaml may say auto.
-        "extract.runtime": str(contract["runtime"]),
-        "extract.precision": str(contract["precision"]),
+        "extract.runtime": str(recipe["runtime"]),
+        "extract.precision": str(recipe["precision"]),
     }
     lineage = gather_lineage(project, "train", tags)
     resolved = load_params(project.params)
@@ -87,7 +87,7 @@ def open_training(
     with run:
         run.log_params(params)
         run.about = (
-            f"Head: {head}; on features of {contract['backbone']}, for the images of "
+            f"Head: {head}; on features of {recipe['backbone']}, for the images of "
             f"{source_name(resolved.data.source)}; seed {seed}."
         )
         run.describe("")

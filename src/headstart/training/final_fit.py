@@ -231,7 +231,7 @@ def model_metadata(
         "classes": list(store.classes),
         "image": image.model_dump(mode="json"),
         "fingerprint": store.fingerprint,
-        "extractor": store.contract,
+        "extractor": store.recipe,
         "layers": list(trained.layers),
         "head": trained.config.model_dump(mode="json"),
         "ensemble": [member.model_dump(mode="json") for member in trained.members],
