@@ -46,7 +46,7 @@ def manifest_of(folder: Path, limit: int | None = None) -> Manifest:
         "split": ["train"] * len(paths),
         "group": digests,
     }
-    return make_manifest(columns | {flag: [False] * len(paths) for flag in FLAGS})
+    return make_manifest(columns | {flag: [False] * len(paths) for flag in ("split_given", *FLAGS)})
 
 
 def variants(source: Path, folder: Path, n_images: int) -> Path:
