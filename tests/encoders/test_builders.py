@@ -35,11 +35,16 @@ def _quick(*names: str) -> list[Any]:
 OF_KERAS = {
     "vgg16": ("vgg16", "VGG16"),
     "vgg19": ("vgg19", "VGG19"),
-    "resnet50": ("resnet", "ResNet50"),
-    "resnet50v2": ("resnet_v2", "ResNet50V2"),
+    **{f"resnet{n}": ("resnet", f"ResNet{n}") for n in (50, 101, 152)},
+    **{f"resnet{n}v2": ("resnet_v2", f"ResNet{n}V2") for n in (50, 101, 152)},
+    **{f"densenet{n}": ("densenet", f"DenseNet{n}") for n in (121, 169, 201)},
+    **{f"efficientnetb{n}": ("efficientnet", f"EfficientNetB{n}") for n in range(8)},
+    **{
+        f"efficientnetv2{n.lower()}": ("efficientnet_v2", f"EfficientNetV2{n}")
+        for n in ("B0", "B1", "B2", "B3", "S", "M", "L")
+    },
+    "mobilenet": ("mobilenet", "MobileNet"),
     "mobilenetv2": ("mobilenet_v2", "MobileNetV2"),
-    "efficientnetb0": ("efficientnet", "EfficientNetB0"),
-    "densenet121": ("densenet", "DenseNet121"),
     "inceptionv3": ("inception_v3", "InceptionV3"),
     "xception": ("xception", "Xception"),
 }

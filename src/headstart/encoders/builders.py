@@ -16,13 +16,11 @@ from headstart.common.errors import ParamsError, WeightsError
 from headstart.encoders.catalogue import (
     BLOCK_PREFIX,
     ENCODERS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Encoder,
     check_size,
     encoder_named,
     row_layers,
 )
+from headstart.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
 from headstart.encoders.weights import locate_weights
 from headstart.encoders.weights_files import Tensors, read_tensors
 from headstart.params.extract import ExtractParams

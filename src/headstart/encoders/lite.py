@@ -110,7 +110,7 @@ class Lite:
         for stage, (repeats, kernel, stride, expansion, narrow) in enumerate(_STAGES):
             if 0 < stage < len(_STAGES) - 1:
                 repeats = ceil(repeats * self.depth)
-            filters = _multiple_of_8(narrow * self.width)
+            filters = multiple_of_8(narrow * self.width)
             for repeat in range(repeats):
                 yield _Block(
                     f"block{index}",
@@ -123,7 +123,7 @@ class Lite:
                 filters_in, index = filters, index + 1
 
 
-def _multiple_of_8(filters: float) -> int:
+def multiple_of_8(filters: float) -> int:
     """The nearest multiple of 8 that is at least 0.9 of it."""
     nearest = max(8, int(filters + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * filters else nearest
