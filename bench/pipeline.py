@@ -1,6 +1,6 @@
 """A cold `dvc repro extract`: from files to features, beside the bound, the peers, and before.
 
-    python -m bench.pipeline [--quick] [--before COMMIT]
+    python -m bench.pipeline [--quick] [--before COMMIT] [--only DATA ...]
 
 Data: 600 photographs of the test assets; 1,000 of 12 megapixels made from them, with a camera's
 noise, some lying on their side by EXIF; the default data. Each run is a fresh clone with an empty
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.common import Target, print_table, write_results
+from bench.common import Target, keep_others, print_table, write_results
 from bench.extract_data import ROOT, photos
 from headstart.cache.shards import read_shard
 
@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run that writes no results")
     parser.add_argument("--before", default=BEFORE, help="the commit to compare with")
+    parser.add_argument("--only", nargs="*", help="of these data; the other figures stay")
     arguments = parser.parse_args()
     source = photos()
     if source is None:
@@ -140,13 +141,15 @@ def main() -> None:
         if arguments.quick:
             data = {"photographs": (small, 1, 1, 12), "12 megapixels": (small, 1, 1, 12)}
         else:
-            large = photographs(source, folder / "large", 1000)
             # Of so many images the peers load; rates do not depend on their number.
             data = {
                 "photographs": (source, 3, 7, 600),
-                "12 megapixels": (large, 3, 3, 300),
+                "12 megapixels": (folder / "large", 3, 3, 300),
                 "default data": (ROOT / "data" / "sources" / "animal-silhouettes.yaml", 3, 0, 0),
             }
+            data = {name: of for name, of in data.items() if name in (arguments.only or data)}
+            if "12 megapixels" in data:
+                photographs(source, folder / "large", 1000)
         for what, (of, rounds, peer_rounds, limit) in data.items():
             found = measure(projects, of, rounds, peer_rounds, limit, folder)
             rows += [[what, *row] for row in rows_of(found)]
@@ -155,6 +158,7 @@ def main() -> None:
         targets += grown(projects["now"], source, folder / "grown", rows)
     print_table(HEADERS, rows)
     if not arguments.quick:
+        keep_others("pipeline", targets, rows, n_key=2)
         write_results("pipeline", targets, HEADERS, rows)
 
 

@@ -230,7 +230,8 @@ class RowCache:
 
     def put(self, keys: Keys, rows: Rows, provenance: Mapping[str, Any]) -> None:
         """Write rows as a new shard; `refresh` takes it in."""
-        write_shard(self.shards_folder, keys, rows, self.recipe, provenance)
+        path = write_shard(self.shards_folder, keys, rows, self.recipe, provenance)
+        self._sound.add(path.name)
 
 
 class ShardWriter:

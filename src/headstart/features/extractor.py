@@ -227,10 +227,9 @@ def fill(
 def _tasks(manifest: Manifest, is_missing: NDArray[np.bool_]) -> list[Task]:
     """The images of which views are missing, bool, shape (n_images, n_views); copies once."""
     tasks: dict[str, Task] = {}
-    for index in np.flatnonzero(is_missing.any(axis=1)).tolist():
-        views = tuple(np.flatnonzero(is_missing[index]).tolist())
-        sha256 = manifest.sha256[index]
-        tasks.setdefault(sha256, Task(manifest.paths[index], sha256, views))
+    for path, sha256, own in zip(manifest.paths, manifest.sha256, is_missing, strict=True):
+        if own.any():
+            tasks.setdefault(sha256, Task(path, sha256, tuple(np.flatnonzero(own).tolist())))
     return list(tasks.values())
 
 
