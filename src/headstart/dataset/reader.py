@@ -6,12 +6,14 @@ files and of the same bytes is kept in a cache and not computed again; a lost or
 time and nothing else.
 """
 
+import contextlib
 import hashlib
 import itertools
 import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -265,7 +268,7 @@ class _Workers:
                     self._n_workers, context, initializer=_begin_worker, initargs=self._begin
                 )
             # It begins processes, and would not know of one in whose beginning it is interrupted.
-            with children_ignoring_interrupts():
+            with children_ignoring_interrupts(), _without_main():
                 return self._pool.submit(_read_in_worker, task)
         except BrokenProcessPool as error:
             broken: Future[list[_Outcome]] = Future()
@@ -299,6 +302,16 @@ class _Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module: a process begun meanwhile does not import it, a second for a stage."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @dataclass(frozen=True, slots=True)
