@@ -15,8 +15,9 @@ from headstart.features.cache_commands import (
     collect,
     entries,
     gc_text,
-    keep_within_limit,
+    keep_within,
     ls_text,
+    size_limit,
     verify,
     verify_text,
 )
@@ -24,6 +25,7 @@ from headstart.features.recipe import feature_recipe, fingerprint, model_key
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from tests.cache.test_row_cache import flip_a_bit, keys_of, rows_of
+from tests.common.disks import read_only
 
 ENCODERS = ("resnet50", "vgg16", "xception")
 
@@ -133,15 +135,21 @@ def test_gc_by_size_takes_the_longest_unused_first(root: Path) -> None:
 def test_a_limit_of_the_environment_holds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     monkeypatch.delenv("HEADSTART_CACHE_MAX_GB", raising=False)
-    keep_within_limit(root)
+    keep_within(root, size_limit())
     assert len(entries(root)) == 3
     monkeypatch.setenv("HEADSTART_CACHE_MAX_GB", str((total - 1) / 1e9))
-    keep_within_limit(root)
+    keep_within(root, size_limit())
     assert names(root) == ["xception", "vgg16"]
-    for text in ("20 GB", "nan", "inf"):
+    for text in ("20 GB", "nan", "inf", "-1"):
         monkeypatch.setenv("HEADSTART_CACHE_MAX_GB", text)
         with pytest.raises(ParamsError, match=r"must be a number of gigabytes, .* but got"):
-            keep_within_limit(root)
+            keep_within(root, size_limit())
+
+
+def test_a_limit_on_a_cache_that_cannot_be_written_stops_nothing(root: Path) -> None:
+    with read_only(root):
+        keep_within(root, 0)
+    assert len(entries(root)) == 3
 
 
 def test_gc_takes_fine_tuned_results_that_were_not_used_for_long(root: Path) -> None:

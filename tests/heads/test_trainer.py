@@ -146,16 +146,16 @@ def test_views_are_drawn_and_standardised_together() -> None:
 
 
 @pytest.mark.parametrize("kind", ["network", "logistic_regression", "ridge"])
-@pytest.mark.parametrize("judged_on", ["plain", "mean_of_views"])
-def test_a_head_is_judged_on_the_plain_view_or_on_the_mean_over_views(
+@pytest.mark.parametrize("validation_views", ["plain", "mean_of_views"])
+def test_a_head_is_validation_views_the_plain_view_or_on_the_mean_over_views(
     kind: Literal["network", "logistic_regression", "ridge"],
-    judged_on: Literal["plain", "mean_of_views"],
+    validation_views: Literal["plain", "mean_of_views"],
 ) -> None:
-    trainer = _trainer(n_views=3, judged_on=judged_on)
+    trainer = _trainer(n_views=3, validation_views=validation_views)
     config = HeadConfig(kind=kind, width=8)
     found = trainer.cross_validate(config, [SPLIT], epochs=4, keep_heads=True)
     of_views = [found.heads[0].probabilities(_features(3)[N_TRAIN:, view]) for view in range(3)]
-    seen = of_views[0] if judged_on == "plain" else np.mean(of_views, axis=0)
+    seen = of_views[0] if validation_views == "plain" else np.mean(of_views, axis=0)
     assert found.curve.values["log_loss"][-1] == pytest.approx(
         # folds of ridge are standardised by the statistics of all rows
         scores(LABELS[N_TRAIN:], seen)["log_loss"],

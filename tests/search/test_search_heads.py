@@ -50,16 +50,18 @@ def test_the_default_head_is_trial_0_and_training_it_again_gives_the_same(
             assert again.best_epoch == trial.best_epoch
 
 
-def test_trials_judged_on_the_mean_over_views_are_trained_again_to_the_same(tmp_path: Path) -> None:
+def test_trials_validation_views_the_mean_over_views_are_trained_again_to_the_same(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "features.h5"
     write_made_features(path, n_views=3)
     plain = run(path, tmp_path, n_trials=4)
-    result = run(path, tmp_path, n_trials=4, judged_on="mean_of_views")
+    result = run(path, tmp_path, n_trials=4, validation_views="mean_of_views")
     assert result.study_name != plain.study_name
     assert result.trials[0].value != plain.trials[0].value
     best = result.best_head()
     with FeatureStore(path) as store:
-        again = _on_split(store, best.config, judged_on=best.judged_on).curve
+        again = _on_split(store, best.config, validation_views=best.validation_views).curve
     assert again.values["log_loss"][best.epochs - 1] == pytest.approx(best.value, rel=1e-4)
 
 

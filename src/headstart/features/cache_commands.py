@@ -187,23 +187,32 @@ def collect(
     return Collection(tuple(removed), freed, kept_bytes, dry_run)
 
 
-def keep_within_limit(cache_root: Path) -> None:
-    """Remove what was not used longest, where HEADSTART_CACHE_MAX_GB says how large it may be.
+def size_limit() -> int | None:
+    """Return how many bytes HEADSTART_CACHE_MAX_GB allows the cache; none where it is not set.
 
     Raises:
-        ParamsError: the variable is no number.
+        ParamsError: the variable is no number of gigabytes.
     """
     text = os.environ.get(_LIMIT, "")
     if not text:
-        return
+        return None
     try:
         max_bytes = int(float(text) * 1e9)
+        if max_bytes < 0:
+            raise ValueError
     except (ValueError, OverflowError):
         raise ParamsError(
-            f"{_LIMIT} must be a number of gigabytes, as 20 or 0.5, but got {text!r}: correct it, "
-            "or unset it for a cache without limit"
+            f"{_LIMIT} must be a number of gigabytes, such as 20 or 0.5, but got {text!r}: correct "
+            "it, or unset it for a cache without a limit"
         ) from None
-    collect(cache_root, max_bytes=max_bytes)
+    return max_bytes
+
+
+def keep_within(cache_root: Path, max_bytes: int | None) -> None:
+    """Remove what was unused longest; nothing without a limit, or on a read-only disk."""
+    if max_bytes is not None:
+        with contextlib.suppress(OSError):
+            collect(cache_root, max_bytes=max_bytes)
 
 
 @contextlib.contextmanager

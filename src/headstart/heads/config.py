@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from headstart.common.errors import FormatError, SearchError
 from headstart.common.files import read_json, write_json
 from headstart.params.base import Section
-from headstart.params.head import HeadConfig, JudgedOn
+from headstart.params.head import HeadConfig, ValidationViews
 
 _FORMAT = "headstart-head"
 _FORMAT_VERSION = 1
@@ -51,7 +51,9 @@ class BestHead(Section):
     study: str
     trial: int = Field(ge=0)
     batch_size: int = Field(ge=1)
-    judged_on: JudgedOn = Field("plain", description="what view of a validation image")
+    validation_views: ValidationViews = Field(
+        "plain", description="what view of a validation image"
+    )
     folds: int = Field(1, ge=1, description="of cross-validation; 1: the validation split decided")
     estimate: float | None = Field(
         None, description="the value to expect on new images: corrected for the choice among trials"

@@ -18,7 +18,7 @@ from headstart.heads.fitted import FittedHead
 from headstart.heads.folds import Fold
 from headstart.heads.linear import LinearHeads
 from headstart.heads.metrics import one_of_views
-from headstart.params.head import JudgedOn
+from headstart.params.head import ValidationViews
 
 if TYPE_CHECKING:
     from headstart.heads.backend import Tensors
@@ -55,7 +55,7 @@ class HeadTrainer:
         label_ids: int64 (n,).
         blocks: layer → its columns of `features`.
         metric: what decides the best epoch, on validation rows.
-        judged_on: which view of a validation row its logits are of.
+        validation_views: which view of a validation row its logits are of.
 
     Attributes:
         blocks: as given.
@@ -70,11 +70,11 @@ class HeadTrainer:
         *,
         batch_size: int = 64,
         metric: str = "log_loss",
-        judged_on: JudgedOn = "plain",
+        validation_views: ValidationViews = "plain",
     ) -> None:
         self._features, self._label_ids, self._n_classes = features, label_ids, n_classes
         self.blocks, self._batch_size = dict(blocks), batch_size
-        self._metric, self._judged_on = metric, judged_on
+        self._metric, self._validation_views = metric, validation_views
         self._linear = LinearHeads(features, label_ids, n_classes, blocks)
 
     def cross_validate(
@@ -107,7 +107,7 @@ class HeadTrainer:
         from headstart.heads.network import Network
 
         n_views = self._features.shape[1]
-        views = np.arange(n_views if self._judged_on == "mean_of_views" else 1)
+        views = np.arange(n_views if self._validation_views == "mean_of_views" else 1)
         networks = [
             Network(
                 config,
@@ -191,7 +191,7 @@ class HeadTrainer:
         curves, judged = [], []
         found = self._linear.out_of_fold(config, folds, path=path)
         for one in found:
-            if self._judged_on == "mean_of_views":
+            if self._validation_views == "mean_of_views":
                 judged.append([one_of_views(logits, n_views) for logits in one.logits])
             else:
                 judged.append([logits[::n_views] for logits in one.logits])

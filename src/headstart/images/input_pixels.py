@@ -112,7 +112,8 @@ class InputPixels:
 
     def read(self, path: str, sha256: str) -> NDArray[np.uint8]:
         """The pixels of one file; raises as `complete` does."""
-        with contextlib.suppress(KeyError):
+        # The second: `headstart cache verify` has set a damaged shard aside meanwhile.
+        with contextlib.suppress(KeyError, FileNotFoundError):
             (pixels,) = self.rows.get(row_keys([sha256]))
             return np.asarray(pixels, np.uint8)
         return self._decode(path, sha256)

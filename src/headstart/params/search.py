@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from headstart.params.base import Flag, Section
-from headstart.params.head import HeadConfig, JudgedOn
+from headstart.params.head import HeadConfig, ValidationViews
 from headstart.params.search_space import DEFAULT_SPACE, SearchSpace
 
 Metric = Literal[
@@ -20,17 +20,18 @@ class SearchParams(Section):
     """The study over heads."""
 
     rarely_changed: ClassVar = frozenset(
-        {"judged_on", "pruner", "patience", "batch_size", "reuse_trials"}
+        {"validation_views", "pruner", "patience", "batch_size", "reuse_trials"}
         | {"max_mflops", "max_model_mb"}
     )
 
+    renamed: ClassVar = {"judged_on": "validation_views"}
     no_longer: ClassVar = {"population": "networks are trained one after another"}
 
     n_trials: int = Field(32, ge=1, description="trials that end: completed or pruned")
     timeout_s: float | None = Field(None, gt=0, description="seconds after which no trial begins")
     metric: Metric = Field("accuracy", description="what the search optimises, on unseen images")
-    judged_on: JudgedOn = Field(
-        "plain", description="views of a validation image; mean_of_views: all of extract.views"
+    validation_views: ValidationViews = Field(
+        "plain", description="mean_of_views: test-time augmentation over all of extract.views"
     )
     sampler: Literal["tpe", "random", "grid", "cmaes"] = Field(
         "tpe", description="Optuna's sampler"

@@ -201,7 +201,7 @@ def _topic(
         [store.sha256[row], int(store.label_ids[row]), store.splits[row], store.groups[row]]
         for row in rows.tolist()
     ]
-    decisive = {"metric", "judged_on", "repeats", "batch_size", "patience", *_OF_SEARCHING}
+    decisive = {"metric", "validation_views", "repeats", "batch_size", "patience", *_OF_SEARCHING}
     return {
         "features": store.fingerprint,
         "n_views": store.n_views,

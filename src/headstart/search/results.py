@@ -136,7 +136,7 @@ class StudyResult:
             study=self.study_name,
             trial=best.number,
             batch_size=self.batch_size,
-            judged_on=self.topic["judged_on"],
+            validation_views=self.topic["validation_views"],
             folds=self.topic["folds"],
             estimate=self.estimate,
             optimism=self.corrected.optimism if self.corrected else 0.0,

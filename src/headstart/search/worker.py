@@ -94,7 +94,7 @@ class Worker:
             plan.blocks,
             batch_size=search.batch_size,
             metric=search.metric,
-            judged_on=search.judged_on,
+            validation_views=search.validation_views,
         )
         with progress_bar(total=search.n_trials, unit="trials", title="search") as bar:
             while time.monotonic() < deadline and (asked := self.ask()) is not None:

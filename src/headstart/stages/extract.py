@@ -4,7 +4,7 @@ from headstart.common.paths import Project, cache_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.manifest import read_manifest
 from headstart.encoders.runtimes import resolve
-from headstart.features.cache_commands import keep_within_limit
+from headstart.features.cache_commands import keep_within, size_limit
 from headstart.features.extractor import Extraction, Extractor, extract_features
 from headstart.params.base import Section, Seed
 from headstart.params.extract import ExtractParams
@@ -22,6 +22,7 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Extract the rows that the cache lacks, and assemble features.h5."""
+    max_bytes = size_limit()  # a mistake in it is told before the work
     begin_step("preparing the encoder")
     extractor = Extractor(
         resolve(params.extract), params.image, params.seed, project.root, cache_folder()
@@ -30,7 +31,7 @@ def run(project: Project, params: Sections) -> str:
     extraction = extract_features(
         extractor, manifest, project.fetched, project.features, project.encoder
     )
-    keep_within_limit(cache_folder())
+    keep_within(cache_folder(), max_bytes)
     return summary(extraction)
 
 
