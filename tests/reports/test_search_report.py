@@ -139,7 +139,7 @@ def test_the_page_shows_accuracy_against_cost(tmp_path: Path) -> None:
         "block10_add",
     ]
     assert '<td class="number">400.0</td><td class="number">4.00</td>' in front
-    assert "MFLOPs an image</text>" in front
+    assert "MFLOPs per image</text>" in front
     assert list(pd.read_csv(tmp_path / "trials.csv")["mflops"]) == list(costs.values())
 
 

@@ -248,7 +248,7 @@ def _costs(result: StudyResult) -> dict[str, Any]:
         series.append(Series(label, costs[rows], _values(trials)[rows], line=False, dots=True))
     better = "higher" if result.direction == "maximize" else "lower"
     chart = Chart(
-        Axis("MFLOPs an image", (costs.min() - room, costs.max() + room), percent=False),
+        Axis("MFLOPs per image", (costs.min() - room, costs.max() + room), percent=False),
         Axis(f"{result.metric.replace('_', ' ')} ({better} is better)", limits, percent=False),
         [_within(one, limits) for one in series if len(one.x)],
         "The value of each trial against what its model costs",
