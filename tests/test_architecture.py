@@ -21,7 +21,8 @@ PACKAGE = ROOT / "src" / "headstart"
 # A room may import those before it, never those after it.
 ROOMS = (
     "common", "params", "sources", "cache", "images", "dataset", "encoders", "features", "heads",
-    "search", "models", "training", "evaluation", "tracking", "serving", "reports", "stages",
+    "search", "models", "training", "evaluation", "tracking", "serving", "reports", "projects",
+    "stages",
 )  # fmt: skip
 ORDER = {room: index for index, room in enumerate(ROOMS)}
 # Modules beside the rooms.
@@ -71,7 +72,7 @@ def test_imports_go_one_way() -> None:
                 wrong.append(f"{name} imports {imported}")
             elif target == "stages" and room != "stages":
                 wrong.append(f"{name} imports a stage: {imported}")
-            elif target == "reports" and room not in ("reports", "stages", "cli"):
+            elif target == "reports" and room not in ("reports", "projects", "stages", "cli"):
                 wrong.append(f"{name} imports {imported}")
     assert wrong == []
 
@@ -214,6 +215,26 @@ def test_no_class_or_public_function_shares_its_name() -> None:
 @pytest.mark.parametrize("stage", _stages())
 def test_every_stage_has_the_same_three_names(stage: str) -> None:
     assert set(dir(importlib.import_module(f"headstart.stages.{stage}"))) >= OF_EVERY_STAGE
+
+
+def test_every_file_has_a_test_file() -> None:
+    listed: dict[str, list[str]] = {}
+    for line in (ROOT / "tests" / "README.md").read_text(encoding="utf-8").splitlines():
+        if match := re.fullmatch(r"\| (`.*`) \| (.*) \|", line):
+            for pattern in re.findall(r"`([^`]+)`", match.group(1)):
+                files = list(PACKAGE.glob(pattern))
+                assert files, f"tests/README.md: there is no {pattern}"
+                for file in files:
+                    own = re.findall(r"`([^`]+)`", match.group(2))
+                    listed[file.relative_to(PACKAGE).as_posix()] = own
+    for source, tests in listed.items():
+        assert [t for t in tests if not (ROOT / "tests" / t).exists()] == [], source
+    for module, _ in _modules():
+        room, _, name = module.rpartition("/")
+        if room and name != "__init__.py":
+            own_test = ROOT / "tests" / room / f"test_{name}"
+            assert own_test.exists() or module in listed, f"no test file of {module}"
+            assert not (own_test.exists() and module in listed and room != "params"), module
 
 
 def test_no_function_is_over_90_lines() -> None:

@@ -72,6 +72,17 @@ def test_a_row_does_not_depend_on_what_shares_its_batch(
         np.testing.assert_array_equal(forward(images()[chosen]), rows[chosen])
 
 
+@pytest.mark.parametrize(("runtime", "precision"), [other[:2] for other in OTHERS[:3]])
+def test_many_images_one_by_one(frozen: FrozenModel, runtime: str, precision: str) -> None:
+    """Where only few images in a hundred show that another kernel was taken."""
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    forward, many = open_forward(frozen, runtime, precision, cores=2), images(200)
+    together = np.concatenate([forward(many[start : start + 8]) for start in range(0, 200, 8)])
+    alone = np.concatenate([forward(many[row : row + 1]) for row in range(200)])
+    np.testing.assert_array_equal(alone, together)
+
+
 @pytest.mark.parametrize(("runtime", "precision", "_"), OTHERS[:3])
 @pytest.mark.parametrize("cores", [2, 3, 16])
 def test_the_number_of_cores_changes_no_bit(

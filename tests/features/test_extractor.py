@@ -407,7 +407,6 @@ def test_a_model_in_the_cache_that_was_changed_computes_no_row(
     for name in ("model.onnx", "backbone.h5"):
         (path,) = (cache_root / "backbones").glob(f"*/{name}")
         with_other_weights(path)
-    # An openvino test of the session may have left folded.onnx beside them.
     damaged = {path.name for path in verify(cache_root).damaged_models}
     assert damaged == {"backbone.h5", "model.onnx"}
     assert run(images, extractor(cache_root)).n_extracted == 20

@@ -1,4 +1,4 @@
-"""The frozen model of a recipe on disk: backbone.h5 as Keras saves it, exported to ONNX, its cost.
+"""The frozen model of a recipe on disk: backbone.h5 as Keras saves it, as ONNX, its cost.
 
 All are made once and kept in the cache, so that later runs need neither the weights nor
 TensorFlow. Each has its sha256 beside it, as `sha256sum --check` reads it, and is checked whenever
@@ -14,11 +14,11 @@ from typing import Any
 from filelock import FileLock
 
 from headstart.common.cost import Cost
-from headstart.common.errors import ParamsError
 from headstart.common.files import read_json, replacing, sha256_of_file, write_json, write_text
 from headstart.common.quiet import quiet_keras
 from headstart.common.terminal import say
 from headstart.encoders.costs import block_costs
+from headstart.encoders.onnx_graph import write_onnx
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,6 @@ class FrozenModel:
     @property
     def onnx(self) -> Path:
         return self.folder / "model.onnx"
-
-    @property
-    def folded_onnx(self) -> Path:
-        return self.folder / "folded.onnx"
 
     def load(self) -> Any:
         """Return the Keras model, built and saved when it is not there yet."""
@@ -75,30 +71,8 @@ class FrozenModel:
         write_json(self.costs, {name: asdict(cost) for name, cost in block_costs(model).items()})
 
     def require_onnx(self) -> Path:
-        """Return the path of model.onnx, exported when it is missing or changed."""
-        return self._require(self.onnx, lambda: export_onnx(self.load(), self.onnx))
-
-    def require_folded_onnx(self) -> Path:
-        """Return the path of folded.onnx: model.onnx with its constants folded; made likewise.
-
-        Its weights were arguments when it was traced, so nothing could be computed from them: batch
-        normalisation is not merged into the convolutions, and weights are transposed at every call.
-        ONNX Runtime does so whenever it opens a model; OpenVINO does not. The optimisations are
-        those that do not depend on the machine.
-        """
-
-        def fold() -> None:
-            import onnxruntime as ort
-
-            source = str(self.require_onnx())
-            with replacing(self.folded_onnx) as temporary:
-                options = ort.SessionOptions()
-                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-                options.optimized_model_filepath = str(temporary)
-                options.log_severity_level = 3
-                ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-        return self._require(self.folded_onnx, fold)
+        """Return the path of model.onnx, written when it is missing or changed."""
+        return self._require(self.onnx, lambda: write_onnx(self.load(), self.onnx))
 
     def _require(self, path: Path, make: Callable[[], None]) -> Path:
         if is_sound(path):
@@ -130,53 +104,3 @@ def is_sound(path: Path) -> bool:
 
 def _sum_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def export_onnx(model: Any, path: Path) -> None:
-    """Write `model` (a `keras.Model`) as ONNX atomically; its input is named "image".
-
-    Without the gigabytes that Keras's own export takes: it freezes the weights into TensorFlow's
-    graph first, and copies that graph dozens of times, 3.6 GB for VGG16's 59 MB. Here the weights
-    are arguments of the traced function, so that the graph that is converted holds none, and they
-    join the ONNX file as its initializers.
-
-    Raises:
-        ParamsError: Keras does not compute in TensorFlow, which the conversion goes through.
-    """
-    import keras
-    import numpy as np
-    import onnx
-
-    if keras.backend.backend() != "tensorflow":
-        raise ParamsError(
-            "an encoder is exported for this extract.runtime through TensorFlow, but KERAS_BACKEND "
-            f"is {keras.backend.backend()}: unset it, or set extract.runtime to keras"
-        )
-    import tensorflow as tf
-    import tf2onnx
-
-    variables = [*model.trainable_variables, *model.non_trainable_variables]
-    names = [f"weight_{number}" for number in range(len(variables))]
-    n_trainable = len(model.trainable_variables)
-
-    def forward(image: Any, *weights: Any) -> Any:
-        trainable, frozen = list(weights[:n_trainable]), list(weights[n_trainable:])
-        return model.stateless_call(trainable, frozen, image, training=False)[0]
-
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8, name="image")]
-    signature += [
-        tf.TensorSpec(variable.shape, variable.dtype, name=name)
-        for name, variable in zip(names, variables, strict=True)
-    ]
-    function = tf.function(forward, input_signature=signature)
-    proto, _ = tf2onnx.convert.from_function(function, signature)
-    needed = {name for node in proto.graph.node for name in node.input}
-    for name, variable in zip(names, variables, strict=True):
-        if name in needed:
-            values = onnx.numpy_helper.from_array(np.asarray(variable), name)
-            proto.graph.initializer.append(values)
-    pixels = [value for value in proto.graph.input if value.name == "image"]
-    del proto.graph.input[:]
-    proto.graph.input.extend(pixels)
-    with replacing(path) as temporary:
-        onnx.save(proto, temporary)

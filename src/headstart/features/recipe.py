@@ -17,7 +17,7 @@ from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
 # Raised when the network or the preprocessing that this code builds gives other numbers.
-NETWORK_VERSION = 1
+NETWORK_VERSION = 2
 
 _NOT_OF_THE_MODEL = ("resampling", "fit", "decode_version", "decoder", "runtime", "precision")
 
@@ -49,7 +49,6 @@ def feature_recipe(
     result: dict[str, Any] = {
         "backbone": encoder.name,
         "weights": weights_identity(extract, encoder.imagenet, root),
-        # A single layer as version 0.1.0 wrote it, so that its rows are found again.
         **({"layers": list(held)} if len(held) > 1 else {"layer": held[0]}),
         "pooling": extract.pooling,
         "preprocessing": encoder.preprocessing,

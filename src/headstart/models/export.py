@@ -1,7 +1,8 @@
 """models/model.h5 in other runtimes' formats, kept only if they give the same answers.
 
-Keras's own `model.export` does the work. What a file says is checked against the `.h5` on real
-images before it takes its place; class names and lineage go into the file's own metadata.
+ONNX is written layer by layer, the others by Keras's own `model.export`. What a file says is
+checked against the `.h5` on real images before it takes its place; class names and lineage go into
+the file's own metadata.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
 from headstart.common.quiet import quiet_keras
+from headstart.encoders.onnx_graph import write_onnx
 from headstart.images.decode import decode_input
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
@@ -144,21 +146,9 @@ def export_model(
 
 
 def _convert_to_onnx(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
-    import onnx
     import onnxruntime
 
-    model.export(str(path), format="onnx", verbose=False)
-    made = onnx.load(path)
-    graph, old, new = made.graph, made.graph.output[0].name, "probabilities"
-    graph.output[0].name = new
-    for node in graph.node:
-        node.output[:] = [new if output == old else output for output in node.output]
-        node.input[:] = [new if given == old else given for given in node.input]
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "n_images"
-    onnx.helper.set_model_props(made, _texts(metadata))
-    onnx.checker.check_model(made)
-    onnx.save(made, path)
+    write_onnx(model, path, output="probabilities", metadata=_texts(metadata))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
@@ -211,7 +201,7 @@ def _texts(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format((".onnx",), ("tf2onnx", "cpu"), _convert_to_onnx),
+    "onnx": Format((".onnx",), ("onnxruntime", "cpu"), _convert_to_onnx),
     "openvino": Format((".xml", ".bin"), ("openvino", "openvino"), _convert_to_openvino),
     "litert": Format((".tflite",), ("tensorflow", "cpu"), _convert_to_litert),
 }

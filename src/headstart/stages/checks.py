@@ -15,6 +15,7 @@ from headstart.encoders.weights import weights_identity
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from headstart.params.whole_file import Params, former_names, load_params
+from headstart.projects.recipes import check_recipes
 
 STAGES = (
     "fetch", "ingest", "pack", "extract", "search", "train", "package", "evaluate", "register",
@@ -25,8 +26,9 @@ def check_possible(project: Project, stage: str) -> None:
     """Check params.yaml for `stage` and those after it, as far as can be known now.
 
     Raises:
-        ParamsError: naming every mistake.
+        ParamsError: naming every mistake, or that headstart.lock is of another version.
     """
+    check_recipes(project)
     params = load_params(project.params)
     if former := former_names(project.params):
         say(
