@@ -1,6 +1,6 @@
 """Write what follows from the classes in src/headstart/params/, which declare every parameter once.
 
-python tools/params_yaml.py     params.yaml, docs/params.md, docs/params.schema.json
+python tools/params_yaml.py     params.yaml, that of new projects, docs/params.md and its schema
 """
 
 import json
@@ -18,10 +18,15 @@ from headstart.params.whole_file import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "docs/params.schema.json"
+TEMPLATE = "src/headstart/projects/template/params.yaml"
 _HEAD = f"""\
 # yaml-language-server: $schema={SCHEMA}
 # What people change, with its default and what is allowed. docs/params.md lists the rest, which may
 # be added here. An unknown name is an error. Made by tools/params_yaml.py.
+"""
+# Of a project that `headstart init` makes.
+_HEAD_OF_OWN = """\
+# What people change, with its default and what is allowed. An unknown name is an error.
 """
 _DOCUMENT = """\
 # Parameters
@@ -41,7 +46,7 @@ head's value.
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     for name, content in contents().items():
         (ROOT / name).write_text(content, encoding="utf-8")
 
@@ -50,8 +55,11 @@ def contents() -> dict[str, str]:
     """Return what each of the files should hold, by its path in the repository."""
     schema = _without_titles(_inlined(Params.model_json_schema(by_alias=True)))
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    params = "\n".join(_lines(Params(), schema, depth=0)) + "\n"
+    default = f"source: {Params().data.source}"
     return {
-        "params.yaml": _HEAD + "\n".join(_lines(Params(), schema, depth=0)) + "\n",
+        "params.yaml": _HEAD + params,
+        TEMPLATE: _HEAD_OF_OWN + params.replace(default, "source: {{source}}", 1),
         "docs/params.md": "\n".join([_DOCUMENT, *_tables(Params(), schema, "")]) + "\n",
         SCHEMA: json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
     }

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 """
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,13 +55,72 @@ MaxPixelsOption = Annotated[
 ]
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        import headstart
+
+        say(f"headstart {headstart.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+    version: Annotated[  # noqa: ARG001 (its callback is what it does)
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="show the version"),
+    ] = False,
 ) -> None:
     """Transfer learning on image folders, as an experiment one can trust."""
     if debug:
         os.environ["HEADSTART_DEBUG"] = "1"
+
+
+@app.command()
+def init(
+    name: Annotated[Path, typer.Argument(help="a new folder")],
+    source: Annotated[
+        str, typer.Option(help="what data.source becomes: images in class folders, or a URL")
+    ] = "",
+    workflow: Annotated[
+        bool, typer.Option("--workflow", help="add a GitHub workflow that runs pull requests")
+    ] = False,
+) -> None:
+    """Make a project of one's own: dvc.yaml, params.yaml and MLproject, in git and DVC."""
+    from headstart.projects.create import init_project
+
+    own = name / "data" / "images"
+    init_project(name, source or str(own), workflow=workflow)
+    say(f"Made {printable(name)}. Next:")
+    say(f"  cd {shlex.quote(str(name))}")
+    if not source:
+        say("  cp -r ~/pictures data/images           # data/images/<class>/<image>")
+        say("  dvc add data/images")
+    say("  dvc repro")
+
+
+@app.command()
+def upgrade() -> None:
+    """Renew headstart.lock for the installed version: what computes otherwise will run again."""
+    from headstart.common.paths import project
+    from headstart.projects.create import upgrade_project
+
+    changed = upgrade_project(project())
+    say(f"`dvc repro` will run {', '.join(changed)} again." if changed else "Nothing changes.")
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="images, one folder a class")],
+    project: Annotated[
+        Path | None,
+        typer.Option(help="where its project is made [default: FOLDER-headstart]"),
+    ] = None,
+) -> None:
+    """Learn a folder of images: accuracy, labels that are probably wrong, a model and its page."""
+    from headstart.projects.run_folder import run_folder
+
+    run_folder(folder, project)
 
 
 @app.command()

@@ -34,7 +34,7 @@ def _console(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace in which the README's "Your own images" was followed."""
+    """A workspace in which the README's way of own images was followed."""
     base = tmp_path_factory.mktemp("readme")
     workspace = make_workspace(base / "headstart", base / "cache")
     rng = np.random.default_rng(0)
@@ -45,8 +45,17 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             pixels = rng.integers(0, 90, (40, 50, 3), dtype=np.uint8)
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(folder / f"{number}.jpg")
-    workspace.run("bash", "-euc", _console("Your own images"), HOME=str(base / "home"))
+    workspace.run(
+        "bash", "-euc", _console("Your own images in this checkout"), HOME=str(base / "home")
+    )
     return workspace
+
+
+def test_a_folder_becomes_a_project_beside_it(own_images: Workspace) -> None:
+    home = own_images.cache.parent / "home"
+    said = own_images.run("bash", "-euc", _console("A folder of images"), HOME=str(home))
+    assert "Test accuracy" in said
+    assert (home / "pictures-headstart" / "models" / "serving" / "MLmodel").is_file()
 
 
 def test_own_images_become_a_model(own_images: Workspace) -> None:

@@ -12,10 +12,11 @@ from mlflow.pyfunc import scoring_server
 from PIL import Image
 
 from headstart.common.errors import ServingError
+from headstart.models.answers import answer
 from headstart.params.image import ImageParams
 from headstart.serving.app import read_csv_body, read_json_body
 from headstart.serving.package import MAX_IMAGES
-from headstart.serving.pyfunc_model import answer, decode_request
+from headstart.serving.pyfunc_model import decode_request
 from tests.serving.conftest import base64_of, png
 
 FILES = [png(1), png(2)]

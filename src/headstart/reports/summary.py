@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,7 @@ def summarise(project: Project) -> str:
     metrics = _report(project, "metrics.json")
     registration = _report(project, "registration.json")
     try:
-        accuracy, low, high = (
-            f"{100 * metrics[name]:.1f}"
-            for name in ("accuracy", "accuracy_ci95_low", "accuracy_ci95_high")
-        )
-        figure = f"{accuracy} % (95 % interval {low} to {high}) on {metrics['n_test']} images"
+        figure = accuracy_text(metrics)
         name, sha256 = registration["model_name"], registration["model_sha256"]
         then = f"{name} version {registration['version']}, {registration['alias']}"
     except (KeyError, TypeError, ValueError):
@@ -99,6 +96,15 @@ def summarise(project: Project) -> str:
         url = sqlite_uri(Path(os.path.relpath(studies, project.root)))
         commands.append(f"optuna-dashboard {shlex.quote(url)}")
     return "\n".join(["", *said, "", invitation, *(f"  {command}" for command in commands)])
+
+
+def accuracy_text(metrics: Mapping[str, Any]) -> str:
+    """Say the accuracy of metrics.json, with its interval."""
+    accuracy, low, high = (
+        f"{100 * metrics[name]:.1f}"
+        for name in ("accuracy", "accuracy_ci95_low", "accuracy_ci95_high")
+    )
+    return f"{accuracy} % (95 % interval {low} to {high}) on {metrics['n_test']} images"
 
 
 def _report(project: Project, name: str) -> dict[str, Any]:

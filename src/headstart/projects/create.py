@@ -1,0 +1,134 @@
+"""`headstart init` and `headstart upgrade`: the files of a project of one's own.
+
+A project is a folder with dvc.yaml, params.yaml and MLproject, in git and in DVC. Its commands are
+those of the installed package: it holds no source.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from headstart.common import files
+from headstart.common.errors import ParamsError
+from headstart.common.paths import Project
+from headstart.projects.recipes import LOCK, RECIPES, recipes_of, write_recipes
+
+# Name in the package → where it goes; a package does not keep files that begin with a dot.
+_FILES = {
+    "dvc.yaml": "dvc.yaml",
+    "params.yaml": "params.yaml",
+    "MLproject": "MLproject",
+    "README.md": "README.md",
+    "gitignore": ".gitignore",
+    "dvcignore": ".dvcignore",
+    "data-gitignore": "data/.gitignore",
+    "workflow.yaml": ".github/workflows/headstart.yaml",
+}
+_OPTIONAL = ("workflow.yaml",)
+_SPLITS = "seed,train,validation,test,class,first_groups,draw,validation_from,test_from\n"
+_DVC_SETTINGS = (
+    ("core.analytics", "false"),
+    ("core.check_update", "false"),
+    ("cache.type", "reflink,hardlink,copy"),
+)
+
+
+def init_project(folder: Path, source: str, *, workflow: bool = False) -> Project:
+    """Make a project in `folder`, which must not be there or be empty.
+
+    Args:
+        source: what `data.source` becomes: a folder of images, which need not be there yet, or a
+            URL. A path is taken from the working directory, and written as seen from `folder`.
+        workflow: add a GitHub workflow that runs the pipeline on a pull request.
+
+    Raises:
+        ParamsError: there is something in `folder`, or it lies in a checkout of Headstart itself.
+    """
+    folder = Path(os.path.normpath(folder.absolute()))  # links stay as the user has them
+    for above in (folder, *folder.parents):
+        if (above / "src" / "headstart" / "cli.py").is_file():
+            raise ParamsError(
+                "a project of one's own must lie outside of Headstart's own repository, but "
+                f"{folder} is in {above}: name another folder, or work with that dvc.yaml itself"
+            )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ParamsError(
+            f"a project is made in a new or empty folder, but {folder} holds something: name "
+            "another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    is_address = "://" in source
+    shown = source if is_address else Path(os.path.relpath(source, folder)).as_posix()
+    template = resources.files("headstart.projects") / "template"
+    for name, target in _FILES.items():
+        if name in _OPTIONAL and not workflow:
+            continue
+        text = (template / name).read_text(encoding="utf-8")
+        text = text.replace("{{source}}", _quoted(shown)).replace("{{name}}", _quoted(folder.name))
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / target, text)
+    files.write_text(folder / "data" / "splits.csv", _SPLITS)
+    write_recipes(folder / LOCK)
+    _under_control(folder)
+    return Project(folder)
+
+
+def upgrade_project(project: Project) -> list[str]:
+    """Write headstart.lock for the installed package; returns the stages whose recipe is another.
+
+    Raises:
+        ParamsError: the project has no headstart.lock.
+    """
+    path = project.root / LOCK
+    if not path.is_file():
+        raise ParamsError(
+            f"a project that `headstart init` made has a {LOCK}, but {project.root} has none: work "
+            "in such a project, or make one"
+        )
+    try:
+        noted = recipes_of(path)
+    except ParamsError:
+        noted = {}
+    write_recipes(path)
+    return [stage for stage, number in RECIPES.items() if noted.get(stage) != number]
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _under_control(folder: Path) -> None:
+    """Put the project into git and DVC; without git, into DVC alone."""
+    scm: Sequence[str] = ("--no-scm",)
+    if shutil.which("git"):
+        inside = _run(["git", "rev-parse", "--is-inside-work-tree"], folder, check=False)
+        if inside.returncode == 0:
+            scm = ("--subdir",)
+        else:
+            _run(["git", "init", "--quiet"], folder)
+            scm = ()
+    _run([*_dvc(), "init", "--quiet", *scm], folder)
+    for name, value in _DVC_SETTINGS:
+        _run([*_dvc(), "config", name, value], folder)
+    if scm != ("--no-scm",):
+        _run(["git", "add", "--all", "."], folder)
+
+
+def _run(
+    command: Sequence[str], folder: Path, *, check: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
+        raise ParamsError(f"`{' '.join(command)}` must work in {folder}, but it said: {said[-1]}")
+    return done
+
+
+def _dvc() -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "dvc"]

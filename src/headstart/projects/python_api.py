@@ -1,0 +1,140 @@
+"""Headstart from Python: a folder of images in, a model and its figures out.
+
+import headstart
+
+fitted = headstart.fit("photos")                    # as `headstart run photos`
+fitted.evaluate()["accuracy"]
+model = headstart.load_model("photos-headstart/models/model.h5")
+model.predict(["cat.jpg", open("dog.jpg", "rb").read(), pixels])
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from headstart.common import files
+from headstart.common.errors import DataError
+from headstart.common.paths import Project, project
+from headstart.images.decode import decode_input, resize
+from headstart.models.answers import answer
+from headstart.models.model_file import LoadedModel, load_model
+from headstart.models.pixels import BATCH_SIZE, predict_batch
+from headstart.params.image import ImageParams
+from headstart.projects.run_folder import run_project
+from headstart.tracking.model_uri import model_file
+
+Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model.
+
+    Attributes:
+        loaded: the Keras model, `loaded.model`, and what its file says of it.
+    """
+
+    loaded: LoadedModel
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.loaded.classes
+
+    def predict(
+        self,
+        images: Sequence[Picture],
+        *,
+        top_k: int = 0,
+        threshold: float = 0.0,
+        on_error: Literal["refuse", "row"] = "refuse",
+    ) -> pd.DataFrame:
+        """Return one row an image, with the columns that the server answers with.
+
+        Args:
+            images: paths, bytes of image files, or RGB pixels, uint8 (height, width, 3).
+            top_k: the best classes in place of a column for each; 0: all.
+            threshold: an image whose best probability is below it has no label.
+            on_error: `row` answers an image that cannot be read with the reason, in a column
+                `error`.
+
+        Raises:
+            DataError: an image cannot be read, and `on_error` is `refuse`; it names which.
+        """
+        image = ImageParams.model_validate(self.loaded.metadata["image"])
+        reasons: dict[int, str] = {}
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(images), BATCH_SIZE):
+            pixels = []
+            for row, picture in enumerate(images[start : start + BATCH_SIZE], start):
+                try:
+                    pixels.append(_pixels(picture, image))
+                except (DataError, OSError) as error:
+                    if on_error == "refuse":
+                        raise DataError(f"image {row}: {error}") from None
+                    reasons[row] = str(error)
+            if pixels:
+                found.append(predict_batch(self.loaded.model, np.stack(pixels)))
+        return answer(
+            np.concatenate(found or [np.zeros((0, len(self.classes)), np.float32)]),
+            self.classes,
+            top_k=top_k,
+            threshold=threshold,
+            reasons=reasons if on_error == "row" else None,
+        )
+
+
+@dataclass(frozen=True)
+class FittedProject:
+    """A project whose pipeline has run: in `project.root` is all of it."""
+
+    project: Project
+
+    @property
+    def model(self) -> Classifier:
+        return Classifier(load_model(self.project.model))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Return the metrics of the test split, as reports/metrics.json has them."""
+        metrics: dict[str, Any] = files.read_json(self.project.metrics)
+        return metrics
+
+    def predict(self, images: Sequence[Picture], **options: Any) -> pd.DataFrame:
+        """Return the answers of the model; see `Classifier.predict`."""
+        return self.model.predict(images, **options)
+
+
+def fit(folder: str | PathLike[str], project: str | PathLike[str] | None = None) -> FittedProject:
+    """Learn a folder of images, one folder a class, as `headstart run` does.
+
+    Args:
+        project: where its project is made or goes on; by default FOLDER-headstart.
+
+    Raises:
+        HeadstartError: see `headstart.projects.run_folder.run_project`.
+    """
+    return FittedProject(run_project(Path(folder), None if project is None else Path(project)))
+
+
+def load_classifier(model: str | PathLike[str] = "models/model.h5") -> Classifier:
+    """Load a model file, or what an MLflow URI such as `models:/headstart@champion` names."""
+    with model_file(str(model), project().root) as path:
+        return Classifier(load_model(path))
+
+
+def _pixels(picture: Picture, image: ImageParams) -> NDArray[np.uint8]:
+    if isinstance(picture, bytes):
+        return decode_input(picture, image)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise DataError(
+                "pixels must be RGB, uint8 of shape (height, width, 3), but got "
+                f"{picture.dtype} of shape {picture.shape}: convert them"
+            )
+        return resize(picture, image)
+    return decode_input(Path(picture).read_bytes(), image)
