@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from headstart.common.errors import SearchError
 from headstart.heads.config import chosen_layers
+from headstart.heads.fitted import feature_statistics
 from headstart.heads.folds import Fold, assign_folds, folds_of
 from headstart.heads.linear import RIDGE_PENALTIES, LinearHeads, row_space
 from headstart.heads.metrics import log_loss
@@ -89,6 +90,24 @@ def test_row_space_is_an_exact_rotation() -> None:
     np.testing.assert_allclose(basis.T @ basis, np.eye(29), atol=1e-9)
 
 
+def standardised(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """By shrunk variances: the mean variance of a feature's block is added to its own."""
+    exact, d = features.astype(np.float64), features.shape[1]
+    variance = exact.var(0).reshape(2, d // 2)
+    shrunk = variance + variance.mean(axis=1, keepdims=True)
+    return np.asarray((exact - exact.mean(0)) / np.sqrt(shrunk.reshape(-1)))
+
+
+def test_a_constant_feature_changes_no_other() -> None:
+    features, _ = some_rows(30, 8, 2)
+    alone = feature_statistics(features, [slice(0, 8)])[1]
+    wider = np.hstack([features, np.full((30, 4), 7.0, np.float32)])
+    variance = feature_statistics(wider, [slice(0, 12)])[1]
+    np.testing.assert_allclose(variance[:8], alone, rtol=1e-6)
+    assert (variance[8:] == 1).all()
+    assert (feature_statistics(wider[:, 8:], [slice(0, 4)])[1] == 1).all()
+
+
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 @pytest.mark.parametrize("layers", ["last", "stage", "all"])
 @pytest.mark.parametrize(("n", "d"), [(200, 12), (60, 50), (60, 200)], ids=["tall", "even", "wide"])
@@ -103,8 +122,7 @@ def test_every_fold_and_penalty_is_as_if_fitted_anew(
     every = solver.out_of_fold(config, folds, path=True)
     assert [one.config.penalty for one in every] == list(RIDGE_PENALTIES)
     columns = {"last": slice(0, d // 2), "stage": slice(d // 2, d), "all": slice(0, d)}[layers]
-    chosen = features[:, columns].astype(np.float64)
-    design = (chosen - chosen.mean(0)) / chosen.std(0)
+    design = standardised(features)[:, columns]
     weights = np.ones(n)
     if class_weights == "balanced":
         weights = (n / (3 * np.bincount(label_ids)))[label_ids]
@@ -123,8 +141,7 @@ def test_ridge_fitted_on_all_rows(n: int, d: int) -> None:
     solver = heads_on(features, label_ids, 3)
     config = HeadConfig(kind="ridge", penalty=30.0)
     head = solver.fit(config, np.arange(n), temperature=0.25)
-    exact = features.astype(np.float64)
-    design = (exact - exact.mean(0)) / exact.std(0)
+    design = standardised(features)
     peer = Ridge(alpha=30.0).fit(design, np.eye(3)[label_ids])
     np.testing.assert_allclose(head.logits(features), peer.predict(design) / 0.25, atol=1e-3)
 

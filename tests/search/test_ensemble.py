@@ -111,7 +111,7 @@ def test_from_a_study_to_one_linear_head(tmp_path: Path) -> None:
     write_made_features(path, n=600, blocks=blocks)
     with h5py.File(path, "r+") as file:  # heavy tails, which kinds of heads take differently
         for name, block in file["features/made-up"].items():
-            file[f"features/made-up/{name}"][...] = block[...] ** 3
+            file[f"features/made-up/{name}"][...] = block[...] ** 5
     with FeatureStore(path) as store:
         result = run_study(store, SearchParams(), seed=0, storage_folder=tmp_path)
         best = result.best_head()

@@ -1,12 +1,13 @@
 """Ridge heads in closed form: every fold and penalty of a set of feature blocks from one solution.
 
 A ridge head is least squares on one-hot labels with an L2 penalty (Hoerl and Kennard, 1970), on
-features standardised over all rows; the bias is free. With Z the centred rows times the roots of
-their weights, q the unit vector of these roots and H = qq' + Z (Z'Z + penalty)^-1 Z' the matrix
-that maps targets to fitted values, the errors on rows F of a head that was fitted without them are
-(1 - H_FF)^-1 (1 - H)_F y: exact, as for leaving out one row (Allen, 1974; Hastie, Tibshirani and
-Friedman, 2009, section 7.10). Where there are fewer features than rows in a fold, fitting without
-them is cheaper: one Gram matrix of all rows gives each fold's, by subtraction.
+features standardised over all rows by shrunk variances; the bias is free. With Z the centred rows
+times the roots of their weights, q the unit vector of these roots and H = qq' + Z (Z'Z +
+penalty)^-1 Z' the matrix that maps targets to fitted values, the errors on rows F of a head that
+was fitted without them are (1 - H_FF)^-1 (1 - H)_F y: exact, as for leaving out one row (Allen,
+1974; Hastie, Tibshirani and Friedman, 2009, section 7.10). Where there are fewer features than rows
+in a fold, fitting without them is cheaper: one Gram matrix of all rows gives each fold's, by
+subtraction.
 
 Scores of least squares are no logits: a temperature, fitted on out-of-fold scores, makes them so.
 """
@@ -43,7 +44,7 @@ class RidgeProblem:
         blocks: name → columns of `features`.
 
     Attributes:
-        mean, variance: float32 (d,), over all rows.
+        mean, variance: float32 (d,), over all rows; the latter shrunk (`feature_statistics`).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class RidgeProblem:
         n_classes: int,
         blocks: Mapping[str, slice],
     ) -> None:
-        self.mean, self.variance = feature_statistics(features)
+        self.mean, self.variance = feature_statistics(features, blocks.values())
         self._rows = np.asarray((features - self.mean) / np.sqrt(self.variance), np.float32)
         self._label_ids, self._n_classes, self._blocks = label_ids, n_classes, dict(blocks)
         self._products: dict[str, Floats] = {}
