@@ -144,7 +144,8 @@ def predict(
             say(f"{path}: {prediction.reason}", error=True)
         else:
             best = ", ".join(f"{name} {value:.3f}" for name, value in prediction.top(top))
-            say(f"{path}: {best}")
+            novelty = "" if prediction.novelty is None else f"; novelty {prediction.novelty:.2f}"
+            say(f"{path}: {best}{novelty}")
     if failed:
         raise typer.Exit(1)
 

@@ -43,7 +43,8 @@ def test_options_are_those_of_the_server(model: Any) -> None:
     best = model.predict([png(1)], top_k=2)
     assert len(best.top_labels[0]) == 2
     assert model.predict([png(1)], threshold=1.0).predicted_label[0] == ""
-    assert model.predict([]).shape == (0, 3 + len(CLASSES))
+    assert model.predict([png(1)], max_novelty=0.0).predicted_label[0] == ""
+    assert model.predict([]).shape == (0, 4 + len(CLASSES))
 
 
 def test_what_cannot_be_read(model: Any, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.models.assemble import assemble
+from headstart.images.decode import decode_input
+from headstart.models.assemble import assemble, features_model
 from headstart.models.model_file import save_model
+from headstart.models.novelty import fit_novelty
 from headstart.serving.package import save_pyfunc
 from tests.models.conftest import IMAGE, make_encoder, make_head
 
@@ -37,7 +39,18 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, as train makes it."""
     folder = tmp_path_factory.mktemp("serving")
     metadata = {"classes": CLASSES, "image": IMAGE.model_dump(mode="json"), "fine_tuned": None}
-    save_model(folder / "model.h5", assemble(make_encoder(), [make_head()], 1.0), metadata)
+    model = assemble(make_encoder(), [make_head()], 1.0)
+    pixels = np.stack([decode_input(png(seed), IMAGE) for seed in range(100, 160)])
+    features = np.asarray(features_model(model)(pixels))
+    novelty = fit_novelty(
+        features,
+        np.arange(60) % 3,
+        [str(seed) for seed in range(60)],
+        features.mean(axis=0),
+        features.var(axis=0) + np.float32(1e-6),
+        seed=0,
+    )
+    save_model(folder / "model.h5", model, metadata, novelty)
     save_pyfunc(folder / "serving", folder / "model.h5", CLASSES, png(0))
     return folder / "serving"
 

@@ -195,6 +195,18 @@ def test_below_the_threshold_there_is_no_label(model: Any) -> None:
     assert found["probability"].tolist() == every["probability"].tolist()
 
 
+def test_above_the_novelty_there_is_no_label(model: Any) -> None:
+    files = [png(seed) for seed in range(40)]
+    every = model.predict(pd.DataFrame({"image": files}))
+    assert every["novelty"].between(0, 1).all()
+    limit = float(every["novelty"].median())
+    found = model.predict(pd.DataFrame({"image": files}), params={"max_novelty": limit})
+    typical = every["novelty"] <= limit
+    assert 0 < typical.sum() < len(files)
+    assert found["predicted_label"].tolist() == every["predicted_label"].where(typical, "").tolist()
+    assert found["novelty"].tolist() == every["novelty"].tolist()
+
+
 def test_a_bad_row_may_be_answered_with_its_reason(model: Any) -> None:
     images = pd.DataFrame({"image": [b"no image", FILES[0], None, FILES[1]]})
     found = model.predict(images, params={"on_error": "row"})
@@ -212,7 +224,8 @@ def test_a_bad_row_may_be_answered_with_its_reason(model: Any) -> None:
     ("params", "says"),
     [
         ({"top_k": -1}, "top_k must be a whole number from 0"),
-        ({"threshold": 1.5}, "threshold must be a probability"),
+        ({"threshold": 1.5}, "threshold must be a number from 0 to 1"),
+        ({"max_novelty": -0.1}, "max_novelty must be a number from 0 to 1"),
         ({"on_error": "ignore"}, "on_error must be `refuse` or `row`"),
     ],
 )

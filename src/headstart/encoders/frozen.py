@@ -44,7 +44,8 @@ class FrozenModel:
         """Return the Keras model, built and saved when it is not there yet."""
         import keras
 
-        return keras.models.load_model(self.require_h5(), compile=False)
+        path, built = self._built()
+        return keras.models.load_model(path, compile=False) if built is None else built
 
     def copy_h5(self, path: Path) -> None:
         """Copy backbone.h5 to `path` atomically; it is made when missing."""
@@ -53,14 +54,21 @@ class FrozenModel:
 
     def require_h5(self) -> Path:
         """Return the path of backbone.h5, made when it is missing or changed."""
+        return self._built()[0]
+
+    def _built(self) -> tuple[Path, Any]:
+        """The path of backbone.h5, and the model where it had to be built."""
+        built: list[Any] = []
 
         def save() -> None:
             model = self.build()
             with replacing(self.h5) as temporary, quiet_keras():
                 model.save(temporary, include_optimizer=False)
             self._require(self.costs, lambda: self._write_costs(model))
+            built.append(model)
 
-        return self._require(self.h5, save)
+        path = self._require(self.h5, save)
+        return path, built[0] if built else None
 
     def block_costs(self) -> dict[str, Cost]:
         """Return what the encoder costs up to each of its feature blocks; counted once."""

@@ -7,7 +7,7 @@ nothing of reports.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
 from headstart.evaluation.bootstrap import Interval, intervals
+from headstart.evaluation.novel_images import NoveltyEvaluation, evaluate_novelty
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.metrics import scores, softmax, squared_ece
 from headstart.images.decode import MAX_PIXELS
-from headstart.models.assemble import logits_model
+from headstart.models.assemble import features_model, logits_model
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import Predictions, as_predictions
@@ -57,6 +58,7 @@ class Evaluation:
     temperature: float
     n_checked: int
     largest_difference: float
+    novel: NoveltyEvaluation | None = None
 
     def flat_metrics(self) -> dict[str, float]:
         """Return what reports/metrics.json says, but for the run's id."""
@@ -66,7 +68,8 @@ class Evaluation:
             "accuracy_ci95_low": accuracy.low,
             "accuracy_ci95_high": accuracy.high,
         }
-        return {**first, **self.scores, "n_test": len(self.test)}
+        novel = self.novel.metrics() if self.novel is not None else {}
+        return {**first, **self.scores, **novel, "n_test": len(self.test)}
 
 
 def evaluate_model(
@@ -101,12 +104,12 @@ def evaluate_model(
         raise TrainingError("evaluation needs test images, but there are none: raise split.test")
     image = ImageParams.model_validate(loaded.metadata["image"])
     paths = [fetched / path for path in batch.paths]
-    to_logits = logits_model(loaded.model, from_features=not loaded.metadata["fine_tuned"])
+    features = batch.features[:, 0]
     if loaded.metadata["fine_tuned"]:
-        logits = compute_outputs(to_logits, paths, image, max_pixels=max_pixels)
-    else:
-        features = batch.features[:, 0]
-        logits = np.asarray(to_logits.predict(features, batch_size=1024, verbose=0))
+        to_features = features_model(loaded.model)
+        features = compute_outputs(to_features, paths, image, max_pixels=max_pixels)
+    to_logits = logits_model(loaded.model, from_features=True)
+    logits = np.asarray(to_logits.predict(features, batch_size=1024, verbose=0))
     temperature = float(loaded.metadata["temperature"])
     probabilities = softmax(logits / temperature)
 
@@ -125,12 +128,18 @@ def evaluate_model(
         )
 
     label_ids, every_class = batch.label_ids, np.arange(len(loaded.classes))
+    novel = None
+    if loaded.novelty is not None:
+        novel = evaluate_novelty(loaded.novelty, features, label_ids, probabilities)
     predicted_ids = probabilities.argmax(axis=1)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         label_ids, predicted_ids, labels=every_class, zero_division=0
     )
     return Evaluation(
-        test=as_predictions(batch, "test", loaded.classes, probabilities),
+        test=replace(
+            as_predictions(batch, "test", loaded.classes, probabilities),
+            novelty=None if novel is None else novel.novelty,
+        ),
         groups=tuple(batch.groups),
         scores=scores(label_ids, probabilities),
         intervals=score_intervals(
@@ -145,6 +154,7 @@ def evaluate_model(
         temperature=temperature,
         n_checked=len(checked),
         largest_difference=float(differences[worst]),
+        novel=novel,
     )
 
 

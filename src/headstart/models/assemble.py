@@ -102,6 +102,13 @@ def logits_of(model: "keras.Model") -> Any:
     return model.get_layer(TEMPERATURE).input
 
 
+def features_model(model: "keras.Model") -> "keras.Model":
+    """Return an assembled model up to what its head takes; it shares weights."""
+    import keras
+
+    return keras.Model(model.input, model.get_layer(FEATURES).output, name="features_model")
+
+
 def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
     """Return an assembled model up to its logits, of pixels or of features; it shares weights."""
     import keras

@@ -1,12 +1,13 @@
 """models/model.h5 as a file: a Keras model, with what it needs to be understood in its attributes.
 
 Any Keras 3 loads it with `keras.models.load_model(path, compile=False)`; the root attributes
-`format`, `format_version` and `metadata` (JSON) are this project's. Knows nothing of how a model
-is made or trained.
+`format`, `format_version` and `metadata` (JSON) and the group `novelty` are this project's. Knows
+nothing of how a model is made or trained.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import h5py
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
 from headstart.common.quiet import quiet_keras
+from headstart.models.novelty import NoveltyReference
 from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
@@ -33,17 +35,32 @@ class LoadedModel:
     Attributes:
         model: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
         metadata: `classes`, `image`, `fingerprint` and more; see docs/model.md.
+        novelty: what novelty is measured by; None of models that were made before there was one.
     """
 
     model: "keras.Model"
     metadata: dict[str, Any]
+    novelty: NoveltyReference | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.metadata["classes"])
 
+    @cached_property
+    def with_features(self) -> "keras.Model":
+        """The same model with two outputs: the features of its head, and probabilities."""
+        import keras
 
-def save_model(path: Path, model: "keras.Model", metadata: dict[str, Any]) -> None:
+        features = self.model.get_layer("features").output
+        return keras.Model(self.model.input, [features, self.model.output])
+
+
+def save_model(
+    path: Path,
+    model: "keras.Model",
+    metadata: dict[str, Any],
+    novelty: NoveltyReference | None = None,
+) -> None:
     """Write the model atomically; the same model and metadata give the same bytes.
 
     Args:
@@ -59,6 +76,10 @@ def save_model(path: Path, model: "keras.Model", metadata: dict[str, Any]) -> No
                 target.attrs["format"] = FORMAT
                 target.attrs["format_version"] = FORMAT_VERSION
                 target.attrs["metadata"] = files.canonical_json(metadata)
+                if novelty is not None:
+                    group = target.create_group("novelty")
+                    for field in fields(novelty):
+                        group.create_dataset(field.name, data=getattr(novelty, field.name))
         finally:
             raw.unlink(missing_ok=True)
 
@@ -89,7 +110,22 @@ def load_model(path: Path) -> LoadedModel:
         raise _damaged(
             path, f"{len(classes)} classes at {size} px, but its graph has the shapes {shapes}"
         )
-    return LoadedModel(model, metadata)
+    return LoadedModel(model, metadata, _read_novelty(path))
+
+
+def has_novelty(path: Path) -> bool:
+    """Return whether a model file holds what novelty is measured by."""
+    return h5py.is_hdf5(path) and "novelty" in h5py.File(path, "r")
+
+
+def _read_novelty(path: Path) -> NoveltyReference | None:
+    with h5py.File(path, "r") as file:
+        if "novelty" not in file:
+            return None
+        try:
+            return NoveltyReference(**{name: item[()] for name, item in file["novelty"].items()})
+        except (OSError, TypeError, AttributeError) as error:
+            raise _damaged(path, f"novelty: {one_line(error, 120)}") from None
 
 
 def load_encoder(path: Path) -> "keras.Model":

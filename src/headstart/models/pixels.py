@@ -43,5 +43,19 @@ def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np
     So a row does not depend on what shares its batch, on any processor. A constant batch size is
     not enough: without AVX-512, kernels differ by the place of a row in the batch too.
     """
+    (found,) = _one_by_one(model, pixels)
+    return found
+
+
+def predict_both(
+    model: "keras.Model", pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what a model of two outputs gives for images, as `predict_batch` does."""
+    first, second = _one_by_one(model, pixels)
+    return first, second
+
+
+def _one_by_one(model: "keras.Model", pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
-    return np.concatenate(rows).astype(np.float32, copy=False)
+    outputs = zip(*rows, strict=True) if isinstance(rows[0], list | tuple) else [rows]
+    return [np.concatenate(list(parts)).astype(np.float32, copy=False) for parts in outputs]

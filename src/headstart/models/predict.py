@@ -3,7 +3,7 @@
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,25 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
 from headstart.images.decode import MAX_PIXELS, decode_input
+from headstart.models.answers import classify
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import BATCH_SIZE, predict_batch
+from headstart.models.pixels import BATCH_SIZE
 from headstart.params.image import ImageParams
 from headstart.sources.folders import children, files_below
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one file: probabilities, shape (n_classes,), or why there is none."""
+    """The answer for one file: probabilities, shape (n_classes,), or why there is none.
+
+    Attributes:
+        novelty: None of a model that was made before there was one.
+    """
 
     path: Path
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32] | None
+    novelty: float | None = None
     reason: str = ""
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -52,12 +58,15 @@ def predict_files(
                 decoded.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
             except (DataError, OSError) as error:
                 reasons[path] = str(error)
-        answers = iter(predict_batch(loaded.model, np.stack(decoded)) if decoded else ())
+        empty = np.zeros((0, image.size, image.size, 3), np.uint8)
+        probabilities, novelty = classify(loaded, np.stack(decoded) if decoded else empty)
+        each = repeat(None) if novelty is None else iter(novelty.tolist())
+        answers = ((one, next(each)) for one in probabilities)
         for path in batch:
             if path in reasons:
-                yield Prediction(path, loaded.classes, None, reasons[path])
+                yield Prediction(path, loaded.classes, None, reason=reasons[path])
             else:
-                yield Prediction(path, loaded.classes, next(answers))
+                yield Prediction(path, loaded.classes, *next(answers))
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:

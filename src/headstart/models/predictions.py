@@ -27,6 +27,7 @@ class Predictions:
     Attributes:
         probabilities: float64, shape (n_images, n_classes), in the order of `classes`.
         label_ids: int64, shape (n_images,); the true class.
+        novelty: float64, shape (n_images,), where it was measured.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class Predictions:
     sha256: tuple[str, ...]
     label_ids: NDArray[np.int64]
     probabilities: NDArray[np.float64]
+    novelty: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.label_ids)
@@ -86,6 +88,15 @@ def write_predictions(
             strict=True,
         )
     ]
+    if any(part.novelty is not None for part in parts):
+        # Of images that the model learned from there is none.
+        header.append("novelty")
+        each = (
+            f"{value:.6g}" if np.isfinite(value) else ""
+            for part in parts
+            for value in (np.full(len(part), np.nan) if part.novelty is None else part.novelty)
+        )
+        rows = [[*row, value] for row, value in zip(rows, each, strict=True)]
     if folds is not None:
         header.append("fold")
         rows = [[*row, str(fold)] for row, fold in zip(rows, folds, strict=True)]

@@ -41,7 +41,7 @@ def init_project(folder: Path, source: str, *, workflow: bool = False) -> Projec
 
     Args:
         source: what `data.source` becomes: a folder of images, which need not be there yet, or a
-            URL. A path is taken from the working directory, and written as seen from `folder`.
+            URL. A path is taken from the working directory.
         workflow: add a GitHub workflow that runs the pipeline on a pull request.
 
     Raises:
@@ -60,8 +60,12 @@ def init_project(folder: Path, source: str, *, workflow: bool = False) -> Projec
             "another"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    is_address = "://" in source
-    shown = source if is_address else Path(os.path.relpath(source, folder)).as_posix()
+    shown = source
+    if "://" not in source:
+        path = Path(os.path.normpath(Path(source).absolute()))
+        # Relative only inside of the project: experiments run in copies of it elsewhere.
+        inside = path.relative_to(folder) if folder in path.parents else path
+        shown = inside.as_posix()
     template = resources.files("headstart.projects") / "template"
     for name, target in _FILES.items():
         if name in _OPTIONAL and not workflow:

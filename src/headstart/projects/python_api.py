@@ -22,9 +22,9 @@ from headstart.common import files
 from headstart.common.errors import DataError
 from headstart.common.paths import Project, project
 from headstart.images.decode import decode_input, resize
-from headstart.models.answers import answer
+from headstart.models.answers import answer, classify
 from headstart.models.model_file import LoadedModel, load_model
-from headstart.models.pixels import BATCH_SIZE, predict_batch
+from headstart.models.pixels import BATCH_SIZE
 from headstart.params.image import ImageParams
 from headstart.projects.run_folder import run_project
 from headstart.tracking.model_uri import model_file
@@ -52,6 +52,7 @@ class Classifier:
         *,
         top_k: int = 0,
         threshold: float = 0.0,
+        max_novelty: float = 1.0,
         on_error: Literal["refuse", "row"] = "refuse",
     ) -> pd.DataFrame:
         """Return one row an image, with the columns that the server answers with.
@@ -59,7 +60,8 @@ class Classifier:
         Args:
             images: paths, bytes of image files, or RGB pixels, uint8 (height, width, 3).
             top_k: the best classes in place of a column for each; 0: all.
-            threshold: an image whose best probability is below it has no label.
+            threshold, max_novelty: an image whose best probability is below, or whose novelty is
+                above, has no label.
             on_error: `row` answers an image that cannot be read with the reason, in a column
                 `error`.
 
@@ -68,7 +70,7 @@ class Classifier:
         """
         image = ImageParams.model_validate(self.loaded.metadata["image"])
         reasons: dict[int, str] = {}
-        found: list[NDArray[np.float32]] = []
+        parts = []
         for start in range(0, len(images), BATCH_SIZE):
             pixels = []
             for row, picture in enumerate(images[start : start + BATCH_SIZE], start):
@@ -79,12 +81,16 @@ class Classifier:
                         raise DataError(f"image {row}: {error}") from None
                     reasons[row] = str(error)
             if pixels:
-                found.append(predict_batch(self.loaded.model, np.stack(pixels)))
+                parts.append(classify(self.loaded, np.stack(pixels)))
+        parts = parts or [classify(self.loaded, np.zeros((0, image.size, image.size, 3), np.uint8))]
+        novelty = [part for _, part in parts if part is not None]
         return answer(
-            np.concatenate(found or [np.zeros((0, len(self.classes)), np.float32)]),
+            np.concatenate([probabilities for probabilities, _ in parts]),
             self.classes,
+            novelty=np.concatenate(novelty) if novelty else None,
             top_k=top_k,
             threshold=threshold,
+            max_novelty=max_novelty,
             reasons=reasons if on_error == "row" else None,
         )
 

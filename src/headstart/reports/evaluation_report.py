@@ -140,6 +140,7 @@ def write_evaluation_report(folder: Path, subject: Subject) -> None:
         ],
         "charts": {name: chart.svg() for name, chart in charts.items()},
         "most_curves": _MOST_CURVES,
+        "novel": subject.evaluation.novel,
         "coverage": [
             {
                 "coverage": share,

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow
 import pandas as pd
@@ -14,9 +15,14 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 import headstart
 from headstart.common.machine import library_version
+from headstart.models.model_file import has_novelty
 
 IMAGE_COLUMN = "image"
 MAX_IMAGES = 256
+# Parameters of a request.
+DEFAULTS = MappingProxyType(
+    {"top_k": 0, "threshold": 0.0, "max_novelty": 1.0, "on_error": "refuse"}
+)
 _REQUIREMENTS = ("mlflow", "keras", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
 
 
@@ -36,18 +42,16 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         ColSpec(DataType.string, "predicted_label"),
         ColSpec(DataType.long, "predicted_label_id"),
         ColSpec(DataType.double, "probability"),
+        *([ColSpec(DataType.double, "novelty")] if has_novelty(model_h5) else []),
         *(ColSpec(DataType.double, f"p({name})") for name in classes),
     ]
     # In MLflow's rules a string column may hold bytes. It is optional so that the model answers a
     # request without it (a plain list, a column of another name) with what to send: MLflow's own
     # refusal repeats the request.
     inputs = Schema([ColSpec(DataType.string, IMAGE_COLUMN, required=False)])
+    types = {int: DataType.long, float: DataType.double, str: DataType.string}
     params = ParamSchema(
-        [
-            ParamSpec("top_k", DataType.long, 0),
-            ParamSpec("threshold", DataType.double, 0.0),
-            ParamSpec("on_error", DataType.string, "refuse"),
-        ]
+        [ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()]
     )
     # It says that it validates the input example; a stage prints one line.
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from headstart.common.errors import DataError, ServingError
 from headstart.common.quiet import quiet_libraries
 from headstart.images.decode import decode_input
-from headstart.models.answers import answer
+from headstart.models.answers import answer, classify
 from headstart.models.model_file import LoadedModel, load_model
-from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
-from headstart.serving.package import IMAGE_COLUMN, MAX_IMAGES
+from headstart.serving.package import DEFAULTS, IMAGE_COLUMN, MAX_IMAGES
 
 MAX_IMAGE_BYTES = 32 * 2**20
 _MAX_PIXELS = 100_000_000
@@ -58,11 +57,12 @@ class ImageClassifier(PythonModel):
         Args:
             params: `top_k`: answer with so many of the best classes, in place of a column for each;
                 0: all. `threshold`: an image whose best probability is below it has no label.
+                `max_novelty`: one whose novelty is above it has none either: none of these classes.
                 `on_error`: `refuse` a request with a bad image, or answer its `row` with a reason.
         """
         loaded = self._loaded
         assert loaded is not None, "MLflow calls load_context first"
-        options = {"top_k": 0, "threshold": 0.0, "on_error": "refuse", **(params or {})}
+        options = {**DEFAULTS, **(params or {})}
         try:
             _check_options(options)
             if not isinstance(model_input, pd.DataFrame) or IMAGE_COLUMN not in model_input.columns:
@@ -79,15 +79,14 @@ class ImageClassifier(PythonModel):
             pixels = decode_request(values, image, reasons)
         except ServingError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        classes = loaded.metadata["classes"]
-        probabilities = np.zeros((0, len(classes)), np.float32)
-        if len(pixels):
-            probabilities = predict_batch(loaded.model, pixels)
+        probabilities, novelty = classify(loaded, pixels)
         return answer(
             probabilities,
-            classes,
+            loaded.classes,
+            novelty=novelty,
             top_k=options["top_k"],
             threshold=options["threshold"],
+            max_novelty=options["max_novelty"],
             reasons=reasons,
         )
 
@@ -119,11 +118,13 @@ def decode_request(
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    top_k, threshold, on_error = (options[n] for n in ("top_k", "threshold", "on_error"))
+    top_k, on_error = options["top_k"], options["on_error"]
     if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 0:
         raise ServingError("top_k must be a whole number from 0, where 0 answers with every class")
-    if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
-        raise ServingError("threshold must be a probability, from 0 to 1")
+    for name in ("threshold", "max_novelty"):
+        value = options[name]
+        if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+            raise ServingError(f"{name} must be a number from 0 to 1")
     if on_error not in ("refuse", "row"):
         raise ServingError("on_error must be `refuse` or `row`")
 

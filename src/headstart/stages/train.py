@@ -25,7 +25,7 @@ from headstart.stages.run_stage import run_stage
 from headstart.tracking.runs import FINE_TUNING_CURVE
 from headstart.tracking.training_runs import open_training
 from headstart.training.final_fit import TrainedHead, model_metadata, train_model
-from headstart.training.tune import Tuned, checkpoint_folder, tune_model
+from headstart.training.tune import Tuned, checkpoint_folder, novelty_of, tune_model
 
 
 class Sections(Section):
@@ -74,7 +74,10 @@ def run(project: Project, params: Sections) -> str:
             model, trained = tuned.model, tuned.trained
         begin_step("saving the model")
         kept = tuned.outcome.as_json() if tuned is not None and tuned.outcome.kept else None
-        save_model(project.model, model, model_metadata(store, trained, params.image, kept))
+        images = ImageStore(project.images) if kept else None
+        novelty = novelty_of(store, trained.layers, model, images, seed=params.seed)
+        metadata = model_metadata(store, trained, params.image, kept)
+        save_model(project.model, model, metadata, novelty)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
         mlflow_run.log_results(

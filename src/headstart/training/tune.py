@@ -15,10 +15,13 @@ from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.dataset.pixel_store import ImageStore
 from headstart.features.feature_store import FeatureBatch, FeatureStore
+from headstart.heads.fitted import feature_statistics
 from headstart.heads.folds import balanced_weights
 from headstart.heads.metrics import accuracy, log_loss, scores, softmax
 from headstart.heads.temperature import fit_temperature
-from headstart.models.assemble import with_temperature
+from headstart.models.assemble import features_model, with_temperature
+from headstart.models.novelty import NoveltyReference, fit_novelty
+from headstart.models.pixels import BATCH_SIZE, predict_batch
 from headstart.models.predictions import as_predictions
 from headstart.params.train import FineTuneParams
 from headstart.training.final_fit import TrainedHead
@@ -117,6 +120,31 @@ def tune_model(
         unscaled=scores(validation.label_ids, softmax(tuned.logits)),
     )
     return Tuned(with_temperature(tuned.model, temperature), better, outcome, tuned.curve)
+
+
+def novelty_of(
+    store: FeatureStore,
+    layers: Sequence[str],
+    model: "keras.Model",
+    images: ImageStore | None,
+    *,
+    seed: int,
+) -> NoveltyReference | None:
+    """Return what the novelty of images is measured by: the development images' features.
+
+    Args:
+        layers: whose blocks the model's head takes.
+        images: of a fine-tuned model, which gives other features than the cached ones.
+    """
+    batch = store.split("train", "validation", layers=layers)
+    features = batch.features[:, 0]
+    if images is not None:
+        rows = _placed(_rows(images, store, model), batch.sha256)
+        to_features = features_model(model)
+        parts = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
+        features = np.concatenate([predict_batch(to_features, images[part]) for part in parts])
+    mean, variance = feature_statistics(features, store.columns(layers).values())
+    return fit_novelty(features, batch.label_ids, batch.groups, mean, variance, seed=seed)
 
 
 def checkpoint_folder(

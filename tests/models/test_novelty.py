@@ -1,0 +1,132 @@
+"""Novelty: equal to its definition, and a fraction that means what it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from headstart.models import novelty as module
+from headstart.models.answers import classify
+from headstart.models.assemble import assemble
+from headstart.models.model_file import load_model, save_model
+from headstart.models.novelty import NEIGHBOURS, NoveltyReference, fit_novelty
+from tests.models.conftest import IMAGE, make_encoder, make_head
+
+
+def drawn(n: int, d: int = 12, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32) + 3
+
+
+def fitted(
+    features: NDArray[np.float32], labels: NDArray[np.int64], groups: list[str]
+) -> NoveltyReference:
+    mean, variance = features.mean(axis=0), features.var(axis=0)
+    found = fit_novelty(features, labels, groups, mean, variance, seed=0)
+    assert found is not None
+    return found
+
+
+def unusual(rows: NDArray[np.float64], one: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """By definition: mean distance to the nearest rows that count."""
+    return float(np.sort(np.linalg.norm(rows[mask] - one, axis=1))[:NEIGHBOURS].mean())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 8), st.integers(0, 10**6))
+def test_it_is_as_defined(n: int, n_groups: int, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    features = drawn(n, seed=seed)
+    groups = [str(i % max(2, n_groups)) for i in range(n)]
+    labels = chance.integers(0, 3, n)
+    found = fitted(features, labels, groups)
+    rows = found.rows.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    each = np.array(groups)
+    typical = sorted(unusual(rows, rows[i], each != each[i]) for i in range(n))
+    np.testing.assert_allclose(found.typical, typical, atol=1e-3)
+
+    others = drawn(20, seed=seed + 1)
+    standard = (others.astype(np.float64) - found.mean) @ found.projection.astype(np.float64)
+    standard /= np.linalg.norm(standard, axis=1, keepdims=True)
+    every = np.ones(n, bool)
+    values = found.novelty(others)
+    for one, value in zip(standard, values, strict=True):
+        distance = unusual(rows, one, every)
+        assert (
+            (found.typical < distance - 1e-3).mean()
+            <= value
+            <= (found.typical < distance + 1e-3).mean()
+        )
+    without = found.without_each_class(others, 4)
+    for label in range(4):
+        mask = labels != label
+        if mask.all() or not mask.any():
+            assert np.isnan(without[label]).all()
+        else:
+            expected = [unusual(rows, one, mask) for one in standard]
+            np.testing.assert_allclose(without[label], expected, atol=1e-3)
+
+
+def test_the_fraction_means_what_it_says() -> None:
+    features = drawn(3000)
+    found = fitted(features[:1500], np.zeros(1500, np.int64), [str(i) for i in range(1500)])
+    values = found.novelty(features[1500:])
+    assert 0.02 < (values > 0.95).mean() < 0.09
+    assert 0.4 < values.mean() < 0.6
+    # Three kinds of images, and a fourth.
+    centres, labels = 10 * np.eye(12, dtype=np.float32), np.arange(1500) % 3
+    kinds = fitted(features[:1500] + centres[labels], labels, [str(i) for i in range(1500)])
+    assert (kinds.novelty(features[1500:] + centres[7]) > 0.95).all()
+    assert (kinds.novelty(features[1500:] + centres[1]) > 0.95).mean() < 0.1
+    assert found.novelty(features[:0]).shape == (0,)
+
+
+def test_copies_do_not_make_each_other_typical() -> None:
+    features = np.repeat(drawn(60), 6, axis=0)
+    groups = [str(i // 6) for i in range(360)]
+    together = fitted(features, np.zeros(360, np.int64), groups)
+    apart = fitted(features, np.zeros(360, np.int64), [str(i) for i in range(360)])
+    assert apart.typical.max() < 2e-3 < together.typical.min()
+
+
+def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_ROWS", 50)
+    features, labels = drawn(200), np.arange(200) % 3
+    found, again = (fitted(features, labels, [str(i) for i in range(200)]) for _ in range(2))
+    assert found.rows.shape == (50, 12)
+    assert found.projection.shape == (12, 12)
+    assert len(found.label_ids) == len(found.typical) == 50
+    np.testing.assert_array_equal(found.rows, again.rows)
+
+
+def test_images_of_one_group_say_nothing_of_others() -> None:
+    features = drawn(9)
+    labels = np.zeros(9, np.int64)
+    assert fit_novelty(features, labels, ["a"] * 9, features[0], features[1] ** 2, seed=0) is None
+
+
+def test_it_is_kept_in_the_model_file_and_changes_nothing_else(tmp_path: Path) -> None:
+    import keras
+
+    model = assemble(make_encoder(), [make_head()], 1.5)
+    metadata = {"classes": ["a", "b", "c"], "image": IMAGE.model_dump(mode="json")}
+    pixels = np.random.default_rng(0).integers(0, 256, (40, *model.input_shape[1:]), dtype=np.uint8)
+    features = np.asarray(keras.Model(model.input, model.get_layer("features").output)(pixels))
+    reference = fitted(features[:30], np.arange(30) % 3, [str(i) for i in range(30)])
+    save_model(tmp_path / "plain.h5", model, metadata)
+    for name in ("model.h5", "again.h5"):
+        save_model(tmp_path / name, model, metadata, reference)
+    assert (tmp_path / "model.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
+    plain = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    loaded, without = load_model(tmp_path / "model.h5"), load_model(tmp_path / "plain.h5")
+    probabilities, novelty = classify(loaded, pixels)
+    expected, none = classify(without, pixels)
+    assert none is None
+    assert novelty is not None
+    np.testing.assert_array_equal(probabilities, expected)
+    np.testing.assert_allclose(probabilities, plain.predict(pixels, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(novelty, reference.novelty(features), atol=0.05)
+    assert classify(loaded, pixels[:0])[0].shape == (0, 3)
