@@ -29,45 +29,55 @@ def fitted(
     return found
 
 
-def unusual(rows: NDArray[np.float64], one: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
-    """By definition: mean distance to the nearest rows that count."""
-    return float(np.sort(np.linalg.norm(rows[mask] - one, axis=1))[:NEIGHBOURS].mean())
+def whitened(
+    found: NoveltyReference, features: NDArray[np.float32], kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows and others of length 1, by definition, without the images that are not kept."""
+    components = found.components.astype(np.float64)[kept]
+    labels, outside = found.label_ids[kept], found.outside[kept].astype(np.float64)
+    within = components.copy()
+    for label in np.unique(labels):
+        within[labels == label] -= components[labels == label].mean(axis=0)
+    covariance = within.T @ within / len(within)
+    mean = np.trace(covariance) / len(covariance) or 1.0
+    inverse = np.linalg.inv(covariance + 0.3 * mean * np.eye(len(covariance)))
+    root = np.linalg.cholesky(inverse)
+    weight = 1 / (outside.mean() / max(len(found.mean) - len(covariance), 1) + 3 * mean)
+
+    def unit(z: NDArray[np.float64], rest: NDArray[np.float64]) -> NDArray[np.float64]:
+        white = z @ root
+        return np.asarray(white / np.sqrt((white**2).sum(1) + rest * weight)[:, None])
+
+    standard = (features.astype(np.float64) - found.mean) * found.scale
+    z = standard @ found.principal.astype(np.float64)
+    rest = np.maximum((standard**2).sum(axis=1) - (z**2).sum(axis=1), 0)
+    return unit(components, outside), unit(z, rest)
+
+
+def distance(rows: NDArray[np.float64], one: NDArray[np.float64]) -> float:
+    """Mean distance to the nearest rows, by cosines: lengths are below 1 with what is outside."""
+    nearest = np.sort(rows @ one)[::-1][:NEIGHBOURS]
+    return float(np.sqrt(np.maximum(2 - 2 * nearest, 0)).mean())
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(2, 40), st.integers(1, 8), st.integers(0, 10**6))
-def test_it_is_as_defined(n: int, n_groups: int, seed: int) -> None:
+@given(st.integers(2, 40), st.integers(1, 8), st.sampled_from([3, 12, 60]), st.integers(0, 10**6))
+def test_it_is_as_defined(n: int, n_groups: int, d: int, seed: int) -> None:
     chance = np.random.default_rng(seed)
-    features = drawn(n, seed=seed)
+    features, others = drawn(n, d, seed), drawn(20, d, seed + 1)
     groups = [str(i % max(2, n_groups)) for i in range(n)]
     labels = chance.integers(0, 3, n)
-    found = fitted(features, labels, groups)
-    rows = found.rows.astype(np.float64)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    each = np.array(groups)
-    typical = sorted(unusual(rows, rows[i], each != each[i]) for i in range(n))
-    np.testing.assert_allclose(found.typical, typical, atol=1e-3)
-
-    others = drawn(20, seed=seed + 1)
-    standard = (others.astype(np.float64) - found.mean) @ found.projection.astype(np.float64)
-    standard /= np.linalg.norm(standard, axis=1, keepdims=True)
-    every = np.ones(n, bool)
-    values = found.novelty(others)
-    for one, value in zip(standard, values, strict=True):
-        distance = unusual(rows, one, every)
-        assert (
-            (found.typical < distance - 1e-3).mean()
-            <= value
-            <= (found.typical < distance + 1e-3).mean()
-        )
-    without = found.without_each_class(others, 4)
-    for label in range(4):
-        mask = labels != label
-        if mask.all() or not mask.any():
-            assert np.isnan(without[label]).all()
-        else:
-            expected = [unusual(rows, one, mask) for one in standard]
-            np.testing.assert_allclose(without[label], expected, atol=1e-3)
+    found, each = fitted(features, labels, groups), np.array(groups)
+    rows, given_ = whitened(found, others, np.ones(n, bool))
+    typical = sorted(distance(rows[each != each[i]], rows[i]) for i in range(n))
+    np.testing.assert_allclose(found.typical, typical, atol=2e-3)
+    for one, value in zip(given_, found.novelty(others), strict=True):
+        low, high = (distance(rows, one) + error for error in (-2e-3, 2e-3))
+        assert (found.typical < low).mean() <= value <= (found.typical < high).mean()
+    for label in np.unique(labels) if len(np.unique(labels)) > 1 else ():
+        kept, given_ = whitened(found, others, labels != label)
+        expected = [distance(kept, one) for one in given_]
+        np.testing.assert_allclose(found.without_class(label, others), expected, atol=2e-3)
 
 
 def test_the_fraction_means_what_it_says() -> None:
@@ -96,10 +106,10 @@ def test_of_many_images_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_ROWS", 50)
     features, labels = drawn(200), np.arange(200) % 3
     found, again = (fitted(features, labels, [str(i) for i in range(200)]) for _ in range(2))
-    assert found.rows.shape == (50, 12)
-    assert found.projection.shape == (12, 12)
+    assert found.components.shape == (50, 12)
+    assert found.principal.shape == (12, 12)
     assert len(found.label_ids) == len(found.typical) == 50
-    np.testing.assert_array_equal(found.rows, again.rows)
+    np.testing.assert_array_equal(found.components, again.components)
 
 
 def test_images_of_one_group_say_nothing_of_others() -> None:
