@@ -27,7 +27,7 @@ def test_each_class_is_left_out_in_turn() -> None:
     assert set(by_label) == {0, 1, 2, 3}
     assert by_label[2].auroc > 0.95
     assert by_label[2].caught > 0.9
-    assert 0.3 < by_label[0].auroc < 0.85
+    assert by_label[0].auroc < 0.85
     assert [one.auroc for one in found.left_out] == sorted(one.auroc for one in found.left_out)
     first, *others = found.answered
     assert (first.max_novelty, first.share) == (1.0, 1.0)

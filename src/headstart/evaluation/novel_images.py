@@ -1,8 +1,7 @@
 """How well novelty tells images of other classes: each class is left out in turn.
 
 What is measured of a class is what would be, had the development images lacked it: its test images
-against those of all other classes. The encoder, the scale of its features and the directions of the
-components stay as they are.
+against those of all other classes. The encoder and the scale of its features stay as they are.
 """
 
 from dataclasses import dataclass
