@@ -18,7 +18,7 @@ from headstart.params.whole_file import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "docs/params.schema.json"
-TEMPLATE = "src/headstart/projects/template/params.yaml"
+TEMPLATE = "src/headstart/projects/template/params.yaml.in"
 _HEAD = f"""\
 # yaml-language-server: $schema={SCHEMA}
 # What people change, with its default and what is allowed. docs/params.md lists the rest, which may

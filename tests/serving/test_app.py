@@ -65,7 +65,7 @@ def test_a_good_request_is_answered(app: Any) -> None:
     assert status == 200
     (row,) = answer["predictions"]
     assert list(row) == [
-        "predicted_label", "predicted_label_id", "probability", "p(a)", "p(b)", "p(c)"
+        "predicted_label", "predicted_label_id", "probability", "novelty", "p(a)", "p(b)", "p(c)"
     ]  # fmt: skip
     assert _ask(app, f"image\n{IMAGE}\n".encode(), CSV) == (200, answer)
     odd = [(b"content-type", b'Application/JSON; charset="UTF-8"; profile=x')]

@@ -34,6 +34,9 @@ def test_metrics_are_flat_and_agree_with_predictions(trained: Project) -> None:
         "log_loss",
         "brier",
         "ece",
+        "novelty_auroc",
+        "novelty_auroc_worst",
+        "novelty_caught",
         "n_test",
         "run_id",
     ]
@@ -42,6 +45,8 @@ def test_metrics_are_flat_and_agree_with_predictions(trained: Project) -> None:
     assert metrics["accuracy"] == (test.predicted_ids == test.label_ids).mean()
     assert metrics["accuracy_ci95_low"] < metrics["accuracy"] < metrics["accuracy_ci95_high"]
     assert 0.6 < metrics["accuracy"] < 1
+    assert 0 < metrics["novelty_auroc_worst"] <= metrics["novelty_auroc"] <= 1
+    assert 0 <= metrics["novelty_caught"] <= 1
     assert metrics["run_id"] == files.read_json(trained.run)["run_id"]
 
 
@@ -61,7 +66,9 @@ def test_predictions_list_every_image_once_under_its_class(trained: Project) -> 
     assert [row["split"] for row in rows] == ["validation"] * 60 + ["test"] * 60
     assert len({row["sha256"] for row in rows}) == 120
     assert all(row["path"].startswith(f"{row['label']}/") for row in rows)
-    assert list(rows[0])[-4:] == [f"p({name})" for name in CLASSES]
+    assert list(rows[0])[-5:] == [*(f"p({name})" for name in CLASSES), "novelty"]
+    assert all(0 <= float(row["novelty"]) <= 1 for row in rows if row["split"] == "test")
+    assert {row["novelty"] for row in rows if row["split"] == "validation"} == {""}
     for row in rows[:5]:
         assert sum(float(row[f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-6)
 

@@ -16,10 +16,11 @@ from headstart.common.errors import ParamsError
 from headstart.common.paths import Project
 from headstart.projects.recipes import LOCK, RECIPES, recipes_of, write_recipes
 
-# Name in the package → where it goes; a package does not keep files that begin with a dot.
+# Name in the package → where it goes: a package does not keep files that begin with a dot, and DVC
+# would take any dvc.yaml for a pipeline of this repository.
 _FILES = {
-    "dvc.yaml": "dvc.yaml",
-    "params.yaml": "params.yaml",
+    "dvc.yaml.in": "dvc.yaml",
+    "params.yaml.in": "params.yaml",
     "MLproject": "MLproject",
     "README.md": "README.md",
     "gitignore": ".gitignore",
