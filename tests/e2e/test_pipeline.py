@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def test_metrics_are_flat_and_of_the_recorded_run(reproduced: Workspace) -> None
     metrics = _json(reproduced, "reports/metrics.json")
     names = [
         "accuracy", "accuracy_ci95_low", "accuracy_ci95_high", "balanced_accuracy", "macro_f1",
-        "top_3_accuracy", "log_loss", "brier", "ece", "n_test", "run_id",
+        "top_3_accuracy", "log_loss", "brier", "ece", "novelty_auroc", "novelty_auroc_worst",
+        "novelty_caught", "n_test", "run_id",
     ]  # fmt: skip
     assert list(metrics) == names
     assert metrics["accuracy_ci95_low"] <= metrics["accuracy"] <= metrics["accuracy_ci95_high"]
@@ -265,9 +267,12 @@ def test_a_fresh_clone_with_the_lock_makes_the_same_bytes_and_its_own_run(
 def test_predict_agrees_with_predictions_csv(reproduced: Workspace) -> None:
     row = next(row for row in _predictions(reproduced) if row["split"] == "test")
     printed = reproduced.run("headstart", "predict", f"data/fetched/{row['path']}", "--top", "1")
-    label, value = printed.strip().rsplit(": ", 1)[1].rsplit(" ", 1)
+    said = re.fullmatch(r".*: (.+) (0\.\d+|1\.000); novelty (\d\.\d\d)", printed.strip())
+    assert said is not None, printed
+    label, value, novelty = said.groups()
     assert label == row["predicted_label"]
     assert float(value) == pytest.approx(float(row[f"p({label})"]), abs=1e-3)
+    assert float(novelty) == pytest.approx(float(row["novelty"]), abs=0.02)
 
 
 def test_doctor_notices_a_lost_database(reproduced: Workspace) -> None:

@@ -31,6 +31,7 @@ BY_ROOM = {
     "tracking": ("search", "train", "package", "evaluate", "register"),
     "serving": ("package",),
     "reports": ("ingest", "search", "evaluate"),
+    "projects": (),
 }
 BY_FILE = {
     "dataset/splits.py": ("ingest",),
