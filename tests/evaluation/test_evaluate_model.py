@@ -63,3 +63,21 @@ def test_the_calibration_errors_interval_covers_it(exponent: float) -> None:
         found = score_intervals(labels, probabilities, groups, n_resamples=100, seed=seed)["ece"]
         inside += found.low <= error <= found.high
     assert inside >= 36
+
+
+@pytest.mark.parametrize(("n", "low"), [(90, 0.9598), (20, 0.8316)])
+def test_no_error_among_few_images_is_no_certainty(n: int, low: float) -> None:
+    labels = np.arange(n) % 2
+    right, groups = np.eye(2)[labels], [str(i) for i in range(n)]
+    found = score_intervals(labels, right, groups, n_resamples=50, seed=0)["accuracy"]
+    assert found.low == pytest.approx(low, abs=1e-4)
+    assert found.high == 1.0
+    none = score_intervals(labels, 1 - right, groups, n_resamples=50, seed=0)["accuracy"]
+    assert none.low == 0.0
+    assert none.high == pytest.approx(1 - low, abs=1e-4)
+    # Copies are drawn together: they are no further evidence.
+    copied = score_intervals(
+        np.repeat(labels, 3), right.repeat(3, axis=0), np.repeat(groups, 3).tolist(),
+        n_resamples=50, seed=0,
+    )["accuracy"]  # fmt: skip
+    assert copied.low == found.low
