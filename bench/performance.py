@@ -31,6 +31,7 @@ measured side by side in the same run.
 # What is measured, against what, by which bench, and the targets that say so.
 _SUBJECTS = (
     ("log loss after temperature scaling", "before it", "calibration", "log loss after"),
+    ("telling images of unknown classes", "chance: 0.5", "novelty", "AUROC of novelty"),
     ("trials per second", "an Optuna loop around Keras `fit`", "search", "trials a second"),
     ("the default search", "a bound", "search", "the default search"),
     ("wrong champions among equals", "2.5 % nominal", "gate", "wrong champions"),
