@@ -48,7 +48,8 @@ def write_onnx(
 
     graph = _Graph()
     # The tensors of a model are objects that know which layer made them.
-    names = {id(model.inputs[0]): graph.add("Transpose", ["image"], perm=_TO_MAP)}
+    bytes_ = graph.add("Transpose", ["image"], perm=_TO_MAP)
+    names = {id(model.inputs[0]): graph.add("Cast", [bytes_], to=TensorProto.FLOAT)}
     for layer in model.layers:
         kind = type(layer).__name__
         if kind == "InputLayer":
@@ -120,8 +121,7 @@ def _of_channels(values: Any, layer: Any) -> NDArray[np.float32]:
 
 
 def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    values = graph.add("Cast", inputs, to=1)  # float32
-    scaled = graph.add("Mul", [values, graph.constant(_of_channels(layer.scale, layer))])
+    scaled = graph.add("Mul", [*inputs, graph.constant(_of_channels(layer.scale, layer))])
     return graph.add("Add", [scaled, graph.constant(_of_channels(layer.offset, layer))])
 
 
