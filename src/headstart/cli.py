@@ -111,13 +111,13 @@ def upgrade() -> None:
 
 @app.command()
 def run(
-    folder: Annotated[Path, typer.Argument(help="images, one folder a class")],
+    folder: Annotated[Path, typer.Argument(help="images, one folder per class")],
     project: Annotated[
         Path | None,
         typer.Option(help="where its project is made [default: FOLDER-headstart]"),
     ] = None,
 ) -> None:
-    """Learn a folder of images: accuracy, labels that are probably wrong, a model and its page."""
+    """Train on a folder of images: a model, its accuracy, label issues, and a page."""
     from headstart.projects.run_folder import run_folder
 
     run_folder(folder, project)

@@ -162,5 +162,9 @@ def test_commands_say_what_comes_next(tmp_path: Path) -> None:
     assert "cp -r ~/pictures data/images" in said("init", "own")
     assert load_params(tmp_path / "own" / "params.yaml").data.source == "data/images"
     assert "holds something" in said("init", "own", status=1)
-    assert "one folder of images a class, but" in said("run", "nothing", status=1)
+    assert "one folder of images per class, but" in said("run", "nothing", status=1)
+    (tmp_path / "others").mkdir()
+    told = said("run", "others", "--project", "own", status=1)
+    assert "a project is resumed with its own images" in told
+    assert "name another --project" in told
     shutil.rmtree(tmp_path / "own")

@@ -73,7 +73,7 @@ def test_a_wheel_and_a_folder_are_enough(installed: Path, tmp_path: Path) -> Non
     said = workspace.run("headstart", "run", "own images", **env)
     assert "Made the project" in said
     assert "Test accuracy   " in said
-    assert "stripes/odd.jpg: spots " in said
+    assert "stripes/odd.jpg: labelled stripes, predicted spots " in said
     project = tmp_path / "own images-headstart"
     assert f"Page            {project.name}/reports/evaluation/index.html" in said
     assert (project / "reports" / "evaluation" / "index.html").is_file()
@@ -81,7 +81,7 @@ def test_a_wheel_and_a_folder_are_enough(installed: Path, tmp_path: Path) -> Non
 
     # Again: nothing is computed, and it says the same.
     again = workspace.run("headstart", "run", "own images", **env)
-    assert "Goes on in" in again
+    assert "Resuming" in again
     assert said.partition("Test accuracy")[2] == again.partition("Test accuracy")[2]
     assert "extract   " not in again
 
@@ -117,7 +117,7 @@ def test_a_stage_that_stops_says_why_and_the_same_command_goes_on(
     )  # fmt: skip
     assert done.returncode == 1
     assert "classes" in done.stderr
-    assert "run the same command again, which goes on from there" in done.stderr
+    assert "run the same command again: it resumes there" in done.stderr
     assert "Traceback" not in done.stderr
     shutil.move(tmp_path / "plain", tmp_path / "images" / "plain")
     shutil.move(tmp_path / "spots", tmp_path / "images" / "spots")

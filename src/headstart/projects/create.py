@@ -7,6 +7,7 @@ those of the installed package: it holds no source.
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from headstart.common import files
 from headstart.common.errors import ParamsError
 from headstart.common.paths import Project
+from headstart.dataset.splits import write_thresholds
 from headstart.projects.recipes import LOCK, RECIPES, recipes_of, write_recipes
 
 # Name in the package → where it goes: a package does not keep files that begin with a dot, and DVC
@@ -29,7 +31,7 @@ _FILES = {
     "workflow.yaml": ".github/workflows/headstart.yaml",
 }
 _OPTIONAL = ("workflow.yaml",)
-_SPLITS = "seed,train,validation,test,class,first_groups,draw,validation_from,test_from\n"
+DVC = (sys.executable, "-m", "dvc")
 _DVC_SETTINGS = (
     ("core.analytics", "false"),
     ("core.check_update", "false"),
@@ -75,9 +77,12 @@ def init_project(folder: Path, source: str, *, workflow: bool = False) -> Projec
         text = text.replace("{{source}}", _quoted(shown)).replace("{{name}}", _quoted(folder.name))
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         files.write_text(folder / target, text)
-    files.write_text(folder / "data" / "splits.csv", _SPLITS)
+    write_thresholds(folder / "data" / "splits.csv", {})
+    in_git = _under_control(folder)
+    # Last: what has it is a whole project, which `headstart run` resumes.
     write_recipes(folder / LOCK)
-    _under_control(folder)
+    if in_git:
+        _run(["git", "add", "--all", "."], folder)
     return Project(folder)
 
 
@@ -106,21 +111,21 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _under_control(folder: Path) -> None:
-    """Put the project into git and DVC; without git, into DVC alone."""
+def _under_control(folder: Path) -> bool:
+    """Put the project into git and DVC; without git, into DVC alone. Return whether into git."""
     scm: Sequence[str] = ("--no-scm",)
-    if shutil.which("git"):
+    has_git = shutil.which("git") is not None
+    if has_git:
         inside = _run(["git", "rev-parse", "--is-inside-work-tree"], folder, check=False)
         if inside.returncode == 0:
             scm = ("--subdir",)
         else:
             _run(["git", "init", "--quiet"], folder)
             scm = ()
-    _run([*_dvc(), "init", "--quiet", *scm], folder)
+    _run([*DVC, "init", "--quiet", *scm], folder)
     for name, value in _DVC_SETTINGS:
-        _run([*_dvc(), "config", name, value], folder)
-    if scm != ("--no-scm",):
-        _run(["git", "add", "--all", "."], folder)
+        _run([*DVC, "config", name, value], folder)
+    return has_git
 
 
 def _run(
@@ -131,9 +136,3 @@ def _run(
         said = (done.stderr or done.stdout).strip().splitlines() or ["no reason"]
         raise ParamsError(f"`{' '.join(command)}` must work in {folder}, but it said: {said[-1]}")
     return done
-
-
-def _dvc() -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "dvc"]

@@ -116,10 +116,10 @@ class FittedProject:
 
 
 def fit(folder: str | PathLike[str], project: str | PathLike[str] | None = None) -> FittedProject:
-    """Learn a folder of images, one folder a class, as `headstart run` does.
+    """Train on a folder of images, one folder per class, as `headstart run` does.
 
     Args:
-        project: where its project is made or goes on; by default FOLDER-headstart.
+        project: where its project is made or resumed; by default FOLDER-headstart.
 
     Raises:
         HeadstartError: see `headstart.projects.run_folder.run_project`.

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from headstart.common import files
-from headstart.common.errors import DataError, TrainingError
+from headstart.common.errors import DataError, ParamsError, TrainingError
 from headstart.common.interrupts import run_command
 from headstart.common.paths import Project
 from headstart.common.terminal import printable, say
 from headstart.evaluation.error_analysis import likely_label_errors
 from headstart.models.predictions import read_predictions
-from headstart.projects.create import init_project
+from headstart.params.whole_file import load_params
+from headstart.projects.create import DVC, init_project
 from headstart.projects.recipes import LOCK
 from headstart.reports.summary import accuracy_text
 
@@ -28,45 +29,52 @@ def run_folder(source: Path, folder: Path | None) -> None:
 
 
 def run_project(source: Path, folder: Path | None) -> Project:
-    """Make a project beside `source`, or go on with the one that is there, and run its pipeline.
+    """Make a project beside `source`, or resume the one that is there, and run its pipeline.
 
     Args:
-        source: a folder of images, one folder a class.
+        source: a folder of images, one folder per class.
         folder: of the project; by default the name of `source` with `-headstart` after it.
 
     Raises:
         DataError: `source` is no folder.
-        ParamsError: `folder` holds something else than such a project.
+        ParamsError: `folder` holds something else than a project of these images.
         TrainingError: a stage failed; it has said why.
     """
     source = source.absolute()
     if not source.is_dir():
         raise DataError(
-            f"`headstart run` takes a folder with one folder of images a class, but {source} is "
-            "none: name one"
+            f"`headstart run` takes a folder that has one folder of images per class, but {source} "
+            "is not a folder: name one"
         )
     folder = folder or source.with_name(f"{source.name}-headstart")
     if (folder / LOCK).is_file():
         project = Project(folder.absolute())
-        say(f"Goes on in {printable(folder)}, by its params.yaml.")
+        own = project.root / load_params(project.params).data.source
+        if own.resolve() != source.resolve():
+            raise ParamsError(
+                f"a project is resumed with its own images, but {folder} is of {own} and "
+                f"{source} was given: name another --project, or change data.source in its "
+                "params.yaml and run `dvc repro` there"
+            )
+        say(f"Resuming {printable(folder)}, by its params.yaml.")
     else:
         project = init_project(folder, str(source))
         say(f"Made the project {printable(folder)}.")
     # The stages run by `python`: by the one that runs this.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # Quiet: a stage says what it did in one line.
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    command = [*DVC, "repro", "--quiet"]
     done = run_command(command, cwd=project.root, env={**os.environ, "PATH": path})
     if done.returncode:
         raise TrainingError(
             f"the pipeline in {folder} must run to its end, but a stage stopped, as it says above: "
-            "mend that and run the same command again, which goes on from there"
+            "fix it and run the same command again: it resumes there"
         )
     return project
 
 
 def what_came_out(project: Project, shown: Path) -> str:
-    """Return accuracy, labels that are probably wrong, and what one may do next.
+    """Return accuracy, label issues, and what one may do next.
 
     Args:
         shown: the project's folder as the user reaches it.
@@ -82,22 +90,14 @@ def what_came_out(project: Project, shown: Path) -> str:
     classes = parts[0].classes
     suspicious = likely_label_errors(labels, probabilities)
     lines = ["", f"Test accuracy   {accuracy}"]
-    if len(suspicious):
-        first = min(len(suspicious), _MOST_LABELS)
-        of_all = (
-            f"the first {first} of {len(suspicious)}, which" if first < len(suspicious) else "which"
-        )
+    shown_rows = suspicious[:_MOST_LABELS].tolist()
+    count = f"the first {len(shown_rows)} of " if len(shown_rows) < len(suspicious) else ""
+    lines.append(f"Label issues    {count}{len(suspicious)}")
+    for row in shown_rows:
+        label, best = int(labels[row]), int(probabilities[row].argmax())
         lines.append(
-            f"Labels          {of_all} are probably wrong, by models that had not seen the image:"
-        )
-    else:
-        lines.append("Labels          none is probably wrong")
-    for row in suspicious[:_MOST_LABELS].tolist():
-        best = int(probabilities[row].argmax())
-        lines.append(
-            f"                {printable(paths[row])}: {printable(classes[best])} "
-            f"{probabilities[row, best]:.2f}, {printable(classes[labels[row]])} "
-            f"{probabilities[row, labels[row]]:.2f}"
+            f"                {printable(paths[row])}: labelled {printable(classes[label])}, "
+            f"predicted {printable(classes[best])} {100 * probabilities[row, best]:.0f} %"
         )
     here = shlex.quote(str(shown))
     lines += [

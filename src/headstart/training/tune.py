@@ -85,7 +85,7 @@ def tune_model(
     """Fine-tune an assembled model, and keep the result if it is better on validation.
 
     The frozen model is kept unless the other saves more log loss than one standard error of the
-    difference and `LEAST_GAIN`: of two models that cannot be told apart, the simpler one.
+    difference and `LEAST_GAIN`: of two without a significant difference, the simpler one.
 
     Args:
         checkpoints: the folder of this run's checkpoint, by `checkpoint_folder`. The last one is
