@@ -304,8 +304,8 @@ FAULTS = (
     Fault(
         "secret-in-tag",
         "a password in the address of the source is a tag of the run",
-        "clean = {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}",
-        "clean = {key: value[:_MAX_TAG] for key, value in tags.items()}",
+        "return {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}",
+        "return {key: value[:_MAX_TAG] for key, value in tags.items()}",
         ("test_no_tag_holds_the_password_of_the_source",),
     ),
     Fault(

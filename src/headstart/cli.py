@@ -139,12 +139,13 @@ def predict(
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     for prediction in predict_files(loaded, find_images(readable), max_pixels=limit):
         path = printable(prediction.path)
-        if prediction.probabilities is None:
+        answer = prediction.answer
+        if answer.reason:
             failed = True
-            say(f"{path}: {prediction.reason}", error=True)
+            say(f"{path}: {answer.reason}", error=True)
         else:
             best = ", ".join(f"{name} {value:.3f}" for name, value in prediction.top(top))
-            novelty = "" if prediction.novelty is None else f"; novelty {prediction.novelty:.2f}"
+            novelty = "" if answer.novelty is None else f"; novelty {answer.novelty:.2f}"
             say(f"{path}: {best}{novelty}")
     if failed:
         raise typer.Exit(1)
@@ -223,7 +224,7 @@ def export(
     readable, _ = _readable([images])
     with telling("export"), model_file(model, project().root) as path:
         begin_step("converting and checking the model")
-        rows = export_model(load_model(path), path, format_, output, list(find_images(readable)))
+        rows = export_model(load_model(path), format_, output, list(find_images(readable)))
     say(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
     for row in rows:
         megabytes = row.size_bytes / 1e6

@@ -1,5 +1,7 @@
 """A graph that is written layer by layer says what Keras says; every encoder: test_builders.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from headstart.common.errors import ParamsError
+from headstart.common.errors import FormatError, ParamsError
 from headstart.encoders.onnx_graph import write_onnx
 
 
 def difference(model: Any, path: Path) -> float:
     """The largest between Keras and ONNX Runtime, of the largest value."""
-    write_onnx(model, path, output="out", metadata={"classes": "[]"})
+    h5 = path.with_suffix(".h5")
+    model.save(h5, include_optimizer=False)
+    outputs = {"out": model.layers[-1].name, "before": model.layers[-2].name}
+    write_onnx(h5, path, outputs=outputs, metadata={"classes": "[]"})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (3, *model.input_shape[1:]), dtype=np.uint8)
     expected = np.asarray(model(pixels))
@@ -87,6 +92,23 @@ def test_layers_of_other_kinds_are_refused(tmp_path: Path) -> None:
         "but got softplus": keras.layers.Activation("softplus", name="soft"),
     }
     for says, layer in cases.items():
+        keras.Model(pixels, layer(x)).save(tmp_path / "a.h5", include_optimizer=False)
         with pytest.raises(ParamsError, match=says):
-            write_onnx(keras.Model(pixels, layer(x)), tmp_path / "a.onnx")
-    assert list(tmp_path.iterdir()) == []
+            write_onnx(tmp_path / "a.h5", tmp_path / "a.onnx")
+    (tmp_path / "b.h5").write_bytes(b"no HDF5")
+    with pytest.raises(FormatError, match="a functional model that Keras 3 saved"):
+        write_onnx(tmp_path / "b.h5", tmp_path / "b.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+
+
+def test_neither_keras_nor_tensorflow_is_imported(tmp_path: Path) -> None:
+    pixels = keras.Input((6, 6, 3), dtype="uint8")
+    values = keras.layers.Flatten()(keras.layers.Rescaling(1 / 9)(pixels))
+    keras.Model(pixels, keras.layers.Dense(2)(values)).save(tmp_path / "a.h5")
+    code = (
+        "import sys; from pathlib import Path; "
+        "from headstart.encoders.onnx_graph import onnx_model; "
+        f"assert onnx_model(Path({str(tmp_path / 'a.h5')!r})); "
+        "assert not {'keras', 'tensorflow'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

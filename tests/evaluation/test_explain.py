@@ -16,15 +16,16 @@ from headstart.evaluation.explain import GradCam, explain_files, overlay
 from headstart.heads.fitted import FittedHead
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
-from tests.models.conftest import IMAGE, make_encoder, make_head
+from tests.models.conftest import IMAGE, make_encoder, make_head, saved
 
 
 @pytest.fixture
-def loaded() -> LoadedModel:
-    """A small model with what its file would say."""
+def loaded(tmp_path: Path) -> LoadedModel:
+    """A small model."""
     model = assemble(make_encoder(), [make_head()], 1.0)
     classes = ["cat", "dog", "a class with a name that is far too long for the room it has"]
-    return LoadedModel(model, {"classes": classes, "image": IMAGE.model_dump(mode="json")})
+    metadata = {"classes": classes, "image": IMAGE.model_dump(mode="json")}
+    return saved(tmp_path / "model.h5", model, metadata)
 
 
 def test_each_image_gets_its_classes_and_a_picture(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_names_of_other_scripts_are_drawn_in_a_font_that_has_them(tmp_path: Path
     for classes in (["大熊猫", "小熊"], ["北极狐", "小狗"]):
         metadata = {"classes": classes, "image": IMAGE.model_dump(mode="json")}
         Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
-        loaded = LoadedModel(model, metadata)
+        loaded = saved(tmp_path / "model.h5", model, metadata)
         (one,) = explain_files(loaded, [tmp_path / "red.png"], tmp_path / classes[0])
         assert one.picture is not None
         with Image.open(one.picture) as sheet:

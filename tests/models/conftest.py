@@ -19,12 +19,19 @@ from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.images.input_pixels import InputPixels
+from headstart.models.model_file import LoadedModel, load_model, save_model
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
 from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12
 SIZE = 16
+
+
+def saved(path: Path, model: Any, metadata: dict[str, Any]) -> LoadedModel:
+    """A model by way of its file."""
+    save_model(path, model, metadata)
+    return load_model(path)
 
 
 def make_encoder(seed: int = 0) -> Any:

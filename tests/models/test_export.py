@@ -4,7 +4,6 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def _export(model_file: Path, images: list[Path], name: str, target: Path) -> list[Export]:
-    return export_model(load_model(model_file), model_file, name, target, images)
+    return export_model(load_model(model_file), name, target, images)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +88,8 @@ def _classes_in(path: Path) -> list[str]:
 def test_an_export_that_answers_otherwise_is_not_kept(
     model_file: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def convert_wrongly(model: Any, metadata: dict[str, Any], path: Path) -> export.Runner:
-        right = FORMATS["onnx"].convert(model, metadata, path)
+    def convert_wrongly(loaded: LoadedModel, path: Path) -> export.Runner:
+        right = FORMATS["onnx"].convert(loaded, path)
         return lambda pixels: right(pixels)[::-1]
 
     wrong = replace(FORMATS["onnx"], convert=convert_wrongly)
@@ -133,15 +132,14 @@ def test_the_default_encoder_on_a_hundred_photos(assets: Path, tmp_path: Path, n
     from headstart.encoders.builders import build
     from headstart.params.extract import ExtractParams
     from headstart.params.image import ImageParams
-    from tests.models.conftest import make_head_for
+    from tests.models.conftest import make_head_for, saved
 
     image = ImageParams()
     encoder = build(ExtractParams(), image)
     model = assemble(encoder, [make_head_for(encoder.output.shape[-1])], 1.0)
     metadata = {"classes": CLASSES, "image": image.model_dump(mode="json"), "fine_tuned": None}
-    loaded = LoadedModel(model, metadata)
-    (tmp_path / "model.h5").write_bytes(b"")
+    loaded = saved(tmp_path / "model.h5", model, metadata)
     photos = sorted((assets / "animals").rglob("*.jpg"))
-    _, made = export_model(loaded, tmp_path / "model.h5", name, tmp_path / "model", photos)
+    _, made = export_model(loaded, name, tmp_path / "model", photos)
     assert made.n_checked == 100
     assert made.largest_difference < 1e-4

@@ -77,7 +77,7 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "a configuration that is no JSON": lambda file: file.attrs.__setitem__("model_config", "{"),
     "an unknown layer": _config('"class_name": "ReLU"', '"class_name": "Rogue"'),
     "a module to import": _config('"class_name": "ReLU"', '"module": "os", "class_name": "system"'),
-    "a layer without settings": _config('"filters"', '"filtres"'),
+    "a layer without settings": _config('"strides"', '"steps"'),
     "an absurd layer": _config('"strides": [2, 2]', '"strides": [-1, 0]'),
     "no weights": _without("model_weights"),
     "weights of another shape": _wide_weights,
@@ -94,6 +94,15 @@ def test_a_damaged_model_is_told_in_one_sentence(sound: Path, tmp_path: Path, da
         load_model(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_what_keras_alone_refuses_is_told_where_keras_loads_it(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    shutil.copy(sound, path)
+    with h5py.File(path, "r+") as file:
+        _config('"filters"', '"filtres"')(file)
+    with pytest.raises(FormatError, match="model file of this project, but it cannot"):
+        _ = load_model(path).model
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 5000])

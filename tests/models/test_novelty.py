@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from headstart.models import novelty as module
-from headstart.models.answers import classify
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model, save_model
 from headstart.models.novelty import NEIGHBOURS, NoveltyReference, fit_novelty
@@ -150,11 +149,12 @@ def test_it_is_kept_in_the_model_file_and_changes_nothing_else(tmp_path: Path) -
     assert (tmp_path / "model.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
     plain = keras.models.load_model(tmp_path / "model.h5", compile=False)
     loaded, without = load_model(tmp_path / "model.h5"), load_model(tmp_path / "plain.h5")
-    probabilities, novelty = classify(loaded, pixels)
-    expected, none = classify(without, pixels)
-    assert none is None
-    assert novelty is not None
-    np.testing.assert_array_equal(probabilities, expected)
-    np.testing.assert_allclose(probabilities, plain.predict(pixels, verbose=0), atol=1e-6)
-    np.testing.assert_allclose(novelty, reference.novelty(features), atol=0.05)
-    assert classify(loaded, pixels[:0])[0].shape == (0, 3)
+    each = [loaded.inference.answer(one) for one in pixels]
+    others = [without.inference.answer(one) for one in pixels]
+    assert {other.novelty for other in others} == {None}
+    for one, other, expected in zip(each, others, plain.predict(pixels, verbose=0), strict=True):
+        assert one.probabilities is not None
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        np.testing.assert_allclose(one.probabilities, expected, atol=1e-6)
+    novelty = [one.novelty for one in each]
+    np.testing.assert_allclose(novelty, reference.novelty(features), atol=0.05)  # type: ignore[arg-type]

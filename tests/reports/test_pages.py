@@ -23,7 +23,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.models.assemble import assemble
-from headstart.models.model_file import LoadedModel, load_encoder
+from headstart.models.model_file import load_encoder
 from headstart.models.predictions import as_predictions
 from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
@@ -36,7 +36,7 @@ from headstart.search.results import StudyResult, TrialResult
 from headstart.search.selection import Corrected
 from headstart.stages import ingest
 from headstart.tracking.compare_runs import ChangedPrediction, DataChange, RunComparison, RunPair
-from tests.models.conftest import IMAGE, make_workspace
+from tests.models.conftest import IMAGE, make_workspace, saved
 
 NAMES = (
     "cat", "Ilex aquifolium, the common holly of European gardens, variegated", "大熊猫",
@@ -75,7 +75,8 @@ def write_evaluation(project: Project) -> Path:
             "fine_tuned": None,
             "trained_on": {"n_images": len(train), "splits": ["train"]},
         }
-        loaded = LoadedModel(assemble(load_encoder(project.encoder), [head], 1.0), metadata)
+        model = assemble(load_encoder(project.encoder), [head], 1.0)
+        loaded = saved(project.model, model, metadata)
         evaluation = evaluate_model(store, loaded, project.fetched, n_bootstrap=50, seed=0)
         held_out = store.split("validation")
         n_classes = len(store.classes)

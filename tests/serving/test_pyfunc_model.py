@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from mlflow.pyfunc import scoring_server
 from PIL import Image
 
 from headstart.common.errors import ServingError
-from headstart.models.answers import answer
+from headstart.models.answers import answers_table
+from headstart.models.inference import Answer
+from headstart.models.model_file import LoadedModel, load_model
 from headstart.params.image import ImageParams
 from headstart.serving.app import read_csv_body, read_json_body
 from headstart.serving.package import MAX_IMAGES
-from headstart.serving.pyfunc_model import decode_request
+from headstart.serving.pyfunc_model import answer_request, read_image
 from tests.serving.conftest import base64_of, png
 
 FILES = [png(1), png(2)]
@@ -99,6 +102,12 @@ def test_csv_is_read_as_mlflows_own_server_reads_it(model: Any) -> None:
     assert read_csv_body(text.encode())[0] == theirs["image"].tolist() == TEXTS
 
 
+@pytest.fixture
+def served(serving: Path) -> LoadedModel:
+    """The model in the folder."""
+    return load_model(serving / "artifacts" / "model.h5")
+
+
 def _png(colour: tuple[int, int, int]) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (10, 8), colour).save(buffer, format="PNG")
@@ -106,28 +115,26 @@ def _png(colour: tuple[int, int, int]) -> bytes:
 
 
 def test_base64_becomes_pixels() -> None:
-    pixels = decode_request([base64_of(_png((255, 0, 0))), base64_of(_png((0, 0, 255)))], IMAGE)
-    assert pixels.shape == (2, 32, 32, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels[0, 5, 5].tolist() == [255, 0, 0]
-    assert pixels[1, 5, 5].tolist() == [0, 0, 255]
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        pixels = read_image(base64_of(_png(colour)), IMAGE)
+        assert pixels.shape == (32, 32, 3)
+        assert pixels.dtype == np.uint8
+        assert tuple(pixels[5, 5]) == colour
 
 
 def test_every_way_to_write_base64_is_tolerated() -> None:
     data = next(d for i in range(400) if "+" in (t := base64_of(d := png(i))) and "/" in t)
     plain = base64_of(data)
-    pixels = decode_request(
-        [
-            plain,
-            "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
-            f"data:image/png;base64,{plain}",
-            base64.urlsafe_b64encode(data).decode(),
-            plain.rstrip("="),
-            base64.urlsafe_b64encode(data).decode().rstrip("="),
-        ],
-        IMAGE,
-    )
-    assert all((one == pixels[0]).all() for one in pixels)
+    expected = read_image(data, IMAGE)
+    for text in (
+        plain,
+        "\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
+        f"data:image/png;base64,{plain}",
+        base64.urlsafe_b64encode(data).decode(),
+        plain.rstrip("="),
+        base64.urlsafe_b64encode(data).decode().rstrip("="),
+    ):
+        np.testing.assert_array_equal(read_image(text, IMAGE), expected)
 
 
 @pytest.mark.parametrize(
@@ -142,22 +149,23 @@ def test_every_way_to_write_base64_is_tolerated() -> None:
         (base64_of(_png((1, 2, 3))[:40]), "row 1: .*"),
     ],
 )
-def test_a_bad_row_is_named_and_not_repeated(value: object, says: str) -> None:
+def test_a_bad_row_is_named_and_not_repeated(served: LoadedModel, value: object, says: str) -> None:
     with pytest.raises(ServingError, match=says) as caught:
-        decode_request([base64_of(_png((0, 0, 0))), value], IMAGE)
+        answer_request(served, [base64_of(_png((0, 0, 0))), value], refuse=True)
     if isinstance(value, str) and value:
         assert value not in str(caught.value)
 
 
-def test_too_many_and_none() -> None:
+def test_too_many_and_none(served: LoadedModel) -> None:
     with pytest.raises(ServingError, match=f"1 to {MAX_IMAGES} images, but got 0"):
-        decode_request([], IMAGE)
+        answer_request(served, [], refuse=True)
     with pytest.raises(ServingError, match=f"but got {MAX_IMAGES + 1}: split it"):
-        decode_request(["x"] * (MAX_IMAGES + 1), IMAGE)
+        answer_request(served, ["x"] * (MAX_IMAGES + 1), refuse=True)
 
 
 def test_the_answer_has_a_column_a_class() -> None:
-    table = answer(np.array([[0.2, 0.8], [0.9, 0.1]], np.float32), ["ant", "bee"])
+    rows = np.array([[0.2, 0.8], [0.9, 0.1]], np.float32)
+    table = answers_table([Answer(row) for row in rows], ["ant", "bee"])
     assert list(table.columns) == [
         "predicted_label", "predicted_label_id", "probability", "p(ant)", "p(bee)"
     ]  # fmt: skip

@@ -18,10 +18,10 @@ ALL = (
 BY_ROOM = {
     "common": ALL,
     "sources": ("fetch", "ingest"),
-    "images": ("ingest", "pack", "extract", "train", "package", "evaluate", "register"),
+    "images": ("ingest", "pack", "extract", "train", "package", "evaluate"),
     "dataset": ("ingest", "pack", "extract", "train", "package", "evaluate", "register"),
     "cache": ("ingest", "pack", "extract"),
-    "encoders": ("extract",),
+    "encoders": ("extract", "train", "package", "evaluate", "register"),
     "features": ("extract", "search", "train", "evaluate", "register"),
     "heads": ("search", "train", "evaluate"),
     "search": ("search",),
@@ -34,6 +34,7 @@ BY_ROOM = {
     "projects": (),
 }
 BY_FILE = {
+    "encoders/catalogue.py": ("extract",),
     "dataset/splits.py": ("ingest",),
     "params/base.py": ALL,
     "params/data.py": ("fetch",),

@@ -80,7 +80,7 @@ class FrozenModel:
 
     def require_onnx(self) -> Path:
         """Return the path of model.onnx, written when it is missing or changed."""
-        return self._require(self.onnx, lambda: write_onnx(self.load(), self.onnx))
+        return self._require(self.onnx, lambda: write_onnx(self.require_h5(), self.onnx))
 
     def _require(self, path: Path, make: Callable[[], None]) -> Path:
         if is_sound(path):

@@ -1,85 +1,161 @@
-"""A Keras model as an ONNX graph, layer by layer.
+"""A model file of Keras as an ONNX graph, layer by layer; neither Keras nor TensorFlow takes part.
 
 A frozen encoder is a few kinds of layers whose weights are known: each is one or two ONNX operators
-(opset 20). So nothing is traced, and no backend of Keras takes part. Maps are (n, channels, height,
-width) in ONNX; vectors are as in Keras. What a runtime does when it opens a graph, such as merging
-batch normalisation into convolutions, is left to it.
+(opset 20). The `.h5` says all of it: kinds, settings and the shapes between layers in the attribute
+`model_config`, the weights in `model_weights`. Maps are (n, channels, height, width) in ONNX;
+vectors are as in Keras. What a runtime does when it opens a graph, such as merging batch
+normalisation into convolutions, is left to it.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import ParamsError
+from headstart.common.errors import FormatError, ParamsError, one_line
 from headstart.common.files import replacing
-
-if TYPE_CHECKING:
-    import keras
 
 _OPSET = 20
 _TO_MAP, _FROM_MAP = [0, 3, 1, 2], [0, 2, 3, 1]
+# keras.config.epsilon(), which Normalization computes with.
+_EPSILON = 1e-7
 
 
 def write_onnx(
-    model: "keras.Model",
+    h5: Path,
     path: Path,
     *,
-    output: str = "features",
+    outputs: Mapping[str, str] = MappingProxyType({}),
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a flat functional model of one input and one output atomically.
+    """Write the model of an `.h5` file as ONNX atomically; `onnx_model` has the arguments."""
+    made = onnx_model(h5, outputs=outputs, metadata=metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(made)
+
+
+def onnx_model(
+    h5: Path,
+    *,
+    outputs: Mapping[str, str] = MappingProxyType({}),
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """Return a flat functional model of one input as the bytes of an ONNX file.
 
     The input is called "image": uint8 (n_images, height, width, 3).
 
     Args:
-        output: the name of the output.
+        h5: as `keras.Model.save` of Keras 3 writes it.
+        outputs: name of an output → the layer that gives it, a vector an image; by default
+            "features" → the model's own output.
         metadata: texts that the file keeps.
 
     Raises:
         ParamsError: a layer is of a kind that is not known here.
+        FormatError: it is no such file.
     """
     import onnx
     from onnx import TensorProto, helper
 
+    name, layers, last = _read_layers(h5)
     graph = _Graph()
-    # The tensors of a model are objects that know which layer made them.
     bytes_ = graph.add("Transpose", ["image"], perm=_TO_MAP)
-    names = {id(model.inputs[0]): graph.add("Cast", [bytes_], to=TensorProto.FLOAT)}
-    for layer in model.layers:
-        kind = type(layer).__name__
-        if kind == "InputLayer":
+    names: dict[str, str] = {}
+    shape: list[int] = []
+    for layer in layers:
+        if layer.kind == "InputLayer":
+            shape = layer.config["batch_shape"][1:]
+            names[layer.name] = graph.add("Cast", [bytes_], to=TensorProto.FLOAT)
             continue
-        if kind not in _LAYERS:
+        if layer.kind not in _LAYERS:
             raise ParamsError(
                 f"a network is written as ONNX from layers of known kinds, but {layer.name} of "
-                f"{model.name} is a {kind}: set extract.runtime to keras"
+                f"{name} is a {layer.kind}: set extract.runtime to keras"
             )
-        given = layer.input if isinstance(layer.input, list) else [layer.input]
-        names[id(layer.output)] = _LAYERS[kind](graph, layer, [names[id(one)] for one in given])
-    graph.nodes.append(helper.make_node("Identity", [names[id(model.outputs[0])]], [output]))
+        given = [names[source] for source in layer.sources]
+        names[layer.name] = _LAYERS[layer.kind](graph, layer, given)
+    ends = dict(outputs) or {"features": last}
+    graph.nodes += [helper.make_node("Identity", [names[ends[one]]], [one]) for one in ends]
     made = helper.make_model(
         helper.make_graph(
             graph.nodes,
-            model.name,
-            [helper.make_tensor_value_info(
-                "image", TensorProto.UINT8, ["n_images", *model.input_shape[1:]])],
-            [helper.make_tensor_value_info(
-                output, TensorProto.FLOAT, ["n_images", *model.output_shape[1:]])],
+            name,
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n_images", *shape])],
+            [helper.make_tensor_value_info(one, TensorProto.FLOAT, None) for one in ends],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=10,
         producer_name="headstart",
-    )  # fmt: skip
+    )
     helper.set_model_props(made, dict(metadata))
+    made = onnx.shape_inference.infer_shapes(made, strict_mode=True)
     onnx.checker.check_model(made)
-    with replacing(path) as temporary:
-        onnx.save(made, temporary)
+    return bytes(made.SerializeToString())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer as the file says it.
+
+    Attributes:
+        sources, shapes: the layers that it is called with, and their outputs' shapes without n.
+        weights: its weights by their names in Keras, float32.
+    """
+
+    name: str
+    kind: str
+    config: dict[str, Any]
+    sources: list[str]
+    shapes: list[list[int]]
+    weights: dict[str, NDArray[np.float32]]
+
+    @property
+    def of_map(self) -> bool:
+        """Whether it is called with a map (height, width, channels)."""
+        return len(self.shapes[0]) == 3
+
+
+def _read_layers(h5: Path) -> tuple[str, list[_Layer], str]:
+    """The name of a model, its layers in order, and the name of the last one."""
+    try:
+        with h5py.File(h5, "r") as file:
+            config = json.loads(file.attrs["model_config"])["config"]
+            layers = [_read_layer(file["model_weights"], each) for each in config["layers"]]
+            # One output is kept bare, or as a list of one.
+            last = config["output_layers"]
+            return config["name"], layers, last[0] if isinstance(last[0], str) else last[0][0]
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise FormatError(
+            f"{h5} must be a functional model that Keras 3 saved as .h5, but it cannot be read as "
+            f"one ({type(error).__name__}: {one_line(error, 120)}): make it again"
+        ) from None
+
+
+def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> _Layer:
+    sources, shapes = [], []
+    # One argument is kept bare, or as a list of one.
+    for argument in saved["inbound_nodes"][0]["args"] if saved["inbound_nodes"] else []:
+        for tensor in argument if isinstance(argument, list) else [argument]:
+            sources.append(tensor["config"]["keras_history"][0])
+            shapes.append(tensor["config"]["shape"][1:])
+    own = weights.get(saved["name"], {})
+    paths = own.attrs.get("weight_names", []) if own else []
+    return _Layer(
+        name=saved["name"],
+        kind=saved["class_name"],
+        config=saved["config"],
+        sources=sources,
+        shapes=shapes,
+        weights={str(path).rsplit("/", 1)[-1]: own[path][()] for path in paths},
+    )
 
 
 class _Graph:
@@ -106,100 +182,106 @@ class _Graph:
         return name
 
 
-_Write = Callable[[_Graph, Any, list[str]], str]
-"""Adds a Keras layer to a graph; given and returned are names of tensors."""
+_Write = Callable[[_Graph, _Layer, list[str]], str]
+"""Adds a layer to a graph; given and returned are names of tensors."""
 
 
-def _is_map(tensor: Any) -> bool:
-    return len(tensor.shape) == 4
-
-
-def _of_channels(values: Any, layer: Any) -> NDArray[np.float32]:
+def _of_channels(values: Any, layer: _Layer) -> NDArray[np.float32]:
     """A number, or one for each channel, in a shape that maps of `layer` are computed with."""
     array = np.asarray(values, np.float32).reshape(-1)
-    return array.reshape(-1, 1, 1) if _is_map(layer.output) and len(array) > 1 else array
+    return array.reshape(-1, 1, 1) if layer.of_map and len(array) > 1 else array
 
 
-def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    scaled = graph.add("Mul", [*inputs, graph.constant(_of_channels(layer.scale, layer))])
-    return graph.add("Add", [scaled, graph.constant(_of_channels(layer.offset, layer))])
+def _rescaling(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    scale, offset = (_of_channels(layer.config[name], layer) for name in ("scale", "offset"))
+    return graph.add("Add", [graph.add("Mul", [*inputs, graph.constant(scale)]),
+                             graph.constant(offset)])  # fmt: skip
 
 
-def _normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    import keras
-
-    deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.config.epsilon())
-    centred = graph.add("Sub", [*inputs, graph.constant(_of_channels(layer.mean, layer))])
+def _normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    # Given to its constructor, or learnt and then among its weights.
+    mean, variance = (
+        np.asarray(given if given is not None else layer.weights[name], np.float32)
+        for name in ("mean", "variance")
+        for given in [layer.config.get(name)]
+    )
+    deviation = np.maximum(np.sqrt(variance), np.float32(_EPSILON))
+    centred = graph.add("Sub", [*inputs, graph.constant(_of_channels(mean, layer))])
     return graph.add("Div", [centred, graph.constant(_of_channels(deviation, layer))])
 
 
-def _batch_normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    n = layer.moving_mean.shape[0]
+def _batch_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    weights = layer.weights
+    n = len(weights["moving_mean"])
     parts = [
-        layer.gamma if layer.scale else np.ones(n),
-        layer.beta if layer.center else np.zeros(n),
-        layer.moving_mean,
-        layer.moving_variance,
+        weights.get("gamma", np.ones(n)),
+        weights.get("beta", np.zeros(n)),
+        weights["moving_mean"],
+        weights["moving_variance"],
     ]
-    constants = [graph.constant(np.asarray(part)) for part in parts]
-    return graph.add("BatchNormalization", [*inputs, *constants], epsilon=layer.epsilon)
+    constants = [graph.constant(part) for part in parts]
+    return graph.add("BatchNormalization", [*inputs, *constants], epsilon=layer.config["epsilon"])
 
 
-def _layer_normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    n = layer.input.shape[-1]
-    scale = graph.constant(np.asarray(layer.gamma) if layer.scale else np.ones(n))
-    offset = graph.constant(np.asarray(layer.beta) if layer.center else np.zeros(n))
-    return graph.add("LayerNormalization", [*inputs, scale, offset], axis=-1, epsilon=layer.epsilon)
+def _layer_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    n = layer.shapes[0][-1]
+    scale = graph.constant(layer.weights.get("gamma", np.ones(n)))
+    offset = graph.constant(layer.weights.get("beta", np.zeros(n)))
+    epsilon = layer.config["epsilon"]
+    return graph.add("LayerNormalization", [*inputs, scale, offset], axis=-1, epsilon=epsilon)
 
 
-def _convolution(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+def _convolution(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     # (height, width, in, out) → (out, in, height, width)
-    kernel = np.asarray(layer.kernel).transpose(3, 2, 0, 1)
-    bias = np.asarray(layer.bias) if layer.use_bias else None
-    values = _convolve(graph, layer, inputs, kernel, bias, layer.groups)
-    return _activate(graph, layer.activation, values)
+    kernel = layer.weights["kernel"].transpose(3, 2, 0, 1)
+    values = _convolve(graph, layer, inputs, kernel, layer.config["groups"])
+    return _activate(graph, layer.config["activation"], values)
 
 
-def _depthwise(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    kernel = _depthwise_kernel(layer.kernel)
-    bias = np.asarray(layer.bias) if layer.use_bias else None
-    values = _convolve(graph, layer, inputs, kernel, bias, layer.input.shape[-1])
-    return _activate(graph, layer.activation, values)
+def _depthwise(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    kernel = _depthwise_kernel(layer.weights["kernel"])
+    values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1])
+    return _activate(graph, layer.config["activation"], values)
 
 
-def _separable(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    kernel = _depthwise_kernel(layer.depthwise_kernel)
-    values = _convolve(graph, layer, inputs, kernel, None, layer.input.shape[-1])
-    pointwise = [graph.constant(np.asarray(layer.pointwise_kernel).transpose(3, 2, 0, 1))]
-    if layer.use_bias:
-        pointwise.append(graph.constant(np.asarray(layer.bias)))
-    return _activate(graph, layer.activation, graph.add("Conv", [values, *pointwise]))
+def _separable(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    kernel = _depthwise_kernel(layer.weights["depthwise_kernel"])
+    values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1], bias=False)
+    pointwise = [graph.constant(layer.weights["pointwise_kernel"].transpose(3, 2, 0, 1))]
+    pointwise += [graph.constant(bias) for bias in _bias(layer)]
+    values = graph.add("Conv", [values, *pointwise])
+    return _activate(graph, layer.config["activation"], values)
 
 
-def _depthwise_kernel(kernel: Any) -> NDArray[np.float32]:
+def _bias(layer: _Layer) -> list[NDArray[np.float32]]:
+    """Its bias, where it has one."""
+    return [layer.weights["bias"]] if "bias" in layer.weights else []
+
+
+def _depthwise_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(height, width, channels, multiplier) → (channels · multiplier, 1, height, width)."""
     height, width, channels, multiplier = kernel.shape
-    moved = np.asarray(kernel).transpose(2, 3, 0, 1)
+    moved = kernel.transpose(2, 3, 0, 1)
     return moved.reshape(channels * multiplier, 1, height, width)
 
 
 def _convolve(
     graph: _Graph,
-    layer: Any,
+    layer: _Layer,
     inputs: list[str],
     kernel: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
     groups: int,
+    *,
+    bias: bool = True,
 ) -> str:
     constants = [graph.constant(kernel)]
-    if bias is not None:
-        constants.append(graph.constant(bias))
-    rates = _pair(layer.dilation_rate)
+    constants += [graph.constant(one) for one in _bias(layer) if bias]
+    rates = _pair(layer.config["dilation_rate"])
     return graph.add(
         "Conv",
         [*inputs, *constants],
         kernel_shape=list(kernel.shape[2:]),
-        strides=_pair(layer.strides),
+        strides=_pair(layer.config["strides"]),
         dilations=rates,
         group=groups,
         pads=_pads(layer, kernel.shape[2:], rates),
@@ -208,8 +290,8 @@ def _convolve(
 
 def _pooling(operator: str) -> _Write:
     # What is outside of the map counts neither for a maximum nor for a mean, as in Keras.
-    def write(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-        size, strides = _pair(layer.pool_size), _pair(layer.strides)
+    def write(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+        size, strides = _pair(layer.config["pool_size"]), _pair(layer.config["strides"])
         pads = _pads(layer, size, [1, 1])
         return graph.add(operator, inputs, kernel_shape=size, strides=strides, pads=pads)
 
@@ -217,19 +299,19 @@ def _pooling(operator: str) -> _Write:
 
 
 def _global_pooling(operator: str) -> _Write:
-    def write(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    def write(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
         values = graph.add(operator, inputs)
-        return values if layer.keepdims else graph.add("Flatten", [values])
+        return values if layer.config["keepdims"] else graph.add("Flatten", [values])
 
     return write
 
 
-def _pads(layer: Any, kernel: Any, rates: list[int]) -> list[int]:
+def _pads(layer: _Layer, kernel: Any, rates: list[int]) -> list[int]:
     """TensorFlow's padding: what "same" needs, the odd one at the end."""
-    if layer.padding == "valid":
+    if layer.config["padding"] == "valid":
         return [0, 0, 0, 0]
     before, after = [], []
-    sides = zip(layer.input.shape[1:3], kernel, _pair(layer.strides), rates, strict=True)
+    sides = zip(layer.shapes[0][:2], kernel, _pair(layer.config["strides"]), rates, strict=True)
     for side, size, stride, rate in sides:
         reach = (-(-side // stride) - 1) * stride + (size - 1) * rate + 1
         total = max(reach - side, 0)
@@ -238,34 +320,34 @@ def _pads(layer: Any, kernel: Any, rates: list[int]) -> list[int]:
     return before + after
 
 
-def _zero_padding(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    (top, bottom), (left, right) = layer.padding
+def _zero_padding(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    (top, bottom), (left, right) = layer.config["padding"]
     pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
     return graph.add("Pad", [*inputs, pads])
 
 
-def _flatten(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    if _is_map(layer.input):
+def _flatten(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     return graph.add("Flatten", inputs)
 
 
-def _reshape(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    if _is_map(layer.input):
+def _reshape(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
-    shape = graph.constant([-1, *layer.output.shape[1:]], np.int64)
+    target = list(layer.config["target_shape"])
+    shape = graph.constant([0, *target], np.int64)  # 0: as many images as there are
     values = graph.add("Reshape", [*inputs, shape])
-    return graph.add("Transpose", [values], perm=_TO_MAP) if _is_map(layer.output) else values
+    return graph.add("Transpose", [values], perm=_TO_MAP) if len(target) == 3 else values
 
 
-def _dense(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    constants = [graph.constant(np.asarray(layer.kernel))]
-    if layer.use_bias:
-        constants.append(graph.constant(np.asarray(layer.bias)))
-    return _activate(graph, layer.activation, graph.add("Gemm", [*inputs, *constants]))
+def _dense(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    constants = [graph.constant(one) for one in (layer.weights["kernel"], *_bias(layer))]
+    values = graph.add("Gemm", [*inputs, *constants])
+    return _activate(graph, layer.config["activation"], values)
 
 
-def _add(graph: _Graph, _: Any, inputs: list[str]) -> str:
+def _add(graph: _Graph, _: _Layer, inputs: list[str]) -> str:
     return reduce(lambda one, other: graph.add("Add", [one, other]), inputs)
 
 
@@ -274,31 +356,32 @@ def _plain(operator: str, **attributes: Any) -> _Write:
     return lambda graph, _, inputs: graph.add(operator, inputs, **attributes)
 
 
-def _nothing(_: _Graph, __: Any, inputs: list[str]) -> str:
+def _nothing(_: _Graph, __: _Layer, inputs: list[str]) -> str:
     return inputs[0]
 
 
-def _relu(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+def _relu(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     (values,) = inputs
-    if layer.negative_slope or layer.threshold:
+    most = layer.config["max_value"]
+    if layer.config["negative_slope"] or layer.config["threshold"]:
         raise ParamsError(
             f"a network is written as ONNX with plain ReLU layers, but {layer.name} has a slope or "
             "a threshold: set extract.runtime to keras"
         )
-    if layer.max_value is None:
+    if most is None:
         return graph.add("Relu", [values])
-    return graph.add("Clip", [values, graph.constant(0.0), graph.constant(layer.max_value)])
+    return graph.add("Clip", [values, graph.constant(0.0), graph.constant(most)])
 
 
-def _activation(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+def _activation(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     (values,) = inputs
-    return _activate(graph, layer.activation, values)
+    return _activate(graph, layer.config["activation"], values)
 
 
-def _activate(graph: _Graph, function: Callable[..., Any] | None, values: str) -> str:
-    """Apply one of Keras's activation functions."""
-    name = getattr(function, "__name__", "linear")
-    if name == "linear":
+def _activate(graph: _Graph, saved: Any, values: str) -> str:
+    """Apply one of Keras's activation functions, as a layer's settings name it."""
+    name = saved["config"] if isinstance(saved, dict) else saved
+    if name in (None, "linear"):
         return values
     if name in ("silu", "swish"):
         return graph.add("Mul", [values, graph.add("Sigmoid", [values])])

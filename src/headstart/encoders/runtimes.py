@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import ParamsError
 from headstart.encoders.frozen import FrozenModel
+from headstart.encoders.onnx_session import MOST_WORKERS, on_gpu, onnx_workers, open_onnx
 from headstart.params.extract import ExtractParams
 
 # uint8 (n, size, size, 3) → float32 (n, feature_dim)
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 _EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino", "keras": "cpu"}
-_MOST_WORKERS = 8
 _OF_A_WORKER, _ON_CPU, _ON_GPU = 4, 32, 128
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 _OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "failed to allocate", "bad_alloc")
@@ -133,35 +133,24 @@ class HalvingForward:
 
 
 def _onnxruntime(frozen: FrozenModel, cores: int) -> Forward:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    on_gpu = "CUDAExecutionProvider" in available
-    workers = 1 if on_gpu else min(cores, _MOST_WORKERS)
     path = frozen.require_onnx()
+    workers = onnx_workers(cores)
 
     def opened() -> Session:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, cores // workers)
-        options.log_severity_level = 3
-        # Threads that spin while they wait would take the cores from the decoders.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CUDAExecutionProvider"] * on_gpu + ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        name = session.get_inputs()[0].name
+        session = open_onnx(str(path), cores)
 
         def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            result: NDArray[np.float32] = session.run(None, {name: pixels})[0]
+            result: NDArray[np.float32] = session.run(None, {"image": pixels})[0]
             return result
 
         return Session(run, tuple(session.get_providers()))
 
-    return Forward(_in_background(opened), workers, _ON_GPU if on_gpu else _OF_A_WORKER)
+    return Forward(_in_background(opened), workers, _ON_GPU if on_gpu() else _OF_A_WORKER)
 
 
 def _openvino(frozen: FrozenModel, precision: str, cores: int) -> Forward:
     path = frozen.require_onnx()
-    workers = min(cores, _MOST_WORKERS)
+    workers = min(cores, MOST_WORKERS)
 
     def opened() -> Session:
         import openvino

@@ -19,7 +19,6 @@ from scipy.stats import binom
 from headstart.common.errors import DataError
 from headstart.evaluation.bootstrap import intervals
 from headstart.models.model_file import load_model
-from headstart.models.pixels import predict_batch
 
 NOT_WORSE_MARGIN = 0.01
 _SIGNIFICANCE = 0.05
@@ -168,9 +167,9 @@ def latency_ratio(model: Path, other: Path) -> float:
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(_WARM_UP + _ROUNDS):
         for loaded, taken in zip(models, seconds, strict=True):
-            pixels = np.zeros((1, *loaded.model.input_shape[1:]), np.uint8)
+            pixels = np.zeros(loaded.inference.input_shape, np.uint8)
             started = time.perf_counter()
-            predict_batch(loaded.model, pixels)
+            loaded.inference.outputs(pixels)
             taken.append(time.perf_counter() - started)
     ours, theirs = (statistics.median(taken[_WARM_UP:]) for taken in seconds)
     return ours / theirs

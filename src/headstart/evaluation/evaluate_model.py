@@ -18,12 +18,11 @@ from headstart.evaluation.bootstrap import Interval, intervals
 from headstart.evaluation.novel_images import NoveltyEvaluation, evaluate_novelty
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.metrics import scores, softmax, squared_ece
-from headstart.images.decode import MAX_PIXELS
+from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.assemble import features_model, logits_model
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import Predictions, as_predictions
-from headstart.params.image import ImageParams
 
 N_CHECKED = 32
 # Features of lower precision are near those of the float32 model that is served, not equal.
@@ -102,31 +101,19 @@ def evaluate_model(
     batch = store.split("test", layers=loaded.metadata.get("layers"))
     if len(batch) == 0:
         raise TrainingError("evaluation needs test images, but there are none: raise split.test")
-    image = ImageParams.model_validate(loaded.metadata["image"])
     paths = [fetched / path for path in batch.paths]
     features = batch.features[:, 0]
     if loaded.metadata["fine_tuned"]:
         to_features = features_model(loaded.model)
-        features = compute_outputs(to_features, paths, image, max_pixels=max_pixels)
+        features = compute_outputs(to_features, paths, loaded.image, max_pixels=max_pixels)
     to_logits = logits_model(loaded.model, from_features=True)
     logits = np.asarray(to_logits.predict(features, batch_size=1024, verbose=0))
     temperature = float(loaded.metadata["temperature"])
     probabilities = softmax(logits / temperature)
 
-    # The whole model must give the same for the images themselves: evenly spread ones.
-    checked = np.unique(np.linspace(0, len(batch) - 1, min(len(batch), N_CHECKED)).astype(np.int64))
-    files = [paths[row] for row in checked]
-    direct = compute_outputs(loaded.model, files, image, max_pixels=max_pixels)
-    differences = np.abs(direct - probabilities[checked]).max(axis=1)
-    worst, tolerance = int(differences.argmax()), TOLERANCE[store.recipe["precision"]]
-    if differences[worst] > tolerance:
-        raise TrainingError(
-            f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "
-            f"{files[worst].name} they differ by {differences[worst]:.2g}: data/features.h5 is of "
-            "other images or of another encoder; make both again with "
-            "`dvc repro --force extract train`"
-        )
-
+    n_checked, difference = _checked_on_images(
+        loaded, paths, probabilities, TOLERANCE[store.recipe["precision"]], max_pixels
+    )
     label_ids, every_class = batch.label_ids, np.arange(len(loaded.classes))
     novel = None
     if loaded.novelty is not None:
@@ -152,10 +139,40 @@ def evaluate_model(
         support=support,
         unscaled=softmax(logits),
         temperature=temperature,
-        n_checked=len(checked),
-        largest_difference=float(differences[worst]),
+        n_checked=n_checked,
+        largest_difference=difference,
         novel=novel,
     )
+
+
+def _checked_on_images(
+    loaded: LoadedModel,
+    paths: Sequence[Path],
+    probabilities: NDArray[np.float64],
+    tolerance: float,
+    max_pixels: int,
+) -> tuple[int, float]:
+    """Hold what cached features lead to, to the whole model on images, evenly spread ones.
+
+    In Keras, and as it is served. Returns how many images, and the largest difference.
+    """
+    checked = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), N_CHECKED)).astype(np.int64))
+    files = [paths[row] for row in checked]
+    direct = compute_outputs(loaded.model, files, loaded.image, max_pixels=max_pixels)
+    differences = np.abs(direct - probabilities[checked]).max(axis=1)
+    for row, (file, expected) in enumerate(zip(files, probabilities[checked], strict=True)):
+        pixels = decode_input(file.read_bytes(), loaded.image, max_pixels=max_pixels)
+        _, served = loaded.inference.outputs(pixels)
+        differences[row] = max(differences[row], np.abs(served - expected).max())
+    worst = int(differences.argmax())
+    if differences[worst] > tolerance:
+        raise TrainingError(
+            f"the head on cached features and model.h5 must agree to {tolerance:g}, but on "
+            f"{files[worst].name} they differ by {differences[worst]:.2g}: data/features.h5 is of "
+            "other images or of another encoder; make both again with "
+            "`dvc repro --force extract train`"
+        )
+    return len(files), float(differences[worst])
 
 
 def score_intervals(

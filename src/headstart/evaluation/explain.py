@@ -20,8 +20,6 @@ from headstart.heads.backend import gradients
 from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.assemble import logits_of, pooled_maps
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import predict_batch
-from headstart.params.image import ImageParams
 
 if TYPE_CHECKING:
     import keras
@@ -69,7 +67,7 @@ class GradCam:
         from keras import ops
 
         size = pixels.shape[1]
-        # One image at a time, as `predict_batch` does it.
+        # One image at a time: rows must not depend on their batch.
         each = [
             keras.tree.flatten(self._to_maps.predict_on_batch(pixels[i : i + 1]))
             for i in range(len(pixels))
@@ -133,15 +131,14 @@ def explain_files(
         TrainingError: the model's features are not pooled from a map of the image.
     """
     cam = GradCam(loaded.model)
-    image = ImageParams.model_validate(loaded.metadata["image"])
     taken: set[str] = set()
     for path in paths:
         try:
-            pixels = decode_input(path.read_bytes(), image, max_pixels=max_pixels)
+            pixels = decode_input(path.read_bytes(), loaded.image, max_pixels=max_pixels)
         except (DataError, OSError) as error:
             yield Explanation(path, reason=str(error))
             continue
-        probabilities = predict_batch(loaded.model, pixels[None])[0]
+        _, probabilities = loaded.inference.outputs(pixels)
         order = np.argsort(-probabilities, kind="stable")[:top]
         heat = cam.heat(pixels[None], order[:1].astype(np.int64))[0]
         best = tuple((loaded.classes[i], float(probabilities[i])) for i in order)

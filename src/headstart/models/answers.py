@@ -1,80 +1,67 @@
-"""What a model says of images, and as the table that the server, pyfunc and Python answer with."""
+"""A model's answers as the table that the server, pyfunc, predict and Python give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import predict_batch, predict_both
+from headstart.models.inference import Answer
 
 
-def classify(
-    loaded: LoadedModel, pixels: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-    """Return probabilities, float32 (n, n_classes), and novelty, float64 (n,), of images.
-
-    Args:
-        pixels: uint8 (n, size, size, 3), decoded to the model's input; n may be 0.
-    """
-    if len(pixels) == 0:
-        none = np.zeros(0) if loaded.novelty is not None else None
-        return np.zeros((0, len(loaded.classes)), np.float32), none
-    if loaded.novelty is None:
-        return predict_batch(loaded.model, pixels), None
-    features, probabilities = predict_both(loaded.with_features, pixels)
-    # Each by itself, as the forward pass: a row must not depend on what shares its batch.
-    return probabilities, np.concatenate([loaded.novelty.novelty(row[None]) for row in features])
-
-
-def answer(
-    probabilities: NDArray[np.float32],
+def answers_table(
+    answers: Sequence[Answer],
     classes: Sequence[str],
     *,
-    novelty: NDArray[np.float64] | None = None,
     top_k: int = 0,
     threshold: float = 0.0,
     max_novelty: float = 1.0,
-    reasons: Mapping[int, str] | None = None,
+    with_reasons: bool = False,
 ) -> pd.DataFrame:
-    """Return probabilities, shape (n_images, n_classes), as the columns that are served.
+    """Return a row an image, with the columns that are served.
 
     Args:
-        novelty: of each image, float64 (n_images,).
+        top_k: so many of the best classes, in place of a column for each; 0: all.
         threshold, max_novelty: an image whose best probability is below, or whose novelty is above,
             has no label: none of these classes.
-        reasons: row of the request → why it has no probabilities; adds a column `error`.
+        with_reasons: adds a column `error`: why an image has no probabilities. Without it, each of
+            `answers` must have some.
     """
+    found = [answer for answer in answers if answer.probabilities is not None]
+    rows = [answer.probabilities for answer in found if answer.probabilities is not None]
+    probabilities = np.stack(rows) if rows else np.zeros((0, len(classes)), np.float32)
     best = probabilities.max(axis=1).astype(np.float64)
     is_sure = best >= threshold
-    if novelty is not None:
+    columns: dict[str, object] = {}
+    # None is in each answer of a model that has no novelty, or in none.
+    if all(answer.novelty is not None for answer in found):
+        novelty = np.array([answer.novelty for answer in found], np.float64)
         is_sure &= novelty <= max_novelty
+        columns["novelty"] = novelty
     label_ids = np.where(is_sure, probabilities.argmax(axis=1), -1)
-    columns: dict[str, object] = {
+    columns = {
         "predicted_label": [classes[i] if i >= 0 else "" for i in label_ids],
         "predicted_label_id": label_ids.astype(np.int64),
         "probability": best,
+        **columns,
     }
-    if novelty is not None:
-        columns["novelty"] = novelty
     if top_k:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         columns["top_labels"] = [[classes[i] for i in row] for row in order]
-        found = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
-        columns["top_probabilities"] = found.tolist()
+        values = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
+        columns["top_probabilities"] = values.tolist()
     else:
         columns |= {
             f"p({name})": probabilities[:, index].astype(np.float64)
             for index, name in enumerate(classes)
         }
     table = pd.DataFrame(columns)
-    if reasons is None:
+    if not with_reasons:
         return table
-    n_rows = len(table) + len(reasons)
-    table.index = pd.Index([row for row in range(n_rows) if row not in reasons])
-    table = table.reindex(range(n_rows)).astype(object)
+    places = [row for row, answer in enumerate(answers) if answer.probabilities is not None]
+    table.index = pd.Index(places)
+    table = table.reindex(range(len(answers))).astype(object)
     table = table.where(table.notna(), None)
-    for row in reasons:
-        table.at[row, "predicted_label"], table.at[row, "predicted_label_id"] = "", -1
-    return table.assign(error=[reasons.get(row, "") for row in range(n_rows)])
+    for row, answer in enumerate(answers):
+        if answer.probabilities is None:
+            table.at[row, "predicted_label"], table.at[row, "predicted_label_id"] = "", -1
+    return table.assign(error=[answer.reason for answer in answers])

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from headstart.common.errors import TrainingError
 from headstart.heads.config import chosen_layers
 from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
+from headstart.models.inference import FEATURES, PROBABILITIES
 
 if TYPE_CHECKING:
     import keras
 
-FEATURES = "features"
 LOGITS = "logits"
 TEMPERATURE = "temperature"
-PROBABILITIES = "probabilities"
 # No layer of an encoder begins so.
 HEAD_PREFIX = "classifier"
 

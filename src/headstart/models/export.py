@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,9 @@ from headstart.common.errors import DataError, TrainingError
 from headstart.common.quiet import quiet_keras
 from headstart.encoders.onnx_graph import write_onnx
 from headstart.images.decode import decode_input
+from headstart.models.inference import PROBABILITIES
 from headstart.models.model_file import LoadedModel
 from headstart.models.pixels import BATCH_SIZE, predict_batch
-from headstart.params.image import ImageParams
-
-if TYPE_CHECKING:
-    import keras
 
 TOLERANCE = 1e-4
 N_CHECKED = 100
@@ -54,7 +51,7 @@ class Format:
 
     suffixes: tuple[str, ...]
     needs: tuple[str, str]
-    convert: Callable[["keras.Model", dict[str, Any], Path], Runner]
+    convert: Callable[[LoadedModel, Path], Runner]
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,11 @@ class Export:
 
 
 def export_model(
-    loaded: LoadedModel, model_path: Path, name: str, target: Path, images: Sequence[Path]
+    loaded: LoadedModel, name: str, target: Path, images: Sequence[Path]
 ) -> list[Export]:
     """Export to `target`, and return the rows of a table: the `.h5` itself, then the export.
 
     Args:
-        model_path: the `.h5` that `loaded` came from.
         name: a key of `FORMATS`.
         target: the file to write; gets the format's suffix.
         images: real images to check on; `N_CHECKED` of them, evenly spread, are used. Files that
@@ -101,12 +97,11 @@ def export_model(
         )
     if not images:
         raise TrainingError("an export is checked on real images, but got none: name some")
-    image = ImageParams.model_validate(loaded.metadata["image"])
     rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), N_CHECKED)).astype(int))
     decoded = []
     for row in rows:
         with contextlib.suppress(DataError, OSError):
-            decoded.append(decode_input(images[row].read_bytes(), image))
+            decoded.append(decode_input(images[row].read_bytes(), loaded.image))
     if not decoded:
         raise TrainingError(
             f"an export is checked on real images, but none of {len(rows)} files could be decoded, "
@@ -125,7 +120,7 @@ def export_model(
             contextlib.redirect_stdout(io.StringIO()),
             quiet_keras(),
         ):
-            runner = chosen.convert(loaded.model, loaded.metadata, made)
+            runner = chosen.convert(loaded, made)
         starts = range(0, len(pixels), BATCH_SIZE)
         found = np.concatenate([runner(pixels[start : start + BATCH_SIZE]) for start in starts])
         difference = float(np.abs(found - expected).max())
@@ -140,28 +135,29 @@ def export_model(
     size = sum(target.with_suffix(suffix).stat().st_size for suffix in chosen.suffixes)
     keras_latency = _latency_ms(lambda one: predict_batch(loaded.model, one), pixels[0])
     return [
-        Export("h5", model_path, model_path.stat().st_size, keras_latency, 0.0, len(pixels)),
+        Export("h5", loaded.path, loaded.path.stat().st_size, keras_latency, 0.0, len(pixels)),
         Export(name, target, size, latency, difference, len(pixels)),
     ]
 
 
-def _convert_to_onnx(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
+def _convert_to_onnx(loaded: LoadedModel, path: Path) -> Runner:
     import onnxruntime
 
-    write_onnx(model, path, output="probabilities", metadata=_texts(metadata))
+    outputs = {PROBABILITIES: PROBABILITIES}
+    write_onnx(loaded.path, path, outputs=outputs, metadata=_texts(loaded.metadata))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     return lambda pixels: np.asarray(session.run(None, {given.name: pixels})[0])
 
 
-def _convert_to_openvino(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
+def _convert_to_openvino(loaded: LoadedModel, path: Path) -> Runner:
     import openvino
 
     raw = path.with_name(f"raw-{path.name}")
-    model.export(str(raw), format="openvino", verbose=False)
+    loaded.model.export(str(raw), format="openvino", verbose=False)
     made = openvino.Core().read_model(raw)
     made.outputs[0].get_tensor().set_names({"probabilities"})
-    for name, text in _texts(metadata).items():
+    for name, text in _texts(loaded.metadata).items():
         made.set_rt_info(text, ["headstart", name])
     openvino.save_model(made, path, compress_to_fp16=False)
     # Without the hint, OpenVINO computes in bfloat16 on processors that have it.
@@ -170,14 +166,14 @@ def _convert_to_openvino(model: "keras.Model", metadata: dict[str, Any], path: P
     return lambda pixels: np.array(compiled([pixels])[0], np.float32)
 
 
-def _convert_to_litert(model: "keras.Model", metadata: dict[str, Any], path: Path) -> Runner:
-    model.export(str(path), format="litert", verbose=False)
+def _convert_to_litert(loaded: LoadedModel, path: Path) -> Runner:
+    loaded.model.export(str(path), format="litert", verbose=False)
     # A zip archive at the end is where this format keeps labels.
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in _texts(metadata).items():
+        for name, text in _texts(loaded.metadata).items():
             archive.writestr(zipfile.ZipInfo(f"{name}.json"), text)
-        labels = "\n".join(metadata["classes"])
+        labels = "\n".join(loaded.classes)
         archive.writestr(zipfile.ZipInfo("labels.txt"), labels)
     path.write_bytes(path.read_bytes() + buffer.getvalue())
     # The interpreter of its own package where that is installed, else TensorFlow's.

@@ -16,6 +16,7 @@ import h5py
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
 from headstart.common.quiet import quiet_keras
+from headstart.models.inference import Inference
 from headstart.models.novelty import NoveltyReference
 from headstart.params.image import ImageParams
 
@@ -33,13 +34,16 @@ class LoadedModel:
     """A model and what its file says about it.
 
     Attributes:
-        model: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
         metadata: `classes`, `image`, `fingerprint` and more; see docs/model.md.
+        image: how images are decoded to its input.
+        inference: answers, by ONNX Runtime.
         novelty: what novelty is measured by; None of models that were made before there was one.
     """
 
-    model: "keras.Model"
+    path: Path
     metadata: dict[str, Any]
+    image: ImageParams
+    inference: Inference
     novelty: NoveltyReference | None = None
 
     @property
@@ -47,12 +51,20 @@ class LoadedModel:
         return tuple(self.metadata["classes"])
 
     @cached_property
-    def with_features(self) -> "keras.Model":
-        """The same model with two outputs: the features of its head, and probabilities."""
+    def model(self) -> "keras.Model":
+        """The same in Keras: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
+
+        Raises:
+            FormatError: Keras does not load it.
+        """
         import keras
 
-        features = self.model.get_layer("features").output
-        return keras.Model(self.model.input, [features, self.model.output])
+        try:
+            with quiet_keras():
+                return keras.models.load_model(self.path, compile=False)
+        except Exception as error:
+            # Keras, HDF5 and TensorFlow: layers raise what they like at wrong settings.
+            raise _damaged(self.path, f"{type(error).__name__}: {one_line(error, 200)}") from None
 
 
 def save_model(
@@ -89,28 +101,23 @@ def load_model(path: Path) -> LoadedModel:
 
     Raises:
         FormatError: not a file of `save_model`, of another version, damaged, or with layers that
-            Keras does not load because they could run code.
+            are not known here, as those that could run code.
     """
-    import keras
-
     metadata = read_metadata(path)
+    novelty = _read_novelty(path)
     try:
-        with quiet_keras():
-            model = keras.models.load_model(path, compile=False)
-    except Exception as error:
-        # Keras, HDF5 and TensorFlow: layers raise what they like when their settings are wrong.
-        raise _damaged(path, f"{type(error).__name__}: {one_line(error, 200)}") from None
-    try:
-        size = ImageParams.model_validate(metadata["image"]).size
+        image = ImageParams.model_validate(metadata["image"])
         classes = [str(name) for name in metadata["classes"]]
-        shapes = model.input_shape, model.output_shape
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        inference = Inference(path, novelty)
+    except Exception as error:
+        # ONNX and its runtime raise what they like at wrong settings of a layer.
         raise _damaged(path, f"{type(error).__name__}: {one_line(error, 200)}") from None
-    if classes != metadata["classes"] or shapes != ((None, size, size, 3), (None, len(classes))):
+    shapes = inference.input_shape, inference.n_classes
+    if classes != metadata["classes"] or shapes != ((image.size, image.size, 3), len(classes)):
         raise _damaged(
-            path, f"{len(classes)} classes at {size} px, but its graph has the shapes {shapes}"
+            path, f"{len(classes)} classes at {image.size} px, but its graph has {shapes}"
         )
-    return LoadedModel(model, metadata, _read_novelty(path))
+    return LoadedModel(path, metadata, image, inference, novelty)
 
 
 def has_novelty(path: Path) -> bool:

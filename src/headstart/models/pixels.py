@@ -1,4 +1,4 @@
-"""Images through a whole model, in bounded memory: its bare outputs.
+"""Images through a whole model in Keras, in bounded memory: its bare outputs.
 
 Knows image files and a Keras model; not splits, labels or features, nor folders: what trains,
 evaluates and serves depends on this file.
@@ -43,19 +43,5 @@ def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np
     So a row does not depend on what shares its batch, on any processor. A constant batch size is
     not enough: without AVX-512, kernels differ by the place of a row in the batch too.
     """
-    (found,) = _one_by_one(model, pixels)
-    return found
-
-
-def predict_both(
-    model: "keras.Model", pixels: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what a model of two outputs gives for images, as `predict_batch` does."""
-    first, second = _one_by_one(model, pixels)
-    return first, second
-
-
-def _one_by_one(model: "keras.Model", pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
-    outputs = zip(*rows, strict=True) if isinstance(rows[0], list | tuple) else [rows]
-    return [np.concatenate(list(parts)).astype(np.float32, copy=False) for parts in outputs]
+    return np.concatenate(rows).astype(np.float32, copy=False)

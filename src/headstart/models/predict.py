@@ -1,9 +1,9 @@
 """The answers of a model for files and folders that people name."""
 
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +11,25 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import DataError
 from headstart.images.decode import MAX_PIXELS, decode_input
-from headstart.models.answers import classify
+from headstart.models.inference import Answer
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import BATCH_SIZE
-from headstart.params.image import ImageParams
 from headstart.sources.folders import children, files_below
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one file: probabilities, shape (n_classes,), or why there is none.
-
-    Attributes:
-        novelty: None of a model that was made before there was one.
-    """
+    """The answer for one file."""
 
     path: Path
     classes: tuple[str, ...]
-    probabilities: NDArray[np.float32] | None
-    novelty: float | None = None
-    reason: str = ""
+    answer: Answer
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the k most probable classes with their probabilities, best first."""
-        if self.probabilities is None:
+        if self.answer.probabilities is None:
             return []
-        order = np.argsort(-self.probabilities, kind="stable")[:k]
-        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+        order = np.argsort(-self.answer.probabilities, kind="stable")[:k]
+        return [(self.classes[i], float(self.answer.probabilities[i])) for i in order]
 
 
 def predict_files(
@@ -48,25 +40,18 @@ def predict_files(
     Args:
         max_pixels: of the largest image that is decoded.
     """
-    image = ImageParams.model_validate(loaded.metadata["image"])
-    waiting = iter(paths)
-    while batch := list(islice(waiting, BATCH_SIZE)):
-        decoded: list[NDArray[np.uint8]] = []
-        reasons: dict[Path, str] = {}
-        for path in batch:
-            try:
-                decoded.append(decode_input(path.read_bytes(), image, max_pixels=max_pixels))
-            except (DataError, OSError) as error:
-                reasons[path] = str(error)
-        empty = np.zeros((0, image.size, image.size, 3), np.uint8)
-        probabilities, novelty = classify(loaded, np.stack(decoded) if decoded else empty)
-        each = repeat(None) if novelty is None else iter(novelty.tolist())
-        answers = ((one, next(each)) for one in probabilities)
-        for path in batch:
-            if path in reasons:
-                yield Prediction(path, loaded.classes, None, reason=reasons[path])
-            else:
-                yield Prediction(path, loaded.classes, *next(answers))
+    asked: deque[Path] = deque()
+
+    def noted() -> Iterator[Path]:
+        for path in paths:
+            asked.append(path)
+            yield path
+
+    def read(path: Path) -> NDArray[np.uint8]:
+        return decode_input(path.read_bytes(), loaded.image, max_pixels=max_pixels)
+
+    for answer in loaded.inference.answers(noted(), read):
+        yield Prediction(asked.popleft(), loaded.classes, answer)
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:

@@ -22,9 +22,8 @@ from headstart.common import files
 from headstart.common.errors import DataError
 from headstart.common.paths import Project, project
 from headstart.images.decode import decode_input, resize
-from headstart.models.answers import answer, classify
+from headstart.models.answers import answers_table
 from headstart.models.model_file import LoadedModel, load_model
-from headstart.models.pixels import BATCH_SIZE
 from headstart.params.image import ImageParams
 from headstart.projects.run_folder import run_project
 from headstart.tracking.model_uri import model_file
@@ -37,7 +36,7 @@ class Classifier:
     """A trained model.
 
     Attributes:
-        loaded: the Keras model, `loaded.model`, and what its file says of it.
+        loaded: what its file says of it, and the Keras model, `loaded.model`.
     """
 
     loaded: LoadedModel
@@ -68,30 +67,19 @@ class Classifier:
         Raises:
             DataError: an image cannot be read, and `on_error` is `refuse`; it names which.
         """
-        image = ImageParams.model_validate(self.loaded.metadata["image"])
-        reasons: dict[int, str] = {}
-        parts = []
-        for start in range(0, len(images), BATCH_SIZE):
-            pixels = []
-            for row, picture in enumerate(images[start : start + BATCH_SIZE], start):
-                try:
-                    pixels.append(_pixels(picture, image))
-                except (DataError, OSError) as error:
-                    if on_error == "refuse":
-                        raise DataError(f"image {row}: {error}") from None
-                    reasons[row] = str(error)
-            if pixels:
-                parts.append(classify(self.loaded, np.stack(pixels)))
-        parts = parts or [classify(self.loaded, np.zeros((0, image.size, image.size, 3), np.uint8))]
-        novelty = [part for _, part in parts if part is not None]
-        return answer(
-            np.concatenate([probabilities for probabilities, _ in parts]),
+        answers = []
+        found = self.loaded.inference.answers(images, lambda one: _pixels(one, self.loaded.image))
+        for row, answer in enumerate(found):
+            if answer.reason and on_error == "refuse":
+                raise DataError(f"image {row}: {answer.reason}")
+            answers.append(answer)
+        return answers_table(
+            answers,
             self.classes,
-            novelty=np.concatenate(novelty) if novelty else None,
             top_k=top_k,
             threshold=threshold,
             max_novelty=max_novelty,
-            reasons=reasons if on_error == "row" else None,
+            with_reasons=on_error == "row",
         )
 
 

@@ -23,7 +23,7 @@ RECIPES = MappingProxyType(
         "extract": 1,
         "search": 1,
         "train": 1,
-        "package": 1,
+        "package": 2,
         "evaluate": 1,
         "register": 1,
     }

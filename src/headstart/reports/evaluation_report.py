@@ -36,7 +36,6 @@ from headstart.heads.metrics import ece, log_loss
 from headstart.images.decode import decode_input, decode_preview
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
-from headstart.params.image import ImageParams
 from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
 from headstart.reports.html import THUMBNAIL_PX, render_page, thumbnail_uri
 
@@ -332,7 +331,7 @@ def _pictures(subject: Subject) -> dict[str, Any]:
     except TrainingError:
         cam = None
     if cam is not None and pictures:
-        image = ImageParams.model_validate(subject.loaded.metadata["image"])
+        image = subject.loaded.image
         files = [subject.fetched / test.paths[row] for row in wrong]
         seen = np.stack([decode_input(f.read_bytes(), image, max_pixels=max_pixels) for f in files])
         maps = cam.heat(seen, test.predicted_ids[wrong])

@@ -23,7 +23,7 @@ MAX_IMAGES = 256
 DEFAULTS = MappingProxyType(
     {"top_k": 0, "threshold": 0.0, "max_novelty": 1.0, "on_error": "refuse"}
 )
-_REQUIREMENTS = ("mlflow", "keras", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
+_REQUIREMENTS = ("mlflow", "onnx", "h5py", "numpy", "pandas", "pillow", "pydantic", "pyyaml")
 
 
 def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: bytes) -> None:
@@ -35,9 +35,9 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         example: bytes of one image file, the input example.
     """
     # The installed versions: asking MLflow to infer them takes seconds.
-    tensorflow = next(filter(library_version, ("tensorflow-cpu", "tensorflow")), None)
-    if tensorflow is None:
-        raise ModuleNotFoundError("neither tensorflow-cpu nor tensorflow is installed")
+    runtime = next(filter(library_version, ("onnxruntime", "onnxruntime-gpu")), None)
+    if runtime is None:
+        raise ModuleNotFoundError("neither onnxruntime nor onnxruntime-gpu is installed")
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "predicted_label"),
         ColSpec(DataType.long, "predicted_label_id"),
@@ -64,9 +64,7 @@ def save_pyfunc(folder: Path, model_h5: Path, classes: Sequence[str], example: b
         artifacts={"model": model_h5.absolute().as_uri()},
         signature=ModelSignature(inputs, Schema(outputs), params),
         input_example=pd.DataFrame({IMAGE_COLUMN: [base64.b64encode(example).decode()]}),
-        pip_requirements=[
-            f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, tensorflow)
-        ],
+        pip_requirements=[f"{name}=={library_version(name)}" for name in (*_REQUIREMENTS, runtime)],
         code_paths=[str(Path(headstart.__file__).parent)],
     )
     # Paths of this machine that MLflow notes in MLmodel, and does not read, become relative.

@@ -18,10 +18,11 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, ServingError
+from headstart.common.errors import ServingError
 from headstart.common.quiet import quiet_libraries
 from headstart.images.decode import decode_input
-from headstart.models.answers import answer, classify
+from headstart.models.answers import answers_table
+from headstart.models.inference import Answer
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.params.image import ImageParams
 from headstart.serving.package import DEFAULTS, IMAGE_COLUMN, MAX_IMAGES
@@ -38,7 +39,7 @@ class ImageClassifier(PythonModel):
         self._loaded: LoadedModel | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the `.h5` once, when the server starts."""
+        """Open the `.h5` once, when the server starts."""
         from pathlib import Path
 
         quiet_libraries()
@@ -74,47 +75,47 @@ class ImageClassifier(PythonModel):
             values = list(model_input[IMAGE_COLUMN])
             # What MLflow makes of {"image": ["<base64>", "<base64>"]}, where that holds no bytes.
             values = values[0] if len(values) == 1 and isinstance(values[0], list) else values
-            image = ImageParams.model_validate(loaded.metadata["image"])
-            reasons: dict[int, str] | None = {} if options["on_error"] == "row" else None
-            pixels = decode_request(values, image, reasons)
+            answers = answer_request(loaded, values, refuse=options["on_error"] == "refuse")
         except ServingError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-        probabilities, novelty = classify(loaded, pixels)
-        return answer(
-            probabilities,
+        return answers_table(
+            answers,
             loaded.classes,
-            novelty=novelty,
             top_k=options["top_k"],
             threshold=options["threshold"],
             max_novelty=options["max_novelty"],
-            reasons=reasons,
+            with_reasons=options["on_error"] == "row",
         )
 
 
-def decode_request(
-    values: Sequence[object], image: ImageParams, reasons: dict[int, str] | None = None
-) -> NDArray[np.uint8]:
-    """Return the images of a request as uint8 pixels, shape (n_images, size, size, 3).
-
-    Args:
-        reasons: if given, a row that is no image is left out, and why is put here.
+def answer_request(loaded: LoadedModel, values: Sequence[object], *, refuse: bool) -> list[Answer]:
+    """Return the answer for each image of a request.
 
     Raises:
-        ServingError: naming the row and why; never repeating what was sent.
+        ServingError: too many images or none, or one that is none while `refuse`: it names the row
+            and why, and never repeats what was sent.
     """
     if not 1 <= len(values) <= MAX_IMAGES:
         raise ServingError(
             f"a request must hold 1 to {MAX_IMAGES} images, but got {len(values)}: split it"
         )
-    pixels = []
-    for row, value in enumerate(values):
-        try:
-            pixels.append(decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS))
-        except (DataError, ServingError) as error:
-            if reasons is None:
-                raise ServingError(f"row {row}: {error}") from None
-            reasons[row] = str(error)
-    return np.stack(pixels) if pixels else np.zeros((0, image.size, image.size, 3), np.uint8)
+
+    answers = []
+    found = loaded.inference.answers(values, lambda value: read_image(value, loaded.image))
+    for row, answer in enumerate(found):
+        if refuse and answer.reason:
+            raise ServingError(f"row {row}: {answer.reason}")
+        answers.append(answer)
+    return answers
+
+
+def read_image(value: object, image: ImageParams) -> NDArray[np.uint8]:
+    """Return an image of a request as pixels, uint8 (size, size, 3).
+
+    Raises:
+        ServingError, DataError: it is no image, and why; never repeating what was sent.
+    """
+    return decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -21,7 +21,6 @@ from headstart.common.errors import TrackingError
 from headstart.common.files import read_yaml
 from headstart.common.machine import library_version, processor_name
 from headstart.common.paths import Project
-from headstart.common.secrets import without_secrets
 
 # Untracked files count as source when they lie here; images and results of others never do.
 _SOURCES = ("src", "data/sources", ":(glob)data/*.dvc")
@@ -256,7 +255,7 @@ def gather_lineage(project: Project, stage: str, tags: dict[str, str]) -> Lineag
         "machine.gpu": ", ".join(gpus) or None,
         **tags,
     }
-    known = {key: without_secrets(value) for key, value in found.items() if value is not None}
+    known = {key: value for key, value in found.items() if value is not None}
     return Lineage(git, dvc.inputs(stage), source, known)
 
 

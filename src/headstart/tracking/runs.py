@@ -82,7 +82,7 @@ class Run:
         self._send(Operation("params", {k: without_secrets(v) for k, v in params.items()}))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        clean = {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}
+        clean = _clean(tags)
         self._send(Operation("tags", clean))
 
     def describe(self, text: str) -> None:
@@ -214,6 +214,11 @@ class Run:
         self.offline.keep(operation)
 
 
+def _clean(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as they may leave: without credentials, as long as a store takes them."""
+    return {key: without_secrets(value)[:_MAX_TAG] for key, value in tags.items()}
+
+
 def new_run(project: Project, name: str, tags: Mapping[str, str]) -> Run:
     """Create a run in the experiment of the tracking store.
 
@@ -221,7 +226,7 @@ def new_run(project: Project, name: str, tags: Mapping[str, str]) -> Run:
         TrackingError: the store does not answer.
     """
     store = open_store(project.root)
-    created = store.client.create_run(store.experiment_id, tags=dict(tags), run_name=name)
+    created = store.client.create_run(store.experiment_id, tags=_clean(tags), run_name=name)
     return Run(project.root, store, created.info.run_id)
 
 

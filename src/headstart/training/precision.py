@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from headstart.models.assemble import FEATURES, LOGITS
+from headstart.models.assemble import LOGITS
+from headstart.models.inference import FEATURES
 
 if TYPE_CHECKING:
     import keras

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from headstart.common.errors import TrainingError
-from headstart.models.assemble import FEATURES
+from headstart.models.inference import FEATURES
 from headstart.params.train import FineTuneParams
 
 if TYPE_CHECKING:
