@@ -29,7 +29,9 @@ from tests.features.samples import pixels
 def _quick(*names: str) -> list[Any]:
     """All encoders as test parameters; those not named only in the slow suite."""
     slow = pytest.mark.slow
-    return [pytest.param(name, marks=[] if name in names else slow) for name in ENCODERS]
+    # The large ones of a family are as the small ones, in gigabytes.
+    some = [name for name in ENCODERS if "-large" not in name]
+    return [pytest.param(name, marks=[] if name in names else slow) for name in some]
 
 
 OF_KERAS = {

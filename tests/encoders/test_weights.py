@@ -345,7 +345,7 @@ def test_many_tensors_over_one_storage_share_its_memory() -> None:
 
 def test_a_state_that_lacks_a_tensor() -> None:
     with pytest.raises(WeightsError, match=r"_conv_stem\.weight is missing"):
-        Lite("efficientnet-lite0").tensors_from_pytorch({})
+        Lite("efficientnet-lite0").tensors_from_pytorch({}, 224)
 
 
 @pytest.mark.slow

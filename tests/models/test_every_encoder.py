@@ -26,12 +26,12 @@ numpy.save("found.npy", model.predict(numpy.load("pixels.npy"), verbose=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(ENCODERS))
+@pytest.mark.parametrize("name", sorted(name for name in ENCODERS if "-large" not in name))
 def test_a_fresh_process_with_keras_alone_gives_the_same_answer(
     assets: Path, tmp_path: Path, name: str
 ) -> None:
     """Random weights: of most encoders there are no others to be had offline."""
-    image = ImageParams(size=_SIZE)
+    image = ImageParams(size=_SIZE - _SIZE % ENCODERS[name].multiple_px)
     encoder = build(ExtractParams(encoders=name, weights="random"), image)
     photos = sorted((assets / "animals").rglob("*.jpg"))[::75]
     pixels = np.stack([decode_input(photo.read_bytes(), image) for photo in photos])

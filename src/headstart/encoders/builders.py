@@ -20,7 +20,7 @@ from headstart.encoders.catalogue import (
     encoder_named,
     row_layers,
 )
-from headstart.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from headstart.encoders.encoder import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Encoder
 from headstart.encoders.weights import locate_weights
 from headstart.encoders.weights_files import Tensors, read_tensors
 from headstart.params.extract import ExtractParams
@@ -29,6 +29,16 @@ from headstart.params.image import ImageParams
 __all__ = ["ENCODERS", "Encoder", "bare_network", "build", "check_size", "encoder_named"]
 
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def _standardising(
+    means: Sequence[float], deviations: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Scale and offset of bytes."""
+    scale = [1 / (255 * deviation) for deviation in deviations]
+    return scale, [-mean / std for mean, std in zip(means, deviations, strict=True)]
+
+
 # Scale and offset of the pixels, by preprocessing; caffe is more than that.
 _SCALES: MappingProxyType[str, tuple[Any, Any]] = MappingProxyType(
     {
@@ -36,11 +46,9 @@ _SCALES: MappingProxyType[str, tuple[Any, Any]] = MappingProxyType(
         "lite": (1 / 128, -127 / 128),
         # from -1 to 1
         "tf": (1 / 127.5, -1.0),
-        # ImageNet's mean 0 and standard deviation 1
-        "torch": (
-            [1 / (255 * std) for std in IMAGENET_STD],
-            [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)],
-        ),
+        # mean 0 and standard deviation 1 of ImageNet, and of what CLIP was trained on
+        "torch": _standardising(IMAGENET_MEAN, IMAGENET_STD),
+        "clip": _standardising(CLIP_MEAN, CLIP_STD),
         # the encoder's own first layers do it
         "inside": (1.0, 0.0),
     }
@@ -66,8 +74,11 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     tensors: Tensors | None = None
     if extract.weights != "random":
         path = locate_weights(extract, encoder.imagenet, root or Path.cwd())
+        from_pytorch = encoder.from_pytorch
         tensors = read_tensors(
-            path, bare=lambda: bare_network(encoder, image.size), from_pytorch=encoder.from_pytorch
+            path,
+            bare=lambda: bare_network(encoder, image.size),
+            from_pytorch=from_pytorch and (lambda state: from_pytorch(state, image.size)),
         )
         if encoder.repair is not None:
             tensors = encoder.repair(tensors)
@@ -154,13 +165,17 @@ def random_tensors(model: Any) -> Tensors:
         for weight in layer.weights:
             shape, kind = tuple(weight.shape), weight.name.split("/")[-1]
             if len(shape) < 2:
-                fill = 1.0 if kind in ("gamma", "moving_variance", "variance") else 0.0
+                is_factor = kind in ("gamma", "moving_variance", "variance", "kernel")
+                fill = 1.0 if is_factor else 0.0
                 values.append(np.full(shape, fill, np.asarray(weight).dtype))
                 continue
             is_depthwise = "depthwise" in kind or (len(shape) == 4 and shape[-1] == 1)
             fan_in = int(np.prod(shape[:-2])) * (1 if is_depthwise else shape[-2])
-            # A layer's name seeds it, so that every process draws the same.
-            generator = np.random.default_rng(zlib.crc32(f"{layer.name}/{kind}".encode()))
+            # A layer's name seeds it, so that every process draws the same; attention has several
+            # kernels.
+            number = sum(one.name == weight.name for one in layer.weights[: len(values)])
+            seed = f"{layer.name}/{kind}{number or ''}".encode()
+            generator = np.random.default_rng(zlib.crc32(seed))
             drawn = (generator.random(shape, np.float32) * 2 - 1).astype(np.float32)
             values.append(drawn * np.float32(np.sqrt(6 / fan_in)))
     return tensors

@@ -13,8 +13,10 @@ from types import MappingProxyType
 from headstart.common.errors import ParamsError
 from headstart.common.terminal import table
 from headstart.encoders.applications import applications
+from headstart.encoders.convnext import convnexts
 from headstart.encoders.encoder import Encoder
 from headstart.encoders.lite import Lite
+from headstart.encoders.vit import vits
 from headstart.encoders.weights import (
     LITE0_FILE,
     LITE1_FILE,
@@ -75,6 +77,8 @@ _ALL = (
         wheel="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ),
     *applications(),
+    *convnexts(),
+    *vits(),
 )
 
 ENCODERS: MappingProxyType[str, Encoder] = MappingProxyType({b.name: b for b in _ALL})
@@ -88,7 +92,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     )
     | dict.fromkeys(
         (
-            *("convnexttiny", "convnextsmall", "convnextbase", "convnextlarge", "convnextxlarge"),
+            "convnextxlarge",
             "inceptionresnetv2",
         ),
         f"{_DOES_NOT_LOAD} (it has layers of its own)",
@@ -175,4 +179,11 @@ def check_size(encoder: Encoder, image: ImageParams) -> None:
         raise ParamsError(
             f"image.size_px must be at least {encoder.least_size_px} for {encoder.name}, "
             f"but got {image.size}: raise it, {encoder.default_size_px} is what it was trained on"
+        )
+    if image.size % encoder.multiple_px:
+        below = image.size - image.size % encoder.multiple_px
+        raise ParamsError(
+            f"image.size_px must be a multiple of {encoder.multiple_px} for {encoder.name}, which "
+            f"looks at squares of that side, but got {image.size}: set it to {below} or "
+            f"{below + encoder.multiple_px}"
         )

@@ -28,6 +28,8 @@ def block_costs(model: "keras.Model") -> dict[str, Cost]:
 
 
 def _cost(layers: Iterable["keras.layers.Layer"]) -> Cost:
+    import keras
+
     multiply_adds = n_weights = 0
     for layer in layers:
         n_weights += sum(prod(weight.shape) for weight in layer.weights)
@@ -35,4 +37,8 @@ def _cost(layers: Iterable["keras.layers.Layer"]) -> Cost:
         kernels = sum(prod(w.shape) for w in layer.weights if w.name.endswith("kernel"))
         if kernels:
             multiply_adds += kernels * prod(layer.output.shape[1:-1])
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            # Each token with each, for the shares and for the mean by them.
+            n_tokens, width = layer.output.shape[1:]
+            multiply_adds += 2 * n_tokens**2 * width
     return Cost.of_kernels(multiply_adds, n_weights)

@@ -70,9 +70,11 @@ class Lite:
             if block.stride == 1 and block.filters_in == block.filters_out:
                 x = keras.layers.Add(name=f"{block.name}_add")([x, before])
         x = _relu6(_conv(x, "head", _HEAD_FILTERS), "head")
-        return keras.Model(keras.utils.get_source_inputs(x)[0], x, name=self.name)
+        return keras.Model(keras.utils.get_source_inputs(inputs)[0], x, name=self.name)
 
-    def tensors_from_pytorch(self, state: Mapping[str, NDArray[np.float32]]) -> Tensors:
+    def tensors_from_pytorch(
+        self, state: Mapping[str, NDArray[np.float32]], _size_px: int
+    ) -> Tensors:
         """Return weights by Keras layer, in Keras's order and axes, from a PyTorch state by key.
 
         Raises:

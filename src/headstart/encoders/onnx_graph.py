@@ -1,10 +1,10 @@
 """A model file of Keras as an ONNX graph, layer by layer; neither Keras nor TensorFlow takes part.
 
-A frozen encoder is a few kinds of layers whose weights are known: each is one or two ONNX operators
+A frozen encoder is a few kinds of layers whose weights are known: each is a few ONNX operators
 (opset 20). The `.h5` says all of it: kinds, settings and the shapes between layers in the attribute
 `model_config`, the weights in `model_weights`. Maps are (n, channels, height, width) in ONNX;
-vectors are as in Keras. What a runtime does when it opens a graph, such as merging batch
-normalisation into convolutions, is left to it.
+vectors and sequences of tokens are as in Keras. What a runtime does when it opens a graph, such as
+merging batch normalisation into convolutions, is left to it.
 """
 
 import json
@@ -154,7 +154,7 @@ def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> _Layer:
         config=saved["config"],
         sources=sources,
         shapes=shapes,
-        weights={str(path).rsplit("/", 1)[-1]: own[path][()] for path in paths},
+        weights={str(path).removeprefix(f"{saved['name']}/"): own[path][()] for path in paths},
     )
 
 
@@ -225,10 +225,13 @@ def _batch_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str
 
 def _layer_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     n = layer.shapes[0][-1]
+    if layer.of_map:
+        inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     scale = graph.constant(layer.weights.get("gamma", np.ones(n)))
     offset = graph.constant(layer.weights.get("beta", np.zeros(n)))
     epsilon = layer.config["epsilon"]
-    return graph.add("LayerNormalization", [*inputs, scale, offset], axis=-1, epsilon=epsilon)
+    values = graph.add("LayerNormalization", [*inputs, scale, offset], axis=-1, epsilon=epsilon)
+    return graph.add("Transpose", [values], perm=_TO_MAP) if layer.of_map else values
 
 
 def _convolution(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
@@ -320,6 +323,17 @@ def _pads(layer: _Layer, kernel: Any, rates: list[int]) -> list[int]:
     return before + after
 
 
+def _token_padding(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    before, after = layer.config["padding"]
+    return graph.add("Pad", [*inputs, graph.constant([0, before, 0, 0, after, 0], np.int64)])
+
+
+def _token_cropping(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    before, after = layer.config["cropping"]
+    ends = [before], [layer.shapes[0][0] - after], [1]
+    return graph.add("Slice", [*inputs, *(graph.constant(one, np.int64) for one in ends)])
+
+
 def _zero_padding(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     (top, bottom), (left, right) = layer.config["padding"]
     pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
@@ -342,9 +356,67 @@ def _reshape(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
 
 
 def _dense(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
-    constants = [graph.constant(one) for one in (layer.weights["kernel"], *_bias(layer))]
-    values = graph.add("Gemm", [*inputs, *constants])
+    if layer.of_map:
+        # The same at each place: (in, out) → (out, in, 1, 1).
+        kernel = layer.weights["kernel"].T[:, :, None, None]
+        constants = [graph.constant(one) for one in (kernel, *_bias(layer))]
+        values = graph.add("Conv", [*inputs, *constants])
+    elif len(layer.shapes[0]) > 1:
+        values = _product(graph, inputs[0], layer.weights["kernel"], *_bias(layer))
+    else:
+        constants = [graph.constant(one) for one in (layer.weights["kernel"], *_bias(layer))]
+        values = graph.add("Gemm", [*inputs, *constants])
     return _activate(graph, layer.config["activation"], values)
+
+
+def _product(graph: _Graph, values: str, kernel: Any, bias: Any = None) -> str:
+    """Multiply tokens (n, tokens, in) by a kernel (in, out)."""
+    product = graph.add("MatMul", [values, graph.constant(kernel)])
+    return product if bias is None else graph.add("Add", [product, graph.constant(bias)])
+
+
+def _rows_added(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    """EinsumDense as the vision transformers use it: channels times factors, plus a row a token."""
+    if (layer.config["equation"], layer.config["bias_axes"]) != ("abc,c->abc", "bc"):
+        raise ParamsError(
+            f"a network is written as ONNX with EinsumDense of abc,c->abc, but {layer.name} is of "
+            f"{layer.config['equation']}: set extract.runtime to keras"
+        )
+    scaled = graph.add("Mul", [*inputs, graph.constant(layer.weights["kernel"])])
+    return graph.add("Add", [scaled, graph.constant(layer.weights["bias"])])
+
+
+def _attention(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    n_heads, head_dim = layer.config["num_heads"], layer.config["key_dim"]
+    width = layer.shapes[0][-1]
+    if len(set(inputs)) > 1 or layer.config["value_dim"] not in (None, head_dim):
+        raise ParamsError(
+            "a network is written as ONNX with attention of tokens to themselves, but "
+            f"{layer.name} is another: set extract.runtime to keras"
+        )
+
+    def heads(name: str, order: list[int], factor: float = 1.0) -> str:
+        """(n, tokens, width) → (n, heads, …)"""
+        kernel = layer.weights[f"{name}/kernel"].reshape(width, -1) * np.float32(factor)
+        bias = layer.weights[f"{name}/bias"].reshape(-1) * np.float32(factor)
+        shape = graph.constant([0, 0, n_heads, head_dim], np.int64)
+        values = graph.add("Reshape", [_product(graph, inputs[0], kernel, bias), shape])
+        return graph.add("Transpose", [values], perm=order)
+
+    scores = graph.add("MatMul", [heads("query", [0, 2, 1, 3], head_dim**-0.5),
+                                  heads("key", [0, 2, 3, 1])])  # fmt: skip
+    shares = graph.add("Softmax", [scores], axis=-1)
+    mixed = graph.add("MatMul", [shares, heads("value", [0, 2, 1, 3])])
+    joined = graph.add("Transpose", [mixed], perm=[0, 2, 1, 3])
+    shape = graph.constant([0, 0, n_heads * head_dim], np.int64)
+    kernel, bias = (layer.weights[f"attention_output/{kind}"] for kind in ("kernel", "bias"))
+    tokens = graph.add("Reshape", [joined, shape])
+    return _product(graph, tokens, kernel.reshape(-1, kernel.shape[-1]), bias)
+
+
+def _concatenate(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    axis = layer.config["axis"] % (len(layer.shapes[0]) + 1)
+    return graph.add("Concat", inputs, axis=_TO_MAP.index(axis) if layer.of_map else axis)
 
 
 def _add(graph: _Graph, _: _Layer, inputs: list[str]) -> str:
@@ -407,16 +479,19 @@ _LAYERS: dict[str, _Write] = {
     "Average": _plain("Mean"),
     "AveragePooling2D": _pooling("AveragePool"),
     "BatchNormalization": _batch_normalization,
-    "Concatenate": _plain("Concat", axis=1),  # channels, of maps as of vectors
+    "Concatenate": _concatenate,
     "Conv2D": _convolution,
+    "Cropping1D": _token_cropping,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise,
     "Dropout": _nothing,
+    "EinsumDense": _rows_added,
     "Flatten": _flatten,
     "GlobalAveragePooling2D": _global_pooling("GlobalAveragePool"),
     "GlobalMaxPooling2D": _global_pooling("GlobalMaxPool"),
     "LayerNormalization": _layer_normalization,
     "MaxPooling2D": _pooling("MaxPool"),
+    "MultiHeadAttention": _attention,
     "Multiply": _plain("Mul"),
     "Normalization": _normalization,
     "ReLU": _relu,
@@ -424,5 +499,6 @@ _LAYERS: dict[str, _Write] = {
     "Reshape": _reshape,
     "SeparableConv2D": _separable,
     "Softmax": _plain("Softmax", axis=-1),
+    "ZeroPadding1D": _token_padding,
     "ZeroPadding2D": _zero_padding,
 }

@@ -42,7 +42,7 @@ _MOST_OPCODES, _MOST_TUPLES = 1_000_000, 30_000
 def read_tensors(
     path: Path, *, bare: Callable[[], Any], from_pytorch: FromPytorch | None = None
 ) -> Tensors:
-    """Return weights by layer name from a `.h5`, `.weights.h5`, `.keras`, `.pth` or `.onnx` file.
+    """Return weights by layer name from a file of Keras, PyTorch or ONNX, by its suffix.
 
     `bare` builds the network without preprocessing, whose structure the Keras files must match.
 
@@ -51,6 +51,8 @@ def read_tensors(
     """
     if path.suffix == ".pth" and from_pytorch is not None:
         return from_pytorch(read_pth(path))
+    if path.suffix == ".safetensors" and from_pytorch is not None:
+        return from_pytorch(read_safetensors(path))
     if path.suffix == ".onnx":
         import onnx
 
@@ -91,6 +93,29 @@ def read_tensors(
             f"not: {one_line(error, 200)}"
         ) from None
     return {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+
+
+def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return all floating-point tensors of a `.safetensors` file by name, as float32.
+
+    Raises:
+        WeightsError: the file is not of that format, or its numbers are of a kind numpy lacks.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except (SafetensorError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"a .safetensors weights file must hold tensors of float16 to float64, but {path} does "
+            f"not ({one_line(error, 120)}): give another file in extract.weights"
+        ) from None
+    return {
+        name: np.asarray(values, np.float32)
+        for name, values in found.items()
+        if values.dtype.kind == "f"
+    }
 
 
 def read_pth(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -15,8 +15,8 @@ from headstart.params.train import FineTuneParams
 if TYPE_CHECKING:
     import keras
 
-# block5_conv1, block_16_expand, block7a_dwconv, conv5_block3_1_conv
-_BLOCK = re.compile(r"^(conv\d+_block\d+|block_?\d+[a-z]?)(?=_)")
+# block5_conv1, block_16_expand, block7a_dwconv, conv5_block3_1_conv, stage3_block2_dense1
+_BLOCK = re.compile(r"^(conv\d+_block\d+|stage\d_block\d+|block_?\d+[a-z]?)(?=_)")
 _PREPROCESSING = "preprocess_"
 
 
