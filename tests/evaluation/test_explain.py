@@ -116,7 +116,7 @@ def test_heat_needs_a_map(head: Callable[..., FittedHead]) -> None:
     vector = keras.Input((12,), name="image")
     features = keras.layers.Flatten(name="features")(vector)
     model = assemble(keras.Model(vector, features), [head()], 1.0)
-    with pytest.raises(TrainingError, match=r"vectors of shape \(12,\): choose a convolutional"):
+    with pytest.raises(TrainingError, match=r"vectors of shape \(12,\): choose a layer that"):
         GradCam(model)
 
 

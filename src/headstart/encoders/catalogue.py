@@ -6,7 +6,6 @@ holds each to that. Importing this imports no Keras.
 """
 
 import difflib
-import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -125,7 +124,7 @@ def encoder_named(name: str) -> Encoder:
 
 
 def listing() -> str:
-    """All encoders for a person: a line of a table each, and a line of its feature blocks."""
+    """All encoders for a person: a line of a table each, and lines of its blocks and its file."""
     rows = []
     for encoder in _ALL:
         imagenet = encoder.imagenet
@@ -138,8 +137,11 @@ def listing() -> str:
         width = f"{sum(encoder.blocks.values()):,}"
         rows.append([encoder.name, f"{encoder.default_size_px} px", width, places])
     head, *lines = table(["encoder", "input", "features", "ImageNet weights from"], rows)
-    blocks = [f"  {', '.join(encoder.blocks)}" for encoder in _ALL]
-    return "\n".join([head, *itertools.chain(*zip(lines, blocks, strict=True))])
+    described = [head]
+    for encoder, line in zip(_ALL, lines, strict=True):
+        described += [line, f"  {', '.join(encoder.blocks)}"]
+        described += [f"  file: {encoder.published}"] if encoder.published else []
+    return "\n".join(described)
 
 
 def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:

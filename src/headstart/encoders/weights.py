@@ -211,8 +211,13 @@ SAME_TENSORS = MappingProxyType(
 RANDOM_IDENTITY = "random-1"
 
 
-def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Path) -> str:
+def weights_identity(
+    extract: ExtractParams, imagenet: Imagenet | None, root: Path, published: str = ""
+) -> str:
     """Return the hash that stands for the weights in the fingerprint, without importing Keras.
+
+    Args:
+        published: the file that holds them where `imagenet` is None, for the error.
 
     Raises:
         WeightsError: a given file is missing or is not the one that its hash names.
@@ -221,7 +226,8 @@ def weights_identity(extract: ExtractParams, imagenet: Imagenet | None, root: Pa
         return RANDOM_IDENTITY
     if extract.weights == "imagenet":
         if imagenet is None:
-            raise _nowhere(extract.encoder, [])
+            tried = [f"{published}: not fetched from here; get it from there"] if published else []
+            raise _nowhere(extract.encoder, tried)
         return imagenet.identity
     path, digest = _checked_path(extract, root)
     keras = imagenet.keras if imagenet is not None else None

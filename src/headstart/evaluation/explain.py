@@ -44,20 +44,21 @@ class GradCam:
         import keras
 
         maps = pooled_maps(model)
-        for one in maps:
-            if len(one.shape) != 4:
-                raise TrainingError(
-                    "Grad-CAM needs features that are pooled from a map of the image, but "
-                    f"extract.layers gives vectors of shape {tuple(one.shape[1:])}: choose a "
-                    "convolutional layer"
-                )
+        self._are_maps = [len(one.shape) == 4 for one in maps]
+        if not any(self._are_maps):
+            raise TrainingError(
+                "Grad-CAM needs features that are pooled from a map of the image, but "
+                f"extract.layers gives vectors of shape {tuple(maps[0].shape[1:])}: choose a layer "
+                "that gives a map"
+            )
         self._to_maps = keras.Model(model.input, maps, name="to_maps")
         self._to_logits = keras.Model(maps, logits_of(model), name="maps_to_logits")
 
     def heat(self, pixels: NDArray[np.uint8], class_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return heat for one class of each image: float32, shape (n, size, size), from 0 to 1.
 
-        The sum over all feature blocks, of each in the proportion in which it adds to the logit.
+        The sum over all feature blocks that are pooled from maps, of each in the proportion in
+        which it adds to the logit. A class token has no place in the image.
 
         Args:
             pixels: uint8, shape (n, size, size, 3).
@@ -80,6 +81,8 @@ class GradCam:
         )
         heat = np.zeros(pixels.shape[:3], np.float32)
         for i, values in enumerate(maps):
+            if not self._are_maps[i]:
+                continue
             slope = np.asarray(ops.convert_to_numpy(slopes[str(i)]))
             coarse = np.maximum((slope.mean(axis=(1, 2), keepdims=True) * values).sum(axis=-1), 0)
             # What a pooled block adds is a sum over its places: more where the map is finer.

@@ -48,7 +48,7 @@ def feature_recipe(
     shown, held = shown_layers(encoder, extract), row_layers(encoder, extract)
     result: dict[str, Any] = {
         "backbone": encoder.name,
-        "weights": weights_identity(extract, encoder.imagenet, root),
+        "weights": weights_identity(extract, encoder.imagenet, root, encoder.published),
         **({"layers": list(held)} if len(held) > 1 else {"layer": held[0]}),
         "pooling": extract.pooling,
         "preprocessing": encoder.preprocessing,
