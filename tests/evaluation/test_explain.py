@@ -1,6 +1,7 @@
 """Grad-CAM, and explaining single images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from PIL import Image
 from headstart.common.errors import TrainingError
 from headstart.evaluation.explain import GradCam, explain_files, overlay
 from headstart.heads.fitted import FittedHead
-from headstart.models.assemble import assemble
+from headstart.models.assemble import assemble, logits_of
 from headstart.models.model_file import LoadedModel
-from tests.models.conftest import IMAGE, make_encoder, make_head, saved
+from tests.models.conftest import IMAGE, SIZE, make_encoder, make_head, saved
+
+METADATA = {"classes": ["a", "b", "c"], "image": IMAGE.model_dump(mode="json")}
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def _has_a_font(text: str) -> bool:
 
 
 def test_heat_of_a_linear_head_is_its_weighted_map(
-    encoder: Any, head: Callable[..., FittedHead], pixels: NDArray[np.uint8]
+    encoder: Any, head: Callable[..., FittedHead], pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     """With average pooling and a linear head Grad-CAM is CAM: the class's kernel on the map."""
     import keras
@@ -94,7 +97,7 @@ def test_heat_of_a_linear_head_is_its_weighted_map(
     fitted = head(hidden_layers=0, normalisation="none")
     model = assemble(encoder, [fitted], 2.0)
     class_ids = np.arange(len(pixels)) % 3
-    heat = GradCam(model).heat(pixels, class_ids)
+    heat = GradCam(saved(tmp_path / "model.h5", model, METADATA)).heat(pixels, class_ids)
     maps = np.asarray(
         keras.Model(model.input, model.get_layer("features").input)(pixels), np.float32
     )
@@ -110,14 +113,84 @@ def test_heat_of_a_linear_head_is_its_weighted_map(
         assert one[int((row + 0.5) * step), int((column + 0.5) * step)] > 0.6
 
 
-def test_heat_needs_a_map(head: Callable[..., FittedHead]) -> None:
+def of_vectors(*, with_map: bool) -> Any:
+    """An encoder whose features are a vector, or a vector beside a pooled map."""
     import keras
 
-    vector = keras.Input((12,), name="image")
-    features = keras.layers.Flatten(name="features")(vector)
-    model = assemble(keras.Model(vector, features), [head()], 1.0)
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="image")
+    values = layers.Rescaling(1 / 128, -1.0, name="preprocess_rescale")(image)
+    values = layers.Conv2D(6, 3, strides=2, name="conv")(values)
+    pooled = layers.GlobalAveragePooling2D(name="features_conv")(values)
+    vector = layers.Dense(6 if with_map else 12, name="token")(pooled)
+    if not with_map:
+        return keras.Model(image, layers.Flatten(name="features")(vector))
+    blocks = [layers.Flatten(name="features_token")(vector), pooled]
+    return keras.Model(image, layers.Concatenate(name="features")(blocks))
+
+
+def test_heat_needs_a_map(head: Callable[..., FittedHead], tmp_path: Path) -> None:
+    model = assemble(of_vectors(with_map=False), [head()], 1.0)
     with pytest.raises(TrainingError, match=r"vectors of shape \(12,\): choose a layer that"):
-        GradCam(model)
+        GradCam(saved(tmp_path / "model.h5", model, METADATA))
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "flatten", "beside a vector"])
+@pytest.mark.parametrize("fields", [{}, {"hidden_layers": 2, "normalisation": "layer_norm"}])
+def test_heat_is_that_of_gradients(
+    head: Callable[..., FittedHead],
+    pixels: NDArray[np.uint8],
+    tmp_path: Path,
+    fields: dict[str, Any],
+    pooling: str,
+) -> None:
+    """Grad-CAM by its definition, with TensorFlow's gradients."""
+    import keras
+    import tensorflow as tf
+
+    encoder = of_vectors(with_map=True)
+    if pooling != "beside a vector":
+        layers = keras.layers
+        kinds = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+        last = encoder.get_layer("conv").output
+        pooled = kinds.get(pooling, layers.Flatten)(name="features")(last)
+        encoder = keras.Model(encoder.input, pooled)
+    fitted = resized(head(activation="tanh", **fields), encoder.output.shape[-1])
+    model = assemble(encoder, [fitted], 2.0)
+    class_ids = np.arange(len(pixels)) % 3
+    # As large as the map, so that nothing is interpolated on the way.
+    found = GradCam(saved(tmp_path / "model.h5", model, METADATA)).heat(pixels, class_ids)
+    both = keras.Model(model.input, [model.get_layer("conv").output, model.output])
+    maps = tf.Variable(both(pixels)[0])
+    ends = keras.Model(model.get_layer("conv").output, logits_of(model))
+    with tf.GradientTape() as tape:
+        chosen = tf.reduce_sum(ends(maps) * np.eye(3, dtype=np.float32)[class_ids])
+    slopes = np.asarray(tape.gradient(chosen, maps))
+    if pooling == "beside a vector":
+        # The vector is made of the map, which the sum over maps leaves out.
+        inputs = [model.get_layer(f"features_{name}").output for name in ("token", "conv")]
+        blocks = [tf.Variable(one) for one in keras.Model(model.input, inputs)(pixels)]
+        ends = keras.Model(inputs, logits_of(model))
+        with tf.GradientTape() as tape:
+            chosen = tf.reduce_sum(ends(blocks) * np.eye(3, dtype=np.float32)[class_ids])
+        slopes = np.asarray(tape.gradient(chosen, blocks[1]))[:, None, None, :]
+    weights = slopes.mean(axis=(1, 2), keepdims=True)
+    coarse = np.maximum((weights * np.asarray(maps)).sum(axis=-1), 0)
+    for one, expected in zip(found, coarse, strict=True):
+        large = Image.fromarray(expected).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        wanted = np.maximum(np.asarray(large), 0)
+        np.testing.assert_allclose(one, wanted / max(wanted.max(), 1e-12), atol=0.02)
+
+
+def resized(head: FittedHead, width: int) -> FittedHead:
+    """The same head for features of another width, without standardising them."""
+    first, *others = head.layers
+    kernel = np.random.default_rng(0).normal(0, 0.3, (width, first.kernel.shape[1]))
+    layers = (replace(first, kernel=kernel.astype(np.float32)), *others)
+    normalisation = "none" if head.mean is not None else head.config.normalisation
+    config = head.config.model_copy(update={"normalisation": normalisation})
+    return replace(head, config=config, layers=layers, mean=None, variance=None)
 
 
 def test_heat_is_laid_over_a_picture() -> None:

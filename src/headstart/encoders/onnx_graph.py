@@ -44,6 +44,7 @@ def write_onnx(
 def onnx_model(
     h5: Path,
     *,
+    start: str | None = None,
     outputs: Mapping[str, str] = MappingProxyType({}),
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
@@ -53,8 +54,10 @@ def onnx_model(
 
     Args:
         h5: as `keras.Model.save` of Keras 3 writes it.
-        outputs: name of an output → the layer that gives it, a vector an image; by default
-            "features" → the model's own output.
+        start: a layer that gives vectors: the input is what it gives, float32, under its name, and
+            what comes before it is left out.
+        outputs: name of an output → the layer that gives it; by default "features" → the model's
+            own output. Maps are (n_images, channels, height, width).
         metadata: texts that the file keeps.
 
     Raises:
@@ -64,16 +67,20 @@ def onnx_model(
     import onnx
     from onnx import TensorProto, helper
 
-    name, layers, last = _read_layers(h5)
+    name, layers, last = read_layers(h5)
     graph = _Graph()
-    bytes_ = graph.add("Transpose", ["image"], perm=_TO_MAP)
     names: dict[str, str] = {}
-    shape: list[int] = []
+    given_as, dtype, shape = "image", TensorProto.UINT8, layers[0].config["batch_shape"][1:]
+    if start is None:
+        bytes_ = graph.add("Transpose", ["image"], perm=_TO_MAP)
+        names[layers[0].name] = graph.add("Cast", [bytes_], to=TensorProto.FLOAT)
+        layers = layers[1:]
+    else:
+        place = [layer.name for layer in layers].index(start)
+        after = layers[place + 1]
+        given_as, dtype, shape = start, TensorProto.FLOAT, after.shapes[after.sources.index(start)]
+        names[start], layers = start, layers[place + 1 :]
     for layer in layers:
-        if layer.kind == "InputLayer":
-            shape = layer.config["batch_shape"][1:]
-            names[layer.name] = graph.add("Cast", [bytes_], to=TensorProto.FLOAT)
-            continue
         if layer.kind not in _LAYERS:
             raise ParamsError(
                 f"a network is written as ONNX from layers of known kinds, but {layer.name} of "
@@ -87,7 +94,7 @@ def onnx_model(
         helper.make_graph(
             graph.nodes,
             name,
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n_images", *shape])],
+            [helper.make_tensor_value_info(given_as, dtype, ["n_images", *shape])],
             [helper.make_tensor_value_info(one, TensorProto.FLOAT, None) for one in ends],
             graph.constants,
         ),
@@ -102,7 +109,7 @@ def onnx_model(
 
 
 @dataclass(frozen=True)
-class _Layer:
+class SavedLayer:
     """A layer as the file says it.
 
     Attributes:
@@ -123,8 +130,12 @@ class _Layer:
         return len(self.shapes[0]) == 3
 
 
-def _read_layers(h5: Path) -> tuple[str, list[_Layer], str]:
-    """The name of a model, its layers in order, and the name of the last one."""
+def read_layers(h5: Path) -> tuple[str, list[SavedLayer], str]:
+    """Return the name of a model, its layers in order, and the name of the one that ends it.
+
+    Raises:
+        FormatError: it is no functional model of Keras 3.
+    """
     try:
         with h5py.File(h5, "r") as file:
             config = json.loads(file.attrs["model_config"])["config"]
@@ -139,7 +150,7 @@ def _read_layers(h5: Path) -> tuple[str, list[_Layer], str]:
         ) from None
 
 
-def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> _Layer:
+def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> SavedLayer:
     sources, shapes = [], []
     # One argument is kept bare, or as a list of one.
     for argument in saved["inbound_nodes"][0]["args"] if saved["inbound_nodes"] else []:
@@ -148,7 +159,7 @@ def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> _Layer:
             shapes.append(tensor["config"]["shape"][1:])
     own = weights.get(saved["name"], {})
     paths = own.attrs.get("weight_names", []) if own else []
-    return _Layer(
+    return SavedLayer(
         name=saved["name"],
         kind=saved["class_name"],
         config=saved["config"],
@@ -182,23 +193,23 @@ class _Graph:
         return name
 
 
-_Write = Callable[[_Graph, _Layer, list[str]], str]
+_Write = Callable[[_Graph, SavedLayer, list[str]], str]
 """Adds a layer to a graph; given and returned are names of tensors."""
 
 
-def _of_channels(values: Any, layer: _Layer) -> NDArray[np.float32]:
+def _of_channels(values: Any, layer: SavedLayer) -> NDArray[np.float32]:
     """A number, or one for each channel, in a shape that maps of `layer` are computed with."""
     array = np.asarray(values, np.float32).reshape(-1)
     return array.reshape(-1, 1, 1) if layer.of_map and len(array) > 1 else array
 
 
-def _rescaling(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _rescaling(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     scale, offset = (_of_channels(layer.config[name], layer) for name in ("scale", "offset"))
     return graph.add("Add", [graph.add("Mul", [*inputs, graph.constant(scale)]),
                              graph.constant(offset)])  # fmt: skip
 
 
-def _normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     # Given to its constructor, or learnt and then among its weights.
     mean, variance = (
         np.asarray(given if given is not None else layer.weights[name], np.float32)
@@ -210,7 +221,7 @@ def _normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return graph.add("Div", [centred, graph.constant(_of_channels(deviation, layer))])
 
 
-def _batch_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _batch_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     weights = layer.weights
     n = len(weights["moving_mean"])
     parts = [
@@ -223,7 +234,7 @@ def _batch_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str
     return graph.add("BatchNormalization", [*inputs, *constants], epsilon=layer.config["epsilon"])
 
 
-def _layer_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _layer_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     n = layer.shapes[0][-1]
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
@@ -234,20 +245,20 @@ def _layer_normalization(graph: _Graph, layer: _Layer, inputs: list[str]) -> str
     return graph.add("Transpose", [values], perm=_TO_MAP) if layer.of_map else values
 
 
-def _convolution(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _convolution(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     # (height, width, in, out) → (out, in, height, width)
     kernel = layer.weights["kernel"].transpose(3, 2, 0, 1)
     values = _convolve(graph, layer, inputs, kernel, layer.config["groups"])
     return _activate(graph, layer.config["activation"], values)
 
 
-def _depthwise(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _depthwise(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     kernel = _depthwise_kernel(layer.weights["kernel"])
     values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1])
     return _activate(graph, layer.config["activation"], values)
 
 
-def _separable(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _separable(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     kernel = _depthwise_kernel(layer.weights["depthwise_kernel"])
     values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1], bias=False)
     pointwise = [graph.constant(layer.weights["pointwise_kernel"].transpose(3, 2, 0, 1))]
@@ -256,7 +267,7 @@ def _separable(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return _activate(graph, layer.config["activation"], values)
 
 
-def _bias(layer: _Layer) -> list[NDArray[np.float32]]:
+def _bias(layer: SavedLayer) -> list[NDArray[np.float32]]:
     """Its bias, where it has one."""
     return [layer.weights["bias"]] if "bias" in layer.weights else []
 
@@ -270,7 +281,7 @@ def _depthwise_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _convolve(
     graph: _Graph,
-    layer: _Layer,
+    layer: SavedLayer,
     inputs: list[str],
     kernel: NDArray[np.float32],
     groups: int,
@@ -293,7 +304,7 @@ def _convolve(
 
 def _pooling(operator: str) -> _Write:
     # What is outside of the map counts neither for a maximum nor for a mean, as in Keras.
-    def write(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    def write(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
         size, strides = _pair(layer.config["pool_size"]), _pair(layer.config["strides"])
         pads = _pads(layer, size, [1, 1])
         return graph.add(operator, inputs, kernel_shape=size, strides=strides, pads=pads)
@@ -302,14 +313,14 @@ def _pooling(operator: str) -> _Write:
 
 
 def _global_pooling(operator: str) -> _Write:
-    def write(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+    def write(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
         values = graph.add(operator, inputs)
         return values if layer.config["keepdims"] else graph.add("Flatten", [values])
 
     return write
 
 
-def _pads(layer: _Layer, kernel: Any, rates: list[int]) -> list[int]:
+def _pads(layer: SavedLayer, kernel: Any, rates: list[int]) -> list[int]:
     """TensorFlow's padding: what "same" needs, the odd one at the end."""
     if layer.config["padding"] == "valid":
         return [0, 0, 0, 0]
@@ -323,30 +334,30 @@ def _pads(layer: _Layer, kernel: Any, rates: list[int]) -> list[int]:
     return before + after
 
 
-def _token_padding(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _token_padding(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     before, after = layer.config["padding"]
     return graph.add("Pad", [*inputs, graph.constant([0, before, 0, 0, after, 0], np.int64)])
 
 
-def _token_cropping(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _token_cropping(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     before, after = layer.config["cropping"]
     ends = [before], [layer.shapes[0][0] - after], [1]
     return graph.add("Slice", [*inputs, *(graph.constant(one, np.int64) for one in ends)])
 
 
-def _zero_padding(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _zero_padding(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     (top, bottom), (left, right) = layer.config["padding"]
     pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
     return graph.add("Pad", [*inputs, pads])
 
 
-def _flatten(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _flatten(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     return graph.add("Flatten", inputs)
 
 
-def _reshape(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _reshape(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     target = list(layer.config["target_shape"])
@@ -355,7 +366,7 @@ def _reshape(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return graph.add("Transpose", [values], perm=_TO_MAP) if len(target) == 3 else values
 
 
-def _dense(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _dense(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         # The same at each place: (in, out) → (out, in, 1, 1).
         kernel = layer.weights["kernel"].T[:, :, None, None]
@@ -375,7 +386,7 @@ def _product(graph: _Graph, values: str, kernel: Any, bias: Any = None) -> str:
     return product if bias is None else graph.add("Add", [product, graph.constant(bias)])
 
 
-def _rows_added(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _rows_added(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     """EinsumDense as the vision transformers use it: channels times factors, plus a row a token."""
     if (layer.config["equation"], layer.config["bias_axes"]) != ("abc,c->abc", "bc"):
         raise ParamsError(
@@ -386,7 +397,7 @@ def _rows_added(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return graph.add("Add", [scaled, graph.constant(layer.weights["bias"])])
 
 
-def _attention(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _attention(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     n_heads, head_dim = layer.config["num_heads"], layer.config["key_dim"]
     width = layer.shapes[0][-1]
     if len(set(inputs)) > 1 or layer.config["value_dim"] not in (None, head_dim):
@@ -414,12 +425,12 @@ def _attention(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return _product(graph, tokens, kernel.reshape(-1, kernel.shape[-1]), bias)
 
 
-def _concatenate(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _concatenate(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     axis = layer.config["axis"] % (len(layer.shapes[0]) + 1)
     return graph.add("Concat", inputs, axis=_TO_MAP.index(axis) if layer.of_map else axis)
 
 
-def _add(graph: _Graph, _: _Layer, inputs: list[str]) -> str:
+def _add(graph: _Graph, _: SavedLayer, inputs: list[str]) -> str:
     return reduce(lambda one, other: graph.add("Add", [one, other]), inputs)
 
 
@@ -428,11 +439,11 @@ def _plain(operator: str, **attributes: Any) -> _Write:
     return lambda graph, _, inputs: graph.add(operator, inputs, **attributes)
 
 
-def _nothing(_: _Graph, __: _Layer, inputs: list[str]) -> str:
+def _nothing(_: _Graph, __: SavedLayer, inputs: list[str]) -> str:
     return inputs[0]
 
 
-def _relu(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _relu(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     (values,) = inputs
     most = layer.config["max_value"]
     if layer.config["negative_slope"] or layer.config["threshold"]:
@@ -445,7 +456,7 @@ def _relu(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
     return graph.add("Clip", [values, graph.constant(0.0), graph.constant(most)])
 
 
-def _activation(graph: _Graph, layer: _Layer, inputs: list[str]) -> str:
+def _activation(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     (values,) = inputs
     return _activate(graph, layer.config["activation"], values)
 

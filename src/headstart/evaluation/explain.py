@@ -7,8 +7,8 @@ Localization", ICCV 2017. Knows a model and image files; `headstart explain` is 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from headstart.common import files
 from headstart.common.errors import DataError, TrainingError
-from headstart.heads.backend import gradients
+from headstart.common.machine import usable_cores
+from headstart.encoders.onnx_graph import onnx_model, read_layers
+from headstart.encoders.onnx_session import open_onnx
 from headstart.images.decode import MAX_PIXELS, decode_input
-from headstart.models.assemble import logits_of, pooled_maps
+from headstart.models.inference import FEATURES
 from headstart.models.model_file import LoadedModel
 
-if TYPE_CHECKING:
-    import keras
-
 _STRENGTH = 0.65
+# Of the features' length: how far to both sides a slope is taken.
+_STEP = 0.003
 # Narrow and in large letters: it is read on a phone too.
 _HEIGHT_PX = 320
 _GAP_PX = 16
@@ -34,25 +35,41 @@ _INK, _QUIET, _BAR, _TRACK = (27, 31, 36), (90, 100, 112), (11, 102, 168), (223,
 
 
 class GradCam:
-    """Heat maps of an assembled model.
+    """Heat maps of a model.
+
+    What a class's logit gains along one place of a map is the slope of the head in that direction,
+    taken from both sides: the head is small, and its gradient need not be known.
 
     Raises:
         TrainingError: the features are not pooled from a map (height, width, channels).
     """
 
-    def __init__(self, model: "keras.Model") -> None:
-        import keras
-
-        maps = pooled_maps(model)
-        self._are_maps = [len(one.shape) == 4 for one in maps]
-        if not any(self._are_maps):
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._logits = loaded.inference.logits
+        _, layers, _ = read_layers(loaded.path)
+        by_name = {layer.name: layer for layer in layers}
+        joined = by_name[FEATURES]
+        pools = [joined]
+        if joined.kind == "Concatenate":
+            pools = [by_name[name] for name in joined.sources]
+        self._blocks: list[_Block] = []
+        start = 0
+        for pool in pools:
+            shape = pool.shapes[0]
+            width = prod(shape) if pool.kind == "Flatten" else shape[-1]
+            if len(shape) == 3:
+                columns = slice(start, start + width)
+                self._blocks.append(_Block(pool.sources[0], columns, pool.kind == "Flatten"))
+            start += width
+        if not self._blocks:
             raise TrainingError(
                 "Grad-CAM needs features that are pooled from a map of the image, but "
-                f"extract.layers gives vectors of shape {tuple(maps[0].shape[1:])}: choose a layer "
-                "that gives a map"
+                f"extract.layers gives vectors of shape {tuple(pools[0].shapes[0])}: choose a "
+                "layer that gives a map"
             )
-        self._to_maps = keras.Model(model.input, maps, name="to_maps")
-        self._to_logits = keras.Model(maps, logits_of(model), name="maps_to_logits")
+        outputs = {FEATURES: FEATURES, **{block.layer: block.layer for block in self._blocks}}
+        self._session = open_onnx(onnx_model(loaded.path, outputs=outputs), usable_cores())
+        self._outputs = list(outputs)
 
     def heat(self, pixels: NDArray[np.uint8], class_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return heat for one class of each image: float32, shape (n, size, size), from 0 to 1.
@@ -64,34 +81,40 @@ class GradCam:
             pixels: uint8, shape (n, size, size, 3).
             class_ids: shape (n,); the class that each map explains.
         """
-        import keras
-        from keras import ops
-
         size = pixels.shape[1]
-        # One image at a time: rows must not depend on their batch.
-        each = [
-            keras.tree.flatten(self._to_maps.predict_on_batch(pixels[i : i + 1]))
-            for i in range(len(pixels))
-        ]
-        maps = [np.concatenate(one) for one in zip(*each, strict=True)]
-        chosen = np.eye(self._to_logits.output.shape[-1], dtype=np.float32)[class_ids]
-        slopes = gradients(
-            lambda tensors: ops.sum(self._to_logits(list(tensors.values())) * chosen),
-            {str(i): ops.convert_to_tensor(one) for i, one in enumerate(maps)},
-        )
         heat = np.zeros(pixels.shape[:3], np.float32)
-        for i, values in enumerate(maps):
-            if not self._are_maps[i]:
-                continue
-            slope = np.asarray(ops.convert_to_numpy(slopes[str(i)]))
-            coarse = np.maximum((slope.mean(axis=(1, 2), keepdims=True) * values).sum(axis=-1), 0)
-            # What a pooled block adds is a sum over its places: more where the map is finer.
-            coarse *= coarse.shape[1] * coarse.shape[2]
-            for row, one in enumerate(coarse.astype(np.float32)):
-                large = Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)
+        for row, class_id in enumerate(class_ids):
+            given = {"image": pixels[row : row + 1]}
+            features, *maps = self._session.run(self._outputs, given)
+            for block, values in zip(self._blocks, maps, strict=True):
+                channels, height, width = values[0].shape
+                places = values[0].reshape(channels, -1).T
+                # The slope along a place's channels, taken as if they were pooled: of a flattened
+                # map, the mean of the slopes at all places.
+                each = np.tile(places, len(places)) / len(places) if block.flat else places
+                directions = np.zeros((len(places), features.shape[1]), np.float32)
+                directions[:, block.columns] = each
+                longest = np.linalg.norm(directions, axis=1).max()
+                step = _STEP * np.linalg.norm(features) / max(longest, 1e-12)
+                ahead = self._logits(features + step * directions)[:, class_id]
+                behind = self._logits(features - step * directions)[:, class_id]
+                slopes = np.maximum((ahead - behind) / (2 * step), 0)
+                # What a pooled block adds is a sum over its places: more where the map is finer.
+                scale = len(places) if block.flat else 1
+                coarse = Image.fromarray((scale * slopes).reshape(height, width).astype(np.float32))
+                large = coarse.resize((size, size), Image.Resampling.BICUBIC)
                 heat[row] += np.maximum(np.asarray(large, np.float32), 0)
         scaled: NDArray[np.float32] = heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), 1e-12)
         return scaled
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A feature block that is pooled from a map: the map's layer, and where it is in a row."""
+
+    layer: str
+    columns: slice
+    flat: bool
 
 
 def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -133,7 +156,7 @@ def explain_files(
     Raises:
         TrainingError: the model's features are not pooled from a map of the image.
     """
-    cam = GradCam(loaded.model)
+    cam = GradCam(loaded)
     taken: set[str] = set()
     for path in paths:
         try:

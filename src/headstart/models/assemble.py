@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from headstart.common.errors import TrainingError
 from headstart.heads.config import chosen_layers
 from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
-from headstart.models.inference import FEATURES, PROBABILITIES
+from headstart.models.inference import FEATURES, LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     import keras
 
-LOGITS = "logits"
 TEMPERATURE = "temperature"
 # No layer of an encoder begins so.
 HEAD_PREFIX = "classifier"
@@ -73,17 +72,6 @@ def assemble(
         ]
         logits = keras.layers.Average(name=LOGITS, dtype="float32")(branches)
     return _calibrated(encoder.input, logits, temperature)
-
-
-def pooled_maps(model: "keras.Model") -> list[Any]:
-    """Return what the feature blocks of an assembled model are pooled from, Keras tensors."""
-    import keras
-
-    features = model.get_layer(FEATURES)
-    if not isinstance(features, keras.layers.Concatenate):
-        return [features.input]
-    blocks = keras.tree.flatten(features.input)
-    return [model.get_layer(_origin(tensor)).input for tensor in blocks]
 
 
 def _origin(tensor: Any) -> str:

@@ -1,30 +1,38 @@
 """What a model says of images, by ONNX Runtime: neither Keras nor TensorFlow is imported.
 
 Each image is decoded and computed by itself, as many at once as there are cores, so an answer does
-not depend on what else was asked. evaluate holds these answers to those of Keras.
+not depend on what else was asked. train holds these answers to those of Keras.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, ServingError
+from headstart.common.errors import DataError, ServingError, TrainingError
 from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.encoders.onnx_graph import onnx_model
 from headstart.encoders.onnx_session import onnx_workers, open_onnx
 from headstart.models.novelty import NoveltyReference
 
+if TYPE_CHECKING:
+    import keras
+
 A = TypeVar("A")
 
 # Of an assembled model's layers: what its head takes, and what leaves it.
 FEATURES = "features"
+LOGITS = "logits"
 PROBABILITIES = "probabilities"
+# Of a probability, and of a feature in proportion to the largest, between Keras and this.
+TOLERANCE = 1e-4
+_N_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Inference:
     """A model file, opened for answers."""
 
     def __init__(self, h5: Path, novelty: NoveltyReference | None) -> None:
+        self.h5 = h5
         made = onnx_model(h5, outputs={name: name for name in (FEATURES, PROBABILITIES)})
         self._session = open_onnx(made, usable_cores())
         self.workers = onnx_workers(usable_cores())
@@ -60,6 +69,43 @@ class Inference:
             [FEATURES, PROBABILITIES], {"image": pixels[None]}
         )
         return features[0], probabilities[0]
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the head gives for rows of features, before the temperature.
+
+        Float32 (n, n_features) to float32 (n, n_classes).
+        """
+        (found,) = self._head.run([LOGITS], {FEATURES: features})
+        return np.asarray(found)
+
+    @cached_property
+    def _head(self) -> Any:
+        made = onnx_model(self.h5, start=FEATURES, outputs={LOGITS: LOGITS})
+        return open_onnx(made, usable_cores())
+
+    def hold_to(self, model: "keras.Model") -> None:
+        """Hold the outputs to those of the same model in Keras, on noise.
+
+        Raises:
+            TrainingError: they differ.
+        """
+        import keras
+
+        shape = (_N_CHECKED, *self.input_shape)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        both = keras.Model(model.input, [model.get_layer(FEATURES).output, model.output])
+        found = [self.outputs(one) for one in noise]
+        for number, expected in enumerate(both(noise)):
+            wanted = np.asarray(expected)
+            served = np.stack([one[number] for one in found])
+            difference = float(np.abs(served - wanted).max())
+            # Probabilities are at most 1.
+            if difference > TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+                raise TrainingError(
+                    f"model.h5 in Keras and as it is served must agree to {TOLERANCE:g}, but "
+                    f"their {(FEATURES, PROBABILITIES)[number]} differ by {difference:.2g}: "
+                    "report it with the encoder's name"
+                )
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
         """Return the answer for pixels, uint8 (size, size, 3), decoded to the model's input."""

@@ -327,7 +327,7 @@ def _pictures(subject: Subject) -> dict[str, Any]:
     pictures = [decoded(test.paths[row]) for row in wrong]
     heat: list[str | None] = [None] * len(pictures)
     try:
-        cam: GradCam | None = GradCam(subject.loaded.model)
+        cam: GradCam | None = GradCam(subject.loaded)
     except TrainingError:
         cam = None
     if cam is not None and pictures:

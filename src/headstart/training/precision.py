@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from headstart.models.assemble import LOGITS
-from headstart.models.inference import FEATURES
+from headstart.models.inference import FEATURES, LOGITS
 
 if TYPE_CHECKING:
     import keras
