@@ -4,13 +4,15 @@ A project is a folder with dvc.yaml, params.yaml and MLproject, in git and in DV
 those of the installed package: it holds no source.
 """
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 from headstart.common import files
 from headstart.common.errors import ParamsError
@@ -32,10 +34,11 @@ _FILES = {
 }
 _OPTIONAL = ("workflow.yaml",)
 DVC = (sys.executable, "-m", "dvc")
-_DVC_SETTINGS = (
-    ("core.analytics", "false"),
-    ("core.check_update", "false"),
-    ("cache.type", "reflink,hardlink,copy"),
+_DVC_SETTINGS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "core": {"analytics": False, "check_update": False},
+        "cache": {"type": ["reflink", "hardlink", "copy"]},
+    }
 )
 
 
@@ -113,18 +116,28 @@ def _quoted(text: str) -> str:
 
 def _under_control(folder: Path) -> bool:
     """Put the project into git and DVC; without git, into DVC alone. Return whether into git."""
-    scm: Sequence[str] = ("--no-scm",)
+    # DVC in this process: each of its commands takes a second to start.
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    # What to do next, which `headstart init` says itself.
+    logging.getLogger("dvc").setLevel(logging.WARNING)
     has_git = shutil.which("git") is not None
+    is_inside = False
     if has_git:
         inside = _run(["git", "rev-parse", "--is-inside-work-tree"], folder, check=False)
-        if inside.returncode == 0:
-            scm = ("--subdir",)
-        else:
+        is_inside = inside.returncode == 0
+        if not is_inside:
             _run(["git", "init", "--quiet"], folder)
-            scm = ()
-    _run([*DVC, "init", "--quiet", *scm], folder)
-    for name, value in _DVC_SETTINGS:
-        _run([*DVC, "config", name, value], folder)
+    try:
+        with (
+            Repo.init(str(folder), no_scm=not has_git, subdir=is_inside) as repo,
+            repo.config.edit() as config,
+        ):
+            for section, values in _DVC_SETTINGS.items():
+                config.setdefault(section, {}).update(values)
+    except DvcException as error:
+        raise ParamsError(f"`dvc init` must work in {folder}, but it said: {error}") from None
     return has_git
 
 
