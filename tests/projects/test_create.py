@@ -120,14 +120,14 @@ def test_another_version_runs_what_it_computes_otherwise_and_no_more(
     project = init_project(tmp_path / "own", "photos")
     check_recipes(project)
     check_recipes(Project(tmp_path))  # no project that init made
-    monkeypatch.setattr(recipes, "RECIPES", {**RECIPES, "search": 2})
-    monkeypatch.setattr("headstart.projects.create.RECIPES", {**RECIPES, "search": 2})
+    monkeypatch.setattr(recipes, "RECIPES", {**RECIPES, "search": 9})
+    monkeypatch.setattr("headstart.projects.create.RECIPES", {**RECIPES, "search": 9})
     with pytest.raises(ParamsError, match="those of search are others: run `headstart upgrade`"):
         check_recipes(project)
     assert upgrade_project(project) == ["search"]
     assert upgrade_project(project) == []
     check_recipes(project)
-    changed = re.findall(r"  (\w+): 2", (project.root / LOCK).read_text(encoding="utf-8"))
+    changed = re.findall(r"  (\w+): 9", (project.root / LOCK).read_text(encoding="utf-8"))
     assert changed == ["search"]
 
 

@@ -40,7 +40,7 @@ BY_FILE = {
     "params/data.py": ("fetch",),
     "params/ingest.py": ("ingest",),
     "params/extract.py": ("extract",),
-    "params/head.py": ("search", "train", "evaluate"),
+    "params/head.py": ("search", "train"),
     "params/search.py": ("search",),
     "params/search_space.py": ("search",),
     "params/train.py": ("train",),

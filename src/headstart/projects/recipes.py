@@ -24,7 +24,7 @@ RECIPES = MappingProxyType(
         "search": 1,
         "train": 1,
         "package": 2,
-        "evaluate": 1,
+        "evaluate": 2,
         "register": 1,
     }
 )
