@@ -7,7 +7,8 @@ noise, some lying on their side by EXIF; the default data. Each run is a fresh c
 cache but for exported encoders, and medians of rounds count. The bound is one decoding at the
 needed scale and one forward pass on all cores, each alone. *Stages* is what their own lines say;
 the rest of `dvc repro` is DVC, the start of processes, and the hashing of outputs. *Before* is this
-project before images were decoded at a scale, and once. The peers are
+project before images were decoded at a scale, and once (its export needs tf2onnx: `pip install
+--no-deps tf2onnx flatbuffers`). The peers are
 `keras.utils.image_dataset_from_directory` with `predict`, and the usual loop, as in
 bench/extract_runs.py; they hash, check and group nothing.
 """
@@ -81,11 +82,13 @@ class Project:
             r"(?m)^  source: [^#\n]*", f"  source: {source}  ", params.read_text(), count=1
         )
         params.write_text(text)
+        # The stages run by `python`: by the one that runs this.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "dvc", "repro", "extract"],
             cwd=clone,
-            env=os.environ | {"HEADSTART_CACHE": str(self.cache)},
+            env=os.environ | {"HEADSTART_CACHE": str(self.cache), "PATH": path},
             capture_output=True,
             text=True,
             check=False,
