@@ -151,3 +151,18 @@ def test_what_is_written_by_default_is_ignored_by_git(
     assert written.is_relative_to(repository)
     ignored = subprocess.run(["git", "check-ignore", str(written)], check=False, cwd=repository)
     assert ignored.returncode == 0
+
+
+def test_answers_go_to_a_file(here: Path) -> None:
+    (here / "notes.txt").write_text("no image")
+    for command in (["picture.png", "notes.txt"], ["-"]):
+        arguments = ["predict", *command, "--output", "out/answers.csv"]
+        done = CliRunner().invoke(app, arguments, input="picture.png\nnotes.txt\n")
+        assert done.exit_code == 1  # one has no answer
+        assert "1 images answered" in done.output
+        assert "notes.txt: " in done.output
+        lines = (here / "out/answers.csv").read_text().splitlines()
+        assert lines[0].startswith("path,predicted_label,predicted_label_id,probability,p(a),p(b),")
+        assert [line.split(",")[0] for line in lines[1:]] == ["picture.png", "notes.txt"]
+    refused = CliRunner().invoke(app, ["predict", "picture.png", "--output", "answers.txt"])
+    assert refused.exit_code == 1

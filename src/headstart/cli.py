@@ -5,7 +5,9 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 
 import os
 import shlex
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from headstart.common.terminal import printable, say
 
 if TYPE_CHECKING:
     from headstart.models.model_file import LoadedModel
+    from headstart.models.predict import Prediction
 
 app = typer.Typer(
     name="headstart",
@@ -125,18 +128,43 @@ def run(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="image files, folders, patterns; -: a list on standard input"),
+    ],
     model: ModelOption,
     top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 3,
+    output: Annotated[
+        Path | None, typer.Option(help="write a .csv, .jsonl or .parquet file instead")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="no label below this probability [--output]")
+    ] = 0.0,
+    max_novelty: Annotated[
+        float, typer.Option(min=0, max=1, help="no label above this novelty [--output]")
+    ] = 1.0,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Predict the class of images."""
     from headstart.images.decode import MAX_PIXELS
-    from headstart.models.predict import find_images, predict_files
+    from headstart.models.predict import find_images, named_paths, predict_files
 
-    readable, failed = _readable(images)
+    if output is not None:
+        from headstart.models.answer_file import check_suffix
+
+        check_suffix(output)
+    readable, failed = _readable(list(named_paths(images, sys.stdin)))
     loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
+    if output is not None:
+        found = list(find_images(readable))
+        predictions = predict_files(loaded, found, max_pixels=limit)
+        n_failed = _write_predictions(
+            output, predictions, loaded.classes, len(found), threshold, max_novelty
+        )
+        if failed or n_failed:
+            raise typer.Exit(1)
+        return
     for prediction in predict_files(loaded, find_images(readable), max_pixels=limit):
         path = printable(prediction.path)
         answer = prediction.answer
@@ -149,6 +177,41 @@ def predict(
             say(f"{path}: {best}{novelty}")
     if failed:
         raise typer.Exit(1)
+
+
+def _write_predictions(
+    output: Path,
+    predictions: "Iterable[Prediction]",
+    classes: Sequence[str],
+    n_files: int,
+    threshold: float,
+    max_novelty: float,
+) -> int:
+    """Write them, tell of those that have no answer, and return how many these are."""
+    from headstart.common.progress import progress_bar, telling
+    from headstart.models.answer_file import write_answers
+
+    reasons: list[str] = []
+
+    def watched() -> "Iterator[Prediction]":
+        with progress_bar(total=n_files, unit="images", title="predict") as bar:
+            for one in predictions:
+                if one.answer.reason:
+                    reasons.append(f"{printable(one.path)}: {one.answer.reason}")
+                yield one
+                bar.update()
+
+    started = time.monotonic()
+    with telling("predict"):
+        write_answers(output, watched(), classes, threshold=threshold, max_novelty=max_novelty)
+    for reason in reasons:
+        say(reason, error=True)
+    seconds = time.monotonic() - started
+    say(
+        f"{n_files - len(reasons):,} images answered in {seconds:.1f} s, {len(reasons):,} not: "
+        f"{printable(output)}"
+    )
+    return len(reasons)
 
 
 @app.command()

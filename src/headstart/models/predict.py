@@ -1,5 +1,6 @@
 """The answers of a model for files and folders that people name."""
 
+import glob
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,24 @@ def predict_files(
 
     for answer in loaded.inference.answers(noted(), read):
         yield Prediction(asked.popleft(), loaded.classes, answer)
+
+
+def named_paths(given: Iterable[Path], standard_input: Iterable[str]) -> Iterator[Path]:
+    """Yield the paths that people name: as they are, by patterns, or one a line where it says `-`.
+
+    A pattern (`photos/**/*.jpg`) is one only where no file has that name; without a match it is
+    yielded as it is.
+    """
+    for path in given:
+        text = str(path)
+        if text == "-":
+            yield from (Path(line.rstrip("\r\n")) for line in standard_input if line.strip())
+        elif not path.exists() and any(letter in text for letter in "*?["):
+            # Path.glob takes no pattern of a path from the root.
+            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
+            yield from map(Path, found or [text])
+        else:
+            yield path
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
