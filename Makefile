@@ -54,7 +54,7 @@ lock: setup-dev ## renew the lock files from pyproject.toml
 	@tools/lock
 
 bench: setup-dev ## all measurements (long; on a quiet machine), then the documents of them
-	@for bench in accuracy novelty gate decode ingest near_duplicates extract pipeline search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
+	@for bench in accuracy novelty gate decode ingest near_duplicates extract pipeline serve search fine_tune calibration tracking; do python -m bench.$$bench || exit 1; done
 	@python -m bench.performance
 
 measure-house: setup-dev ## size of the rooms, functions used once, files on three ways through the code

@@ -215,6 +215,32 @@ def _write_predictions(
 
 
 @app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="images in class folders, or with a labels.csv")],
+    model: ModelOption,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for metrics.json and predictions.csv")
+    ] = None,
+    max_pixels: MaxPixelsOption = None,
+) -> None:
+    """Say how good a model is on another labelled folder: accuracy, intervals, each class."""
+    from headstart.common.progress import telling
+    from headstart.evaluation.evaluate_folder import evaluate_folder
+    from headstart.images.decode import MAX_PIXELS
+
+    readable, _ = _readable([folder])
+    loaded = _load(model)
+    with telling("evaluate"):
+        found = evaluate_folder(
+            loaded, readable[0], max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
+        )
+    say(found.text())
+    if output is not None:
+        found.write(output)
+        say(f"\nmetrics.json and predictions.csv are in {printable(output)}.")
+
+
+@app.command()
 def explain(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     model: ModelOption,

@@ -95,7 +95,7 @@ def test_parameters_come_with_the_address_or_the_body(app: Any) -> None:
     assert _ask(app, b"no image", image)[0] == 400
 
 
-@pytest.mark.parametrize("path", ["/ping", "/health", "/version"])
+@pytest.mark.parametrize("path", ["/ping", "/health", "/ready", "/version"])
 def test_it_says_that_it_lives(app: Any, path: str) -> None:
     async def check() -> int:
         sent: list[Any] = []

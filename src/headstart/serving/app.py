@@ -20,6 +20,7 @@ import pandas as pd
 import uvicorn
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, load_model
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -81,6 +82,10 @@ def run_server(model: str, host: str, port: int, tracking_uri: str) -> None:
                 f"a served model must take one column {IMAGE_COLUMN!r}, but {model} takes "
                 f"{columns}: name a model of this project"
             )
+        # Before it listens: the first pass of a session takes longer than the others.
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, format="PNG")
+        loaded.predict(pd.DataFrame({IMAGE_COLUMN: [picture.getvalue()]}))
         app = make_app(loaded)
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=10)
 
@@ -144,6 +149,7 @@ def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starle
             Route("/invocations", invocations, methods=["POST"]),
             Route("/ping", ping),
             Route("/health", ping),
+            Route("/ready", ping),  # it listens when it is
             Route("/version", version),
         ],
         exception_handlers={HTTPException: _failure, Exception: _failure},

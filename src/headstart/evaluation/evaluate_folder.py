@@ -1,0 +1,165 @@
+"""How good a model is on a labelled folder that is not part of a project: `headstart evaluate`."""
+
+import hashlib
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.common import files
+from headstart.common.errors import DataError
+from headstart.common.progress import progress_bar
+from headstart.common.terminal import printable, table
+from headstart.evaluation.bootstrap import Interval
+from headstart.evaluation.evaluate_model import score_intervals
+from headstart.heads.metrics import scores
+from headstart.images.decode import MAX_PIXELS, decode_input
+from headstart.models.model_file import LoadedModel
+from headstart.models.predictions import Predictions, write_predictions
+from headstart.sources.layout import scan
+
+# Of images like the training images, 5 % are above.
+_NOVEL = 0.95
+_MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class FolderEvaluation:
+    """What a labelled folder says of a model.
+
+    Attributes:
+        test: images of classes that the model knows.
+        unknown: label → novelty of each image of a class that it does not know, float64.
+        unreadable: path → why it could not be decoded.
+    """
+
+    test: Predictions
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    unknown: dict[str, NDArray[np.float64]]
+    unreadable: dict[str, str]
+
+    def metrics(self) -> dict[str, float]:
+        """For metrics.json: each score with its 95 % interval."""
+        found: dict[str, float] = {"n": len(self.test)}
+        for name, value in self.scores.items():
+            interval = self.intervals[name]
+            found |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return found
+
+    def text(self) -> str:
+        """For a terminal."""
+        test = self.test
+        accuracy, interval = self.scores["accuracy"], self.intervals["accuracy"]
+        lines = [
+            f"Accuracy   {100 * accuracy:.1f} % (95 % interval {100 * interval.low:.1f} to "
+            f"{100 * interval.high:.1f}) on {len(test):,} images",
+            f"Log loss   {self.scores['log_loss']:.3f}, calibration error {self.scores['ece']:.3f}",
+            "",
+        ]
+        rows = []
+        for label_id in np.unique(test.label_ids):
+            own, said = test.label_ids == label_id, test.predicted_ids == label_id
+            right = int((own & said).sum())
+            wrong = Counter(test.predicted_ids[own & ~said].tolist()).most_common(1)
+            taken = f"{printable(test.classes[wrong[0][0]])} ({wrong[0][1]})" if wrong else ""
+            precision = f"{100 * right / said.sum():.1f} %" if said.any() else "none predicted"
+            recall = f"{100 * right / own.sum():.1f} %"
+            name = printable(test.classes[label_id])
+            rows.append([name, f"{int(own.sum()):,}", recall, precision, taken])
+        rows.sort(key=lambda row: float(row[2].rstrip(" %")))
+        lines += table(["class", "images", "recall", "precision", "most taken for"], rows)
+        for label, novelty in self.unknown.items():
+            caught = f": {100 * (novelty > _NOVEL).mean():.0f} % have a novelty above {_NOVEL}"
+            known = "" if np.isnan(novelty).any() else caught
+            lines.append(f"The model knows no {printable(label)} ({len(novelty):,} images){known}")
+        shown = list(self.unreadable.items())[:_MOST_SHOWN]
+        lines += [f"{printable(path)}: {reason}" for path, reason in shown]
+        if len(self.unreadable) > len(shown):
+            lines.append(f"and {len(self.unreadable) - len(shown):,} more that cannot be read")
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """Write metrics.json and predictions.csv."""
+        files.write_json(folder / "metrics.json", self.metrics())
+        write_predictions(folder / "predictions.csv", [self.test])
+
+
+def evaluate_folder(
+    loaded: LoadedModel, folder: Path, *, n_bootstrap: int = 2000, max_pixels: int = MAX_PIXELS
+) -> FolderEvaluation:
+    """Evaluate a model on a folder in any layout that ingest reads, with the same class names.
+
+    Where there is a test split, that alone. Copies of one file are drawn together for intervals.
+
+    Raises:
+        DataError: the folder has no classes, none that the model knows, or no image.
+    """
+    entries = scan(folder).entries
+    of_test = [entry for entry in entries if entry.split == "test"]
+    entries = of_test or entries
+    known = {name: number for number, name in enumerate(loaded.classes)}
+    labels = {entry.label for entry in entries}
+    if not labels & known.keys():
+        raise DataError(
+            f"{folder} must have classes that the model knows, {_shown(loaded.classes)}, but has "
+            f"{_shown(sorted(labels))}: name its folders as the model's classes"
+        )
+    hashes: dict[str, str] = {}
+    lock = threading.Lock()
+
+    def read(path: str) -> NDArray[np.uint8]:
+        data = (folder / path).read_bytes()
+        with lock:
+            hashes[path] = hashlib.sha256(data).hexdigest()
+        return decode_input(data, loaded.image, max_pixels=max_pixels)
+
+    unknown: dict[str, list[float]] = {}
+    unreadable: dict[str, str] = {}
+    kept: list[str] = []
+    label_ids: list[int] = []
+    rows: list[NDArray[np.float64]] = []
+    novelty: list[float] = []
+    answers = loaded.inference.answers((entry.path for entry in entries), read)
+    with progress_bar(total=len(entries), unit="images", title="evaluate") as bar:
+        for entry, answer in zip(entries, answers, strict=True):
+            bar.update()
+            value = np.nan if answer.novelty is None else answer.novelty
+            if answer.probabilities is None:
+                unreadable[entry.path] = answer.reason
+            elif entry.label not in known:
+                unknown.setdefault(entry.label, []).append(value)
+            else:
+                kept.append(entry.path)
+                label_ids.append(known[entry.label])
+                rows.append(answer.probabilities.astype(np.float64))
+                novelty.append(value)
+    if not kept:
+        path, reason = next(iter(unreadable.items()), (str(folder), "there is none"))
+        raise DataError(f"evaluation needs images of known classes, but got none: {path}: {reason}")
+    test = Predictions(
+        classes=loaded.classes,
+        split="test",
+        paths=tuple(kept),
+        sha256=tuple(hashes[path] for path in kept),
+        label_ids=np.array(label_ids, np.int64),
+        probabilities=np.stack(rows),
+        novelty=None if np.isnan(novelty).any() else np.array(novelty),
+    )
+    return FolderEvaluation(
+        test=test,
+        scores=scores(test.label_ids, test.probabilities),
+        intervals=score_intervals(
+            test.label_ids, test.probabilities, test.sha256, n_resamples=n_bootstrap, seed=0
+        ),
+        unknown={label: np.array(values) for label, values in sorted(unknown.items())},
+        unreadable=unreadable,
+    )
+
+
+def _shown(names: "list[str] | tuple[str, ...]") -> str:
+    shown = ", ".join(map(printable, names[:_MOST_SHOWN]))
+    return f"{shown} and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else shown
