@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import MultiPartParser
 
 from headstart.common.errors import HeadstartError, ServingError, one_line
 from headstart.common.machine import usable_cores
@@ -37,6 +40,7 @@ MAX_BODY_BYTES = 64 * 2**20
 # has neither, so this is room for 256 rows of a dozen fields.
 _MAX_SEPARATORS = 4096
 _BYTES = "application/octet-stream"
+_FORM, _MAX_FIELDS = "multipart/form-data", 16
 Params = dict[str, Any]
 Reader = Callable[[bytearray], tuple[list[object], Params]]
 _FORMS = {"dataframe_records", "dataframe_split", "inputs", "instances"}
@@ -107,11 +111,14 @@ def make_app(model: PyFuncModel, max_body_bytes: int = MAX_BODY_BYTES) -> Starle
         media_type, charset = header.get_content_type(), header.get_content_charset("utf-8")
         is_image = header.get_content_maintype() == "image" or media_type == _BYTES
         read = read_image_body if is_image else _READERS.get(media_type)
+        if media_type == _FORM and (boundary := header.get_boundary()):
+            read = partial(read_form_body, boundary=boundary)
         if read is None or charset not in ("utf-8", "us-ascii"):
             raise HTTPException(
                 415,
-                "a request must be an image, or JSON or CSV in UTF-8, and say so: send it with the "
-                "header Content-Type: image/jpeg, application/json or text/csv",
+                "a request must be an image, a form with images, or JSON or CSV in UTF-8, and say "
+                "so: send it with the header Content-Type: image/jpeg, multipart/form-data, "
+                "application/json or text/csv",
             )
         limit = f"{max_body_bytes // 2**20} MiB"
         too_large = f"a request may have {limit}: send fewer or smaller images"
@@ -175,7 +182,7 @@ def _failure(_request: Request, error: Exception) -> Response:
 
 
 def _numbers(query: Mapping[str, str]) -> Params:
-    """The parameters of an address: numbers where they are."""
+    """The parameters of an address or a form: numbers where they are."""
     found: Params = {}
     for name, text in query.items():
         try:
@@ -188,6 +195,31 @@ def _numbers(query: Mapping[str, str]) -> Params:
 def read_image_body(body: bytes | bytearray) -> tuple[list[object], Params]:
     """Return the column `image` of a body that is an image file, and no parameters."""
     return [bytes(body)], {}
+
+
+def read_form_body(body: bytes | bytearray, boundary: str) -> tuple[list[object], Params]:
+    """Return the files of a form (multipart/form-data) as images, and its fields as parameters.
+
+    Raises:
+        ServingError: it is no such form, or has more than a request may have.
+    """
+    parser = MultiPartParser(
+        # In memory, where the body is already, in place of temporary files.
+        lambda *_, **__: io.BytesIO(),
+        max_form_parts=MAX_IMAGES + _MAX_FIELDS,
+        max_form_memory_size=2**16,
+    )
+    try:
+        form, sent = parser.parse(io.BytesIO(body), boundary.encode(), len(body))
+        images: list[object] = [file.read() for _, file in sent.items(multi=True)]
+    except (ValueError, RequestEntityTooLarge):
+        pass  # so that what is raised does not hold the parser's error, which may hold the body
+    else:
+        return images, _numbers(form.to_dict())
+    raise ServingError(
+        f"the body must be a form of at most {MAX_IMAGES} files and {_MAX_FIELDS} short fields, as "
+        "`curl -F image=@photo.jpg` sends it, but it is not: send it so, or JSON"
+    )
 
 
 def read_json_body(body: bytes | bytearray) -> tuple[list[object], Params]:
