@@ -468,6 +468,25 @@ def compare(
         files.write_text(html, comparison_page(comparison, here.fetched))
 
 
+@app.command()
+def leaderboard(
+    baseline: Annotated[
+        str | None, typer.Option(help="run whose params the others are told by [default: oldest]")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="runs that are shown")] = 20,
+    json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
+) -> None:
+    """Which run is best, by how much, what made it so, and how to adopt it."""
+    from headstart.common import files
+    from headstart.common.paths import project
+    from headstart.tracking.leaderboard import leaderboard as ranked
+
+    found = ranked(project(), baseline=baseline, most=most)
+    say(found.as_text())
+    if json_ is not None:
+        files.write_json(json_, found.as_json())
+
+
 @app.command(
     hidden=True, context_settings={"ignore_unknown_options": True, "help_option_names": []}
 )

@@ -13,7 +13,7 @@ from headstart.common.files import of_cell
 from headstart.common.paths import Project
 from headstart.evaluation.comparison import Comparison
 from headstart.tracking.registration import PREDICTIONS, compare_predictions
-from headstart.tracking.store import open_store
+from headstart.tracking.store import TrackingStore, open_store
 
 MANIFEST = "provenance/manifest.csv"
 # Tags that say how a run was made, but for those of the stage and of the run itself.
@@ -135,12 +135,10 @@ def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunC
         tables.append({})
         for name in (PREDICTIONS, MANIFEST):
             with tempfile.TemporaryDirectory() as folder:
-                path = store.artifact(run.info.run_id, name, Path(folder))
-                if path is not None:
-                    table = pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_filter=False)
-                    cells = {text: table[text].map(of_cell) for text in _TEXTS if text in table}
-                    table = table.assign(**cells).drop_duplicates("sha256")
-                    tables[-1][name] = table.set_index("sha256", drop=False)
+                table = artifact_table(store, run.info.run_id, name, Path(folder))
+            if table is not None:
+                table = table.drop_duplicates("sha256")
+                tables[-1][name] = table.set_index("sha256", drop=False)
     pairs = []
     first = tables[0]
     for run, named in zip(runs[1:], tables[1:], strict=True):
@@ -176,6 +174,20 @@ def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunC
         metrics=dict(sorted(metrics.items())),
         pairs=pairs,
     )
+
+
+def artifact_table(
+    store: TrackingStore, run_id: str, name: str, folder: Path
+) -> pd.DataFrame | None:
+    """Return a CSV artifact of a run with a row an image, downloaded into `folder`; None without.
+
+    Classes and groups may be called 01 or NA, and stay that.
+    """
+    path = store.artifact(run_id, name, folder)
+    if path is None:
+        return None
+    table = pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_filter=False)
+    return table.assign(**{text: table[text].map(of_cell) for text in _TEXTS if text in table})
 
 
 def _differing(each: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
