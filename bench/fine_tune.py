@@ -30,9 +30,10 @@ from headstart.encoders.builders import build
 from headstart.evaluation.comparison import Comparison, compare_models
 from headstart.heads.config import HeadConfig
 from headstart.heads.fitted import DenseWeights, FittedHead
+from headstart.images.decode import decode_input
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_model
-from headstart.models.pixels import compute_outputs
+from headstart.models.pixels import predict_batch
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 from headstart.params.train import FineTuneParams
@@ -196,7 +197,10 @@ def _unused(
 
 def _probabilities(workspace: Path, paths: list[Path], image: ImageParams) -> NDArray[np.float64]:
     loaded = load_model(workspace / "models" / "model.h5")
-    return compute_outputs(loaded.model, paths, image).astype(np.float64)
+    rows = [
+        predict_batch(loaded.model, decode_input(path.read_bytes(), image)[None]) for path in paths
+    ]
+    return np.concatenate(rows).astype(np.float64)
 
 
 def _workspace(folder: Path, name: str, values: dict[str, str]) -> Path:

@@ -90,7 +90,7 @@ def test_default_paths_are_the_projects_in_any_of_its_folders(
             if isinstance(default, str | Path) and "/" in str(default):
                 n_paths += 1
                 assert here in Path(default).resolve().parents, f"{name} {option.name}"
-    assert n_paths == 7
+    assert n_paths == 8
 
 
 def test_every_path_that_can_be_read_is_answered(here: Path) -> None:

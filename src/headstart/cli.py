@@ -3,6 +3,8 @@
 Nothing heavy is imported before a command runs, so that `--help` answers at once.
 """
 
+import atexit
+import contextlib
 import os
 import shlex
 import sys
@@ -27,6 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_kept = contextlib.ExitStack()
+atexit.register(_kept.close)
 
 cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
@@ -133,15 +138,20 @@ def predict(
         typer.Argument(help="image files, folders, patterns; -: a list on standard input"),
     ],
     model: ModelOption,
-    top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 3,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="classes an image [default: 3, in a file all]", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="write a .csv, .jsonl or .parquet file instead")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="no label below this probability [--output]")
+        float, typer.Option(min=0, max=1, help="none of the classes below this probability")
     ] = 0.0,
     max_novelty: Annotated[
-        float, typer.Option(min=0, max=1, help="no label above this novelty [--output]")
+        float, typer.Option(min=0, max=1, help="none of the classes above this novelty")
     ] = 1.0,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
@@ -153,15 +163,14 @@ def predict(
         from headstart.models.answer_file import check_suffix
 
         check_suffix(output)
-    readable, failed = _readable(list(named_paths(images, sys.stdin)))
+    readable, failed = _readable(list(named_paths(images, sys.stdin.buffer)))
     loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     if output is not None:
         found = list(find_images(readable))
         predictions = predict_files(loaded, found, max_pixels=limit)
-        n_failed = _write_predictions(
-            output, predictions, loaded.classes, len(found), threshold, max_novelty
-        )
+        options = {"top_k": top or 0, "threshold": threshold, "max_novelty": max_novelty}
+        n_failed = _write_predictions(output, predictions, loaded, len(found), options)
         if failed or n_failed:
             raise typer.Exit(1)
         return
@@ -172,9 +181,11 @@ def predict(
             failed = True
             say(f"{path}: {answer.reason}", error=True)
         else:
-            best = ", ".join(f"{name} {value:.3f}" for name, value in prediction.top(top))
+            shown = prediction.top(top or 3)
+            best = ", ".join(f"{name} {value:.3f}" for name, value in shown)
             novelty = "" if answer.novelty is None else f"; novelty {answer.novelty:.2f}"
-            say(f"{path}: {best}{novelty}")
+            is_none = shown[0][1] < threshold or (answer.novelty or 0.0) > max_novelty
+            say(f"{path}: {'none of these classes: ' if is_none else ''}{best}{novelty}")
     if failed:
         raise typer.Exit(1)
 
@@ -182,10 +193,9 @@ def predict(
 def _write_predictions(
     output: Path,
     predictions: "Iterable[Prediction]",
-    classes: Sequence[str],
+    loaded: "LoadedModel",
     n_files: int,
-    threshold: float,
-    max_novelty: float,
+    options: dict[str, Any],
 ) -> int:
     """Write them, tell of those that have no answer, and return how many these are."""
     from headstart.common.progress import progress_bar, telling
@@ -203,7 +213,8 @@ def _write_predictions(
 
     started = time.monotonic()
     with telling("predict"):
-        write_answers(output, watched(), classes, threshold=threshold, max_novelty=max_novelty)
+        has_novelty = loaded.novelty is not None
+        write_answers(output, watched(), loaded.classes, has_novelty=has_novelty, **options)
     for reason in reasons:
         say(reason, error=True)
     seconds = time.monotonic() - started
@@ -269,12 +280,11 @@ def explain(
 
 
 def _readable(paths: Sequence[Path]) -> tuple[list[Path], bool]:
-    """Those paths that can be read, after the others have been told; and whether there are others.
-
-    Before the model is loaded, which takes seconds.
-    """
+    """Those that can be read, after the others have been told; and whether there are others."""
     from headstart.models.predict import why_unreadable
 
+    if not paths:
+        say("images must be named, but the list of paths is empty", error=True)
     readable = []
     for path in paths:
         if reason := why_unreadable(path):
@@ -291,8 +301,8 @@ def _load(model: str) -> "LoadedModel":
     from headstart.models.model_file import load_model
     from headstart.tracking.model_uri import model_file
 
-    with model_file(model, project().root) as path:
-        return load_model(path)
+    # What a URI names is there until the process ends: Keras reads the file when it is asked.
+    return load_model(_kept.enter_context(model_file(model, project().root)))
 
 
 @app.command()

@@ -80,6 +80,26 @@ def test_weights_of_another_network_are_refused(name: str) -> None:
         of_catalogue.from_pytorch(state, 224)
 
 
+def test_weights_of_the_same_depth_and_another_width_kind_or_patch_are_refused() -> None:
+    def refused(network: Vit, name: str, says: str) -> None:
+        with pytest.raises(WeightsError, match=says):
+            network.tensors_from_pytorch(state_of(name), SIZE)
+
+    wider = {**_VIT, "width": 12}
+    refused(Vit(**wider), "hf-vit", "must make 12 channels of patches of 14 px, but got the shape")
+    refused(Vit(**{**_VIT, "patch_px": 7}), "hf-vit", "must make 8 channels of patches of 7 px")
+    refused(Vit(**_VIT), "hf-clip", "must not normalise before the first block")
+    refused(Vit(**_VIT, first_norm=True), "hf-vit", "must normalise before the first block")
+    distilled = {
+        **state_of("hf-vit"),
+        "embeddings.position_embeddings": np.zeros((1, 6, 8), np.float32),
+    }
+    with pytest.raises(
+        WeightsError, match=r"positions of a square of patches, but got 5: .*distilled"
+    ):
+        Vit(**_VIT).tensors_from_pytorch(distilled, SIZE)
+
+
 def test_registers_are_not_left_out() -> None:
     with pytest.raises(WeightsError, match="0 registers, but got 3 and 4"):
         NETWORKS["hf-dinov2"].tensors_from_pytorch(state_of("hf-dinov2-registers"), SIZE)

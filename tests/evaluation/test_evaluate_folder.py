@@ -81,3 +81,15 @@ def test_other_classes_alone_are_refused(loaded: LoadedModel, tmp_path: Path) ->
         (tmp_path / "bad" / name / "a.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"images of known classes, but got none: ant/a\.png: "):
         evaluate_folder(loaded, tmp_path / "bad")
+
+
+def test_a_folder_around_it_and_a_single_class(loaded: LoadedModel, tmp_path: Path) -> None:
+    pictures(tmp_path / "own" / "photos" / "bee", 4)
+    found = evaluate_folder(loaded, tmp_path / "own" / "photos", n_bootstrap=50)
+    assert len(found.test) == 4
+    for name in CLASSES:
+        pictures(tmp_path / "around" / "photos" / name, 2)
+    assert len(evaluate_folder(loaded, tmp_path / "around", n_bootstrap=50).test) == 6
+    (tmp_path / "photos.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=r"on a folder of images, but .*photos\.zip is none"):
+        evaluate_folder(loaded, tmp_path / "photos.zip")

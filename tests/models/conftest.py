@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.common.paths import Project
@@ -18,14 +19,22 @@ from headstart.dataset.pixel_store import pack
 from headstart.features.feature_store import FeatureRows, write_features
 from headstart.heads.config import BestHead, HeadConfig, write_head
 from headstart.heads.fitted import DenseWeights, FittedHead
+from headstart.images.decode import decode_input
 from headstart.images.input_pixels import InputPixels
 from headstart.models.model_file import LoadedModel, load_model, save_model
+from headstart.models.pixels import predict_batch
 from headstart.params.image import ImageParams
 from headstart.params.pack import PackParams
 from tests.conftest import REPOSITORY
 
 FEATURE_DIM = 12
 SIZE = 16
+
+
+def compute_outputs(model: Any, paths: Sequence[Path], image: ImageParams) -> NDArray[np.float32]:
+    """What Keras gives for image files."""
+    pixels = np.stack([decode_input(path.read_bytes(), image) for path in paths])
+    return predict_batch(model, pixels)
 
 
 def saved(path: Path, model: Any, metadata: dict[str, Any]) -> LoadedModel:

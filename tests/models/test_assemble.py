@@ -183,17 +183,18 @@ def test_heads_that_have_no_exact_mean_are_left_apart(head: Heads) -> None:
 
 
 def test_logits_from_pixels_and_from_features_are_those_before_the_temperature(
-    encoder: Any, head: Heads, pixels: Pixels
+    encoder: Any, head: Heads, pixels: Pixels, tmp_path: Path
 ) -> None:
     model = assemble(encoder, [head()], 4.0)
     features = np.asarray(encoder(pixels))
     expected = head().logits(features)
-    assert np.asarray(logits_model(model, from_features=False)(pixels)) == pytest.approx(
-        expected, abs=1e-5
-    )
-    assert np.asarray(logits_model(model, from_features=True)(features)) == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert np.asarray(logits_model(model)(pixels)) == pytest.approx(expected, abs=1e-5)
+    save_model(tmp_path / "model.h5", model, METADATA)
+    inference = load_model(tmp_path / "model.h5").inference
+    assert inference.logits(features) == pytest.approx(expected, abs=1e-5)
+    inference.hold_to(model)
+    with pytest.raises(TrainingError, match=r"in Keras and as it is served must agree to 0\.0001"):
+        inference.hold_to(assemble(encoder, [head(1)], 4.0))
 
 
 def test_metadata_longer_than_an_hdf5_header(encoder: Any, head: Heads, tmp_path: Path) -> None:

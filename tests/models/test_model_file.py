@@ -62,6 +62,39 @@ def _datasets(file: h5py.File) -> list[str]:
     return names
 
 
+def _elsewhere(file: h5py.File) -> None:
+    """Weights that would be read from another file of the machine."""
+    name = next(name for name in _datasets(file) if name.endswith("block1_conv/bias"))
+    shape = file[name].shape
+    del file[name]
+    file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+
+def _virtual(file: h5py.File) -> None:
+    name = next(name for name in _datasets(file) if name.endswith("block1_conv/bias"))
+    shape = file[name].shape
+    del file[name]
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[:] = h5py.VirtualSource("/tmp/other.h5", "data", shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def _linked(kind: type) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        name = next(name for name in _datasets(file) if name.endswith("block1_conv/bias"))
+        del file[name]
+        file[name] = kind("/tmp/other.h5", "/data") if kind is h5py.ExternalLink else kind("/x")
+
+    return damage
+
+
+def _huge(file: h5py.File) -> None:
+    """A few bytes that say that they are a terabyte."""
+    name = next(name for name in _datasets(file) if name.endswith("block1_conv/bias"))
+    del file[name]
+    file.create_dataset(name, (2**38,), "f4", chunks=(1024,))
+
+
 DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "metadata that are no JSON": _metadata("{"),
     "metadata that are no object": _metadata([1]),
@@ -81,6 +114,11 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "an absurd layer": _config('"strides": [2, 2]', '"strides": [-1, 0]'),
     "no weights": _without("model_weights"),
     "weights of another shape": _wide_weights,
+    "weights in another file": _elsewhere,
+    "virtual weights": _virtual,
+    "weights by a link": _linked(h5py.SoftLink),
+    "weights by a link to another file": _linked(h5py.ExternalLink),
+    "weights of a terabyte": _huge,
 }
 
 

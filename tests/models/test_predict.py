@@ -12,9 +12,9 @@ from PIL import Image
 
 from headstart.models.assemble import assemble
 from headstart.models.model_file import LoadedModel
-from headstart.models.pixels import compute_outputs, predict_batch
+from headstart.models.pixels import predict_batch
 from headstart.models.predict import predict_files
-from tests.models.conftest import IMAGE, SIZE, make_encoder, make_head, saved
+from tests.models.conftest import IMAGE, SIZE, compute_outputs, make_encoder, make_head, saved
 
 
 @pytest.fixture

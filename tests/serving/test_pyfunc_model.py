@@ -165,7 +165,7 @@ def test_too_many_and_none(served: LoadedModel) -> None:
 
 def test_the_answer_has_a_column_a_class() -> None:
     rows = np.array([[0.2, 0.8], [0.9, 0.1]], np.float32)
-    table = answers_table([Answer(row) for row in rows], ["ant", "bee"])
+    table = answers_table([Answer(row) for row in rows], ["ant", "bee"], has_novelty=False)
     assert list(table.columns) == [
         "predicted_label", "predicted_label_id", "probability", "p(ant)", "p(bee)"
     ]  # fmt: skip

@@ -9,10 +9,9 @@ import pytest
 from headstart.common import files
 from headstart.common.paths import Project
 from headstart.models.model_file import load_model, read_metadata
-from headstart.models.pixels import compute_outputs
 from headstart.models.predictions import read_predictions
 from headstart.training.fine_tune import Trainer
-from tests.models.conftest import CLASSES, IMAGE, make_workspace, pack_pixels
+from tests.models.conftest import CLASSES, IMAGE, compute_outputs, make_workspace, pack_pixels
 from tests.stages.conftest import run_evaluate, run_train
 from tests.stages.tracked import hold_model_to_reports
 

@@ -78,7 +78,7 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert seen == list(range(1, len(losses) + 1))
     assert tuned.curve[-1]["loss"] < tuned.curve[0]["loss"]
     assert tuned.best_epoch == int(np.argmin(losses)) + 1
-    again = np.asarray(logits_model(model, from_features=False)(_images()[0][70:]))
+    again = np.asarray(logits_model(model)(_images()[0][70:]))
     assert np.abs(again - tuned.logits).max() < 1e-5
 
 
@@ -120,7 +120,7 @@ def test_the_step_is_that_of_keras_fit(tmp_path: Path, monkeypatch: pytest.Monke
     _tune(ours, tmp_path, params)
     theirs = _model()
     unfreeze(theirs, params)
-    reference = logits_model(theirs, from_features=False)
+    reference = logits_model(theirs)
     rate = keras.optimizers.schedules.CosineDecay(params.learning_rate, 2)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=params.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -199,7 +199,7 @@ def test_mixed_precision_trains_the_exact_weights(tmp_path: Path, precision: str
     tuned = _tune(model, tmp_path, PLAIN.model_copy(update={"precision": precision}))
     assert tuned.curve[-1]["loss"] < tuned.curve[0]["loss"]
     assert {str(weight.dtype) for weight in model.weights} == {"float32"}
-    exact = np.asarray(logits_model(model, from_features=False)(_images()[0][70:]))
+    exact = np.asarray(logits_model(model)(_images()[0][70:]))
     assert np.abs(exact - tuned.logits).max() < 1e-5
 
 

@@ -121,6 +121,25 @@ def gather(mapped: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
     return found
 
 
+def stored_array(group: Any, name: str) -> NDArray[Any]:
+    """Read a dataset whose values lie in this file itself, as whole files of ours have them.
+
+    Raises:
+        FormatError: it is a link or lies elsewhere, which could read any file of the machine, or is
+            said to be larger than what is stored, which could take any amount of memory.
+    """
+    item = group
+    for part in name.split("/"):
+        if not isinstance(item.get(part, getlink=True), h5py.HardLink):
+            raise FormatError(f"{name} must lie in the file itself, but is a link or not there")
+        item = item[part]
+    if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external is not None:
+        raise FormatError(f"{name} must be values in the file itself, but lies elsewhere")
+    if item.nbytes > item.id.get_storage_size():
+        raise FormatError(f"{name} must be stored in full, but {item.nbytes} bytes of it are not")
+    return np.asarray(item[()])
+
+
 def map_dataset(dataset: Any, path: Path) -> NDArray[Any]:
     """A contiguous dataset as a read-only array over the mapped file.
 

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import FormatError, ParamsError, one_line
 from headstart.common.files import replacing
+from headstart.common.hdf5 import stored_array
 
 _OPSET = 20
+_MOST_BYTES = 2**31 - 2**20  # of a file of protocol buffers, with room for shapes
 _TO_MAP, _FROM_MAP = [0, 3, 1, 2], [0, 2, 3, 1]
 # keras.config.epsilon(), which Normalization computes with.
 _EPSILON = 1e-7
@@ -84,7 +86,7 @@ def onnx_model(
         if layer.kind not in _LAYERS:
             raise ParamsError(
                 f"a network is written as ONNX from layers of known kinds, but {layer.name} of "
-                f"{name} is a {layer.kind}: set extract.runtime to keras"
+                f"{name} is a {layer.kind}"
             )
         given = [names[source] for source in layer.sources]
         names[layer.name] = _LAYERS[layer.kind](graph, layer, given)
@@ -102,6 +104,11 @@ def onnx_model(
         ir_version=10,
         producer_name="headstart",
     )
+    if made.ByteSize() > _MOST_BYTES:
+        raise ParamsError(
+            f"a network is written as ONNX of at most 2 GiB, but {name} has "
+            f"{made.ByteSize() / 2**30:.1f}: use smaller encoders, or one"
+        )
     helper.set_model_props(made, dict(metadata))
     made = onnx.shape_inference.infer_shapes(made, strict_mode=True)
     onnx.checker.check_model(made)
@@ -158,14 +165,17 @@ def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> SavedLayer:
             sources.append(tensor["config"]["keras_history"][0])
             shapes.append(tensor["config"]["shape"][1:])
     own = weights.get(saved["name"], {})
-    paths = own.attrs.get("weight_names", []) if own else []
+    paths = list(map(str, own.attrs.get("weight_names", []))) if own else []
     return SavedLayer(
         name=saved["name"],
         kind=saved["class_name"],
         config=saved["config"],
         sources=sources,
         shapes=shapes,
-        weights={str(path).removeprefix(f"{saved['name']}/"): own[path][()] for path in paths},
+        weights={
+            path.removeprefix(f"{saved['name']}/"): stored_array(weights, f"{saved['name']}/{path}")
+            for path in paths
+        },
     )
 
 
@@ -391,7 +401,7 @@ def _rows_added(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if (layer.config["equation"], layer.config["bias_axes"]) != ("abc,c->abc", "bc"):
         raise ParamsError(
             f"a network is written as ONNX with EinsumDense of abc,c->abc, but {layer.name} is of "
-            f"{layer.config['equation']}: set extract.runtime to keras"
+            f"{layer.config['equation']}"
         )
     scaled = graph.add("Mul", [*inputs, graph.constant(layer.weights["kernel"])])
     return graph.add("Add", [scaled, graph.constant(layer.weights["bias"])])
@@ -403,7 +413,7 @@ def _attention(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if len(set(inputs)) > 1 or layer.config["value_dim"] not in (None, head_dim):
         raise ParamsError(
             "a network is written as ONNX with attention of tokens to themselves, but "
-            f"{layer.name} is another: set extract.runtime to keras"
+            f"{layer.name} is another"
         )
 
     def heads(name: str, order: list[int], factor: float = 1.0) -> str:
@@ -449,7 +459,7 @@ def _relu(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.config["negative_slope"] or layer.config["threshold"]:
         raise ParamsError(
             f"a network is written as ONNX with plain ReLU layers, but {layer.name} has a slope or "
-            "a threshold: set extract.runtime to keras"
+            "a threshold"
         )
     if most is None:
         return graph.add("Relu", [values])

@@ -197,6 +197,11 @@ class Vit:
                 f"registers, but got {n_blocks} and {n_registers}: these are weights of another "
                 "network"
             )
+        if ((None, "first_norm", "weight") in parts) != self.first_norm:
+            raise WeightsError(
+                f"weights of {self.name} must {'' if self.first_norm else 'not '}normalise before "
+                "the first block, as CLIP's do: these are weights of another network"
+            )
 
         def take(number: int | None, part: str, kind: str = "weight") -> NDArray[np.float32]:
             if (number, part, kind) not in parts:
@@ -212,6 +217,12 @@ class Vit:
             return [take(number, part), take(number, part, "bias")]
 
         kernel = take(None, "patches")
+        if kernel.shape != (self.width, 3, self.patch_px, self.patch_px):
+            raise WeightsError(
+                f"weights of {self.name} must make {self.width} channels of patches of "
+                f"{self.patch_px} px, but got the shape {kernel.shape}: these are weights of "
+                "another network"
+            )
         zeros = np.zeros(self.width, np.float32)
         tensors: Tensors = {
             # OIHW → HWIO; CLIP's has no bias.
@@ -264,6 +275,11 @@ class Vit:
         if len(learnt) != side * side:
             # The class token has a position, too; in timm's files with registers it has none.
             first, learnt, side = first + learnt[:1], learnt[1:], isqrt(len(learnt) - 1)
+        if len(learnt) != side * side:
+            raise WeightsError(
+                f"weights of {self.name} must have the positions of a square of patches, but got "
+                f"{len(learnt)}: these are weights of another network, such as a distilled one"
+            )
         if self.registers:
             first = np.concatenate([first, take(None, "registers", "")[0]])
         # As Hugging Face does it: with antialiasing where there are registers.

@@ -72,8 +72,8 @@ def read_tensors(
         return tensors
     if path.suffix not in (".h5", ".hdf5", ".keras"):
         raise WeightsError(
-            "a weights file must be a legacy .h5, .weights.h5 or .keras file of Keras, but got "
-            f"{path}: save it in one of these formats"
+            "a weights file must be a legacy .h5, .weights.h5 or .keras file of Keras, or of some "
+            f"encoders a .safetensors or .pth file, but got {path}: save it in one of these formats"
         )
     import keras
 
@@ -106,6 +106,9 @@ def read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         with safe_open(path, framework="numpy") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        odd = [name for name, values in found.items() if values.dtype.kind not in "fiub"]
+        if odd:
+            raise TypeError(f"{odd[0]} is {found[odd[0]].dtype}")
     except (SafetensorError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"a .safetensors weights file must hold tensors of float16 to float64, but {path} does "

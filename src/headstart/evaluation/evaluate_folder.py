@@ -19,7 +19,8 @@ from headstart.heads.metrics import scores
 from headstart.images.decode import MAX_PIXELS, decode_input
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions, write_predictions
-from headstart.sources.layout import scan
+from headstart.sources.folders import readable_name
+from headstart.sources.layout import outer_folder, scan
 
 # Of images like the training images, 5 % are above.
 _NOVEL = 0.95
@@ -34,6 +35,7 @@ class FolderEvaluation:
         test: images of classes that the model knows.
         unknown: label → novelty of each image of a class that it does not know, float64.
         unreadable: path → why it could not be decoded.
+        notes: sentences about what was read.
     """
 
     test: Predictions
@@ -41,6 +43,7 @@ class FolderEvaluation:
     intervals: dict[str, Interval]
     unknown: dict[str, NDArray[np.float64]]
     unreadable: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """For metrics.json: each score with its 95 % interval."""
@@ -76,6 +79,7 @@ class FolderEvaluation:
             caught = f": {100 * (novelty > _NOVEL).mean():.0f} % have a novelty above {_NOVEL}"
             known = "" if np.isnan(novelty).any() else caught
             lines.append(f"The model knows no {printable(label)} ({len(novelty):,} images){known}")
+        lines += [printable(note) for note in self.notes]
         shown = list(self.unreadable.items())[:_MOST_SHOWN]
         lines += [f"{printable(path)}: {reason}" for path, reason in shown]
         if len(self.unreadable) > len(shown):
@@ -98,9 +102,21 @@ def evaluate_folder(
     Raises:
         DataError: the folder has no classes, none that the model knows, or no image.
     """
-    entries = scan(folder).entries
+    if not folder.is_dir():
+        raise DataError(
+            f"a model is evaluated on a folder of images, but {folder} is none: unpack or name one"
+        )
+    folder = folder / outer_folder(folder)
+    layout = scan(folder, least_classes=1)
+    entries = layout.entries
     of_test = [entry for entry in entries if entry.split == "test"]
     entries = of_test or entries
+    notes = list(layout.notes)
+    if of_test and len(of_test) < len(layout.entries):
+        notes.append(f"Of {len(layout.entries):,} images the {len(of_test):,} of the test split.")
+    if layout.without_class or layout.left_out:
+        n_without = len(layout.without_class) + len(layout.left_out)
+        notes.append(f"{n_without:,} images without a class were left out.")
     known = {name: number for number, name in enumerate(loaded.classes)}
     labels = {entry.label for entry in entries}
     if not labels & known.keys():
@@ -143,7 +159,7 @@ def evaluate_folder(
     test = Predictions(
         classes=loaded.classes,
         split="test",
-        paths=tuple(kept),
+        paths=tuple(readable_name(path) for path in kept),
         sha256=tuple(hashes[path] for path in kept),
         label_ids=np.array(label_ids, np.int64),
         probabilities=np.stack(rows),
@@ -157,6 +173,7 @@ def evaluate_folder(
         ),
         unknown={label: np.array(values) for label, values in sorted(unknown.items())},
         unreadable=unreadable,
+        notes=tuple(notes),
     )
 
 

@@ -26,6 +26,7 @@ from headstart.models.model_file import LoadedModel
 _STRENGTH = 0.65
 # Of the features' length: how far to both sides a slope is taken.
 _STEP = 0.003
+_MOST_VALUES = 1 << 24  # of directions at once
 # Narrow and in large letters: it is read on a phone too.
 _HEIGHT_PX = 320
 _GAP_PX = 16
@@ -91,14 +92,17 @@ class GradCam:
                 places = values[0].reshape(channels, -1).T
                 # The slope along a place's channels, taken as if they were pooled: of a flattened
                 # map, the mean of the slopes at all places.
-                each = np.tile(places, len(places)) / len(places) if block.flat else places
-                directions = np.zeros((len(places), features.shape[1]), np.float32)
-                directions[:, block.columns] = each
-                longest = np.linalg.norm(directions, axis=1).max()
-                step = _STEP * np.linalg.norm(features) / max(longest, 1e-12)
-                ahead = self._logits(features + step * directions)[:, class_id]
-                behind = self._logits(features - step * directions)[:, class_id]
-                slopes = np.maximum((ahead - behind) / (2 * step), 0)
+                n_times = len(places) if block.flat else 1
+                longest = np.linalg.norm(places, axis=1).max() / np.sqrt(n_times)
+                step = float(_STEP * np.linalg.norm(features) / max(longest, 1e-12))
+                parts = []
+                for some in np.array_split(places, -(-places.size * n_times // _MOST_VALUES)):
+                    directions = np.zeros((len(some), features.shape[1]), np.float32)
+                    directions[:, block.columns] = np.tile(some, n_times) / n_times
+                    ahead = self._logits(features + step * directions)[:, class_id]
+                    behind = self._logits(features - step * directions)[:, class_id]
+                    parts.append(np.maximum((ahead - behind) / (2 * step), 0))
+                slopes = np.concatenate(parts)
                 # What a pooled block adds is a sum over its places: more where the map is finer.
                 scale = len(places) if block.flat else 1
                 coarse = Image.fromarray((scale * slopes).reshape(height, width).astype(np.float32))

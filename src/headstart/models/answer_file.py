@@ -3,9 +3,11 @@
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -36,20 +38,21 @@ def write_answers(
     path: Path,
     predictions: Iterable[Prediction],
     classes: Sequence[str],
-    *,
-    top_k: int = 0,
-    threshold: float = 0.0,
-    max_novelty: float = 1.0,
+    **options: Any,
 ) -> None:
-    """Write a row a file atomically and in bounded memory, in the order in which they come.
+    r"""Write a row a file atomically and in bounded memory, in the order in which they come.
 
-    The columns are `path`, those that the server answers with, and `error`.
+    The columns are `path`, those that the server answers with, and `error`. A byte of a path that
+    is no UTF-8 is written as `\xff`.
+
+    Args:
+        options: of `answers_table`.
 
     Raises:
         DataError: the format is not known.
     """
     check_suffix(path)
-    chunks = _tables(predictions, classes, top_k, threshold, max_novelty)
+    chunks = _tables(predictions, classes, options)
     write = {".csv": _write_csv, ".jsonl": _write_json_lines, ".parquet": _write_parquet}
     with replacing(path) as temporary:
         write[path.suffix.lower()](temporary, chunks)
@@ -58,31 +61,26 @@ def write_answers(
 def _tables(
     predictions: Iterable[Prediction],
     classes: Sequence[str],
-    top_k: int,
-    threshold: float,
-    max_novelty: float,
+    options: dict[str, Any],
 ) -> Iterator[pd.DataFrame]:
     """Tables of some rows each; the first one may be empty, and has the columns."""
     waiting = iter(predictions)
     chunk = list(islice(waiting, _CHUNK_ROWS))
     while True:
-        table = answers_table(
-            [one.answer for one in chunk],
-            classes,
-            top_k=top_k,
-            threshold=threshold,
-            max_novelty=max_novelty,
-            with_reasons=True,
-        )
-        table.insert(0, "path", [str(one.path) for one in chunk])
+        answers = [one.answer for one in chunk]
+        table = answers_table(answers, classes, with_reasons=True, **options)
+        paths = [os.fsencode(one.path).decode(errors="backslashreplace") for one in chunk]
+        table.insert(0, "path", paths)
         yield table
         if not (chunk := list(islice(waiting, _CHUNK_ROWS))):
             return
 
 
 def _write_csv(path: Path, tables: Iterable[pd.DataFrame]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        # With lines that end in \n, the writer would leave a \r in a cell unquoted.
+        ended = SimpleNamespace(write=lambda line: stream.write(line[:-2] + "\n"))
+        writer = csv.writer(ended, lineterminator="\r\n")
         for number, table in enumerate(tables):
             if number == 0:
                 writer.writerow(map(as_cell, table.columns))
@@ -96,7 +94,7 @@ def _text(value: Any) -> Any:
 
 
 def _write_json_lines(path: Path, tables: Iterable[pd.DataFrame]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape") as stream:
+    with path.open("w", encoding="utf-8") as stream:
         for table in tables:
             for row in table.to_dict("records"):
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")

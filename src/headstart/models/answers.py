@@ -12,6 +12,7 @@ def answers_table(
     answers: Sequence[Answer],
     classes: Sequence[str],
     *,
+    has_novelty: bool,
     top_k: int = 0,
     threshold: float = 0.0,
     max_novelty: float = 1.0,
@@ -20,6 +21,7 @@ def answers_table(
     """Return a row an image, with the columns that are served.
 
     Args:
+        has_novelty: whether the model tells it; each answer has one then.
         top_k: so many of the best classes, in place of a column for each; 0: all.
         threshold, max_novelty: an image whose best probability is below, or whose novelty is above,
             has no label: none of these classes.
@@ -32,8 +34,7 @@ def answers_table(
     best = probabilities.max(axis=1).astype(np.float64)
     is_sure = best >= threshold
     columns: dict[str, object] = {}
-    # None is in each answer of a model that has no novelty, or in none.
-    if all(answer.novelty is not None for answer in found):
+    if has_novelty:
         novelty = np.array([answer.novelty for answer in found], np.float64)
         is_sure &= novelty <= max_novelty
         columns["novelty"] = novelty
@@ -57,9 +58,11 @@ def answers_table(
     table = pd.DataFrame(columns)
     if not with_reasons:
         return table
+    # As objects: a missing value would make numbers of another kind of the whole column.
+    table = table.astype(object)
     places = [row for row, answer in enumerate(answers) if answer.probabilities is not None]
     table.index = pd.Index(places)
-    table = table.reindex(range(len(answers))).astype(object)
+    table = table.reindex(range(len(answers)))
     table = table.where(table.notna(), None)
     for row, answer in enumerate(answers):
         if answer.probabilities is None:

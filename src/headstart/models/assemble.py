@@ -96,12 +96,11 @@ def features_model(model: "keras.Model") -> "keras.Model":
     return keras.Model(model.input, model.get_layer(FEATURES).output, name="features_model")
 
 
-def logits_model(model: "keras.Model", *, from_features: bool) -> "keras.Model":
-    """Return an assembled model up to its logits, of pixels or of features; it shares weights."""
+def logits_model(model: "keras.Model") -> "keras.Model":
+    """Return an assembled model up to its logits; it shares weights."""
     import keras
 
-    start = model.get_layer(FEATURES).output if from_features else model.input
-    return keras.Model(start, logits_of(model), name="logits_model")
+    return keras.Model(model.input, logits_of(model), name="logits_model")
 
 
 def average_linear(heads: Sequence[FittedHead]) -> FittedHead | None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,14 @@ from headstart.common.errors import DataError, ServingError, TrainingError
 from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.encoders.onnx_graph import onnx_model
-from headstart.encoders.onnx_session import onnx_workers, open_onnx
+from headstart.encoders.onnx_session import MOST_WORKERS, open_onnx
 from headstart.models.novelty import NoveltyReference
 
 if TYPE_CHECKING:
     import keras
 
 A = TypeVar("A")
+B = TypeVar("B")
 
 # Of an assembled model's layers: what its head takes, and what leaves it.
 FEATURES = "features"
@@ -32,6 +33,7 @@ LOGITS = "logits"
 PROBABILITIES = "probabilities"
 # Of a probability, and of a feature in proportion to the largest, between Keras and this.
 TOLERANCE = 1e-4
+_TOLERANCE_TF32 = 1e-2
 _N_CHECKED = 4
 
 
@@ -54,11 +56,12 @@ class Inference:
     """A model file, opened for answers."""
 
     def __init__(self, h5: Path, novelty: NoveltyReference | None) -> None:
-        self.h5 = h5
         made = onnx_model(h5, outputs={name: name for name in (FEATURES, PROBABILITIES)})
         self._session = open_onnx(made, usable_cores())
-        self.workers = onnx_workers(usable_cores())
+        self.workers = min(usable_cores(), MOST_WORKERS)
         self._novelty = novelty
+        head = onnx_model(h5, start=FEATURES, outputs={LOGITS: LOGITS})
+        self._head = open_onnx(head, usable_cores())
         (given,) = self._session.get_inputs()
         self.input_shape = tuple(given.shape[1:])
         self.n_classes = self._session.get_outputs()[1].shape[1]
@@ -78,11 +81,6 @@ class Inference:
         (found,) = self._head.run([LOGITS], {FEATURES: features})
         return np.asarray(found)
 
-    @cached_property
-    def _head(self) -> Any:
-        made = onnx_model(self.h5, start=FEATURES, outputs={LOGITS: LOGITS})
-        return open_onnx(made, usable_cores())
-
     def hold_to(self, model: "keras.Model") -> None:
         """Hold the outputs to those of the same model in Keras, on noise.
 
@@ -91,6 +89,9 @@ class Inference:
         """
         import keras
 
+        # On a GPU frameworks multiply in TF32 by default.
+        on_gpu = bool(keras.distribution.list_devices("gpu"))
+        tolerance = _TOLERANCE_TF32 if on_gpu else TOLERANCE
         shape = (_N_CHECKED, *self.input_shape)
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         both = keras.Model(model.input, [model.get_layer(FEATURES).output, model.output])
@@ -100,9 +101,9 @@ class Inference:
             served = np.stack([one[number] for one in found])
             difference = float(np.abs(served - wanted).max())
             # Probabilities are at most 1.
-            if difference > TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+            if difference > tolerance * max(1.0, float(np.abs(wanted).max())):
                 raise TrainingError(
-                    f"model.h5 in Keras and as it is served must agree to {TOLERANCE:g}, but "
+                    f"model.h5 in Keras and as it is served must agree to {tolerance:g}, but "
                     f"their {(FEATURES, PROBABILITIES)[number]} differ by {difference:.2g}: "
                     "report it with the encoder's name"
                 )
@@ -131,5 +132,15 @@ class Inference:
                 return Answer(None, reason=str(error))
             return self.answer(pixels)
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from prefetched(one, images, pool, 4 * self.workers)
+        return self.in_threads(one, images)
+
+    def in_threads(self, work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """Yield `work(item)` in order, by the threads that all who ask this model share.
+
+        So no more images are decoded at once than there are threads, however many ask.
+        """
+        return prefetched(work, items, self._pool, 4 * self.workers)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="answer")

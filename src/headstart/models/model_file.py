@@ -15,6 +15,7 @@ import h5py
 
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
+from headstart.common.hdf5 import stored_array
 from headstart.common.quiet import quiet_keras
 from headstart.models.inference import Inference
 from headstart.models.novelty import NoveltyReference
@@ -130,8 +131,9 @@ def _read_novelty(path: Path) -> NoveltyReference | None:
         if "novelty" not in file:
             return None
         try:
-            return NoveltyReference(**{name: item[()] for name, item in file["novelty"].items()})
-        except (OSError, TypeError, AttributeError) as error:
+            arrays = {name: stored_array(file, f"novelty/{name}") for name in file["novelty"]}
+            return NoveltyReference(**arrays)
+        except (OSError, TypeError, AttributeError, FormatError) as error:
             raise _damaged(path, f"novelty: {one_line(error, 120)}") from None
 
 

@@ -1,11 +1,13 @@
 """The answers of a model for files and folders that people name."""
 
 import glob
+import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,22 +57,33 @@ def predict_files(
         yield Prediction(asked.popleft(), loaded.classes, answer)
 
 
-def named_paths(given: Iterable[Path], standard_input: Iterable[str]) -> Iterator[Path]:
-    """Yield the paths that people name: as they are, by patterns, or one a line where it says `-`.
+def named_paths(given: Iterable[Path], standard_input: IO[bytes]) -> Iterator[Path]:
+    """Yield the paths that people name: as they are, by patterns, or as a list where it says `-`.
 
-    A pattern (`photos/**/*.jpg`) is one only where no file has that name; without a match it is
-    yielded as it is.
+    A pattern (`photos/**/*.jpg`) is one only where no file has that name; of what matches, folders
+    count only where no file does; without a match it is yielded as it is. The list has a path a
+    line, or ends them with zero bytes, as `find -print0` does.
     """
     for path in given:
         text = str(path)
         if text == "-":
-            yield from (Path(line.rstrip("\r\n")) for line in standard_input if line.strip())
-        elif not path.exists() and any(letter in text for letter in "*?["):
+            listed = standard_input.read()
+            end = b"\0" if b"\0" in listed else b"\n"
+            lines = (line.strip(b"\r") for line in listed.split(end))
+            yield from (Path(os.fsdecode(line)) for line in lines if line)
+        elif any(letter in text for letter in "*?[") and not _exists(path):
             # Path.glob takes no pattern of a path from the root.
-            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-            yield from map(Path, found or [text])
+            found = [Path(one) for one in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+            yield from [one for one in found if not one.is_dir()] or found or [path]
         else:
             yield path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name of a file
+        return False
 
 
 def find_images(paths: Iterable[Path]) -> Iterator[Path]:
@@ -97,8 +110,8 @@ def why_unreadable(path: Path) -> str:
             children(path)
         elif not stat.S_ISREG(mode):
             return "an image must be a file or a folder, but this is a pipe, socket or device"
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
     except DataError as error:
         return str(error)
     return ""

@@ -8,8 +8,9 @@ model = headstart.load_model("photos-headstart/models/model.h5")
 model.predict(["cat.jpg", open("dog.jpg", "rb").read(), pixels])
 """
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,8 @@ class Classifier:
     """
 
     loaded: LoadedModel
+    # Holds the file of a model that an MLflow URI names.
+    _kept: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,6 +79,7 @@ class Classifier:
         return answers_table(
             answers,
             self.classes,
+            has_novelty=self.loaded.novelty is not None,
             top_k=top_k,
             threshold=threshold,
             max_novelty=max_novelty,
@@ -117,8 +121,8 @@ def fit(folder: str | PathLike[str], project: str | PathLike[str] | None = None)
 
 def load_classifier(model: str | PathLike[str] = "models/model.h5") -> Classifier:
     """Load a model file, or what an MLflow URI such as `models:/headstart@champion` names."""
-    with model_file(str(model), project().root) as path:
-        return Classifier(load_model(path))
+    kept = contextlib.ExitStack()
+    return Classifier(load_model(kept.enter_context(model_file(str(model), project().root))), kept)
 
 
 def _pixels(picture: Picture, image: ImageParams) -> NDArray[np.uint8]:

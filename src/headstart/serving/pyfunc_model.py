@@ -81,6 +81,7 @@ class ImageClassifier(PythonModel):
         return answers_table(
             answers,
             loaded.classes,
+            has_novelty=loaded.novelty is not None,
             top_k=options["top_k"],
             threshold=options["threshold"],
             max_novelty=options["max_novelty"],

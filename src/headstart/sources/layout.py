@@ -76,7 +76,7 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def scan(folder: Path, called: str | None = None) -> Layout:
+def scan(folder: Path, called: str | None = None, *, least_classes: int = 2) -> Layout:
     """Find the images of a folder in one of the three layouts.
 
     Args:
@@ -99,7 +99,7 @@ def scan(folder: Path, called: str | None = None) -> Layout:
     else:
         layout = _scan_classes(folder, "", None, called)
     classes = sorted({entry.label for entry in layout.entries})
-    if len(classes) < 2:
+    if len(classes) < least_classes:
         found = f"there is only {classes[0]!r}" if classes else "there is none"
         raise DataError(
             f"a classifier needs at least two classes, but {found} in {called}: give each class "

@@ -155,7 +155,7 @@ class Trainer:
         self._params, self._seed, self._n_steps = params, seed, n_steps
         self._size = int(model.input.shape[1])
         self.first_layer = unfreeze(model, params)
-        self._exact = logits_model(model, from_features=False)
+        self._exact = logits_model(model)
         self._strategy = _strategy(params)
         with self._strategy.scope():
             self._model = self._working_copy(model)
@@ -216,7 +216,7 @@ class Trainer:
             return self._exact
         copy = at_precision(model, self._params.precision)
         unfreeze(copy, self._params)
-        return logits_model(copy, from_features=False)
+        return logits_model(copy)
 
     def batches(self, train: Examples, epoch: int) -> Iterator[tuple[Any, ...]]:
         """What `step` takes, in this epoch's order; the last is filled with images of weight 0."""
