@@ -489,9 +489,9 @@ def leaderboard(
     """Which run is best, by how much, what made it so, and how to adopt it."""
     from headstart.common import files
     from headstart.common.paths import project
-    from headstart.tracking.leaderboard import leaderboard as ranked
+    from headstart.tracking.leaderboard import rank_runs
 
-    found = ranked(project(), baseline=baseline, most=most)
+    found = rank_runs(project(), baseline=baseline, most=most)
     say(found.as_text())
     if json_ is not None:
         files.write_json(json_, found.as_json())

@@ -7,7 +7,7 @@ import pytest
 from headstart.common.errors import TrackingError
 from headstart.common.files import write_csv
 from headstart.common.paths import Project
-from headstart.tracking.leaderboard import leaderboard
+from headstart.tracking.leaderboard import rank_runs
 from headstart.tracking.runs import new_run
 
 N = 400
@@ -49,7 +49,7 @@ def test_the_best_is_first_and_the_others_stand_beside_it(
     )  # fmt: skip
     with new_run(workspace, "a search", {"headstart.kind": "search"}) as other:
         other.log_results({"val_accuracy": 1.0}, "", [])
-    found = leaderboard(workspace)
+    found = rank_runs(workspace)
     assert [run.run_id for run in found.standings] == [best, near, first]
     assert found.baseline == first
     assert [run.differs for run in found.standings] == [
@@ -70,14 +70,14 @@ def test_the_best_is_first_and_the_others_stand_beside_it(
     assert "worse: -10.5 (" in text
     assert "90.0 % (80.0 to 95.0)" in text
     assert "the baseline" in text
-    told = leaderboard(workspace, baseline=near[:8], most=1)
+    told = rank_runs(workspace, baseline=near[:8], most=1)
     (only,) = told.standings
     assert only.differs == {"extract.encoders": "vgg16", "seed": "0"}
 
 
 def test_no_run_and_no_such_run(workspace: Project, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"needs runs of trained models.*run `dvc repro`"):
-        leaderboard(workspace)
+        rank_runs(workspace)
     run_id = logged(workspace, tmp_path, "one", 300, {})
     with pytest.raises(TrackingError, match=f"but zzz is of 0: take one of {run_id[:8]}"):
-        leaderboard(workspace, baseline="zzz")
+        rank_runs(workspace, baseline="zzz")

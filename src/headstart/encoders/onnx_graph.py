@@ -484,8 +484,7 @@ def _activate(graph: _Graph, saved: Any, values: str) -> str:
              "selu": "Selu"}  # fmt: skip
     if name not in known:
         raise ParamsError(
-            f"a network is written as ONNX with activations of known kinds, but got {name}: "
-            "set extract.runtime to keras"
+            f"a network is written as ONNX with activations of known kinds, but got {name}"
         )
     return graph.add(known[name], [values])
 

@@ -23,7 +23,7 @@ _NO_DIFFERENCE = ("search.storage", "search.workers", "extract.batch_size")
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedRun:
     """One run.
 
     Attributes:
@@ -51,7 +51,7 @@ class Leaderboard:
     """Runs by out-of-fold accuracy, then log loss, the best first."""
 
     baseline: str
-    standings: list[Standing]
+    standings: list[RankedRun]
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -83,7 +83,7 @@ class Leaderboard:
         return "\n".join(lines)
 
 
-def leaderboard(
+def rank_runs(
     project: Project, *, baseline: str | None = None, most: int = 20, seed: int = 0
 ) -> Leaderboard:
     """Rank the trained models of the project's experiment.
@@ -145,7 +145,7 @@ def _predictions(store: TrackingStore, run: MlflowRun) -> pd.DataFrame | None:
         return artifact_table(store, run.info.run_id, PREDICTIONS, Path(folder))
 
 
-def _standing(run: MlflowRun, reference: MlflowRun, compared: Comparison | None) -> Standing:
+def _standing(run: MlflowRun, reference: MlflowRun, compared: Comparison | None) -> RankedRun:
     metrics, tags = run.data.metrics, run.data.tags
     names = ("test_accuracy", "test_accuracy_ci95_low", "test_accuracy_ci95_high")
     test = [metrics[name] for name in names if name in metrics]
@@ -154,7 +154,7 @@ def _standing(run: MlflowRun, reference: MlflowRun, compared: Comparison | None)
         adopt = f"dvc exp apply {experiment}"
     elif version := tags.get("registered.version"):
         adopt = f"headstart promote {version}"
-    return Standing(
+    return RankedRun(
         run_id=run.info.run_id,
         name=str(run.info.run_name),
         accuracy=_figure(run, "val_accuracy"),
