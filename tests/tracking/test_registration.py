@@ -42,9 +42,10 @@ def _model(path: Path, n_filters: int) -> Path:
     x = keras.layers.Rescaling(1 / 255)(pixels)
     for _ in range(2):
         x = keras.layers.Conv2D(n_filters, 5, padding="same")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    x = keras.layers.Softmax(name="probabilities")(keras.layers.Dense(2, name="logits")(x))
     metadata = {"classes": ["a", "b"], "image": ImageParams(size=96).model_dump(mode="json")}
-    save_model(path, keras.Model(pixels, keras.layers.Dense(2, "softmax")(x)), metadata)
+    save_model(path, keras.Model(pixels, x), metadata)
     return path
 
 
