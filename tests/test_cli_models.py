@@ -159,7 +159,7 @@ def test_answers_go_to_a_file(here: Path) -> None:
         arguments = ["predict", *command, "--output", "out/answers.csv"]
         done = CliRunner().invoke(app, arguments, input="picture.png\nnotes.txt\n")
         assert done.exit_code == 1  # one has no answer
-        assert "1 images answered" in done.output
+        assert "1 images predicted" in done.output
         assert "notes.txt: " in done.output
         lines = (here / "out/answers.csv").read_text().splitlines()
         assert lines[0].startswith("path,predicted_label,predicted_label_id,probability,p(a),p(b),")

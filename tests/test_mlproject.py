@@ -56,7 +56,7 @@ def test_texts_are_quoted_for_dvc() -> None:
 
 @pytest.mark.parametrize("path", SHORT_NAMES.values())
 def test_short_names_mean_fields_of_params_yaml(path: str) -> None:
-    _at(CURRENT, path)
+    assert _at(CURRENT, path) is not CURRENT
 
 
 @pytest.mark.parametrize(

@@ -141,17 +141,17 @@ def predict(
     top: Annotated[
         int | None,
         typer.Option(
-            min=1, help="classes an image [default: 3, in a file all]", show_default=False
+            min=1, help="classes per image [default: 3; in a file, all]", show_default=False
         ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="write a .csv, .jsonl or .parquet file instead")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="none of the classes below this probability")
+        float, typer.Option(min=0, max=1, help="no label below this probability")
     ] = 0.0,
     max_novelty: Annotated[
-        float, typer.Option(min=0, max=1, help="none of the classes above this novelty")
+        float, typer.Option(min=0, max=1, help="no label above this novelty")
     ] = 1.0,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
@@ -219,8 +219,8 @@ def _write_predictions(
         say(reason, error=True)
     seconds = time.monotonic() - started
     say(
-        f"{n_files - len(reasons):,} images answered in {seconds:.1f} s, {len(reasons):,} not: "
-        f"{printable(output)}"
+        f"{n_files - len(reasons):,} images predicted in {seconds:.1f} s, {len(reasons):,} could "
+        f"not be read: {printable(output)}"
     )
     return len(reasons)
 

@@ -108,7 +108,8 @@ def test_neither_keras_nor_tensorflow_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; "
         "from headstart.encoders.onnx_graph import onnx_model; "
-        f"assert onnx_model(Path({str(tmp_path / 'a.h5')!r})); "
-        "assert not {'keras', 'tensorflow'} & sys.modules.keys()"
+        f"print(len(onnx_model(Path({str(tmp_path / 'a.h5')!r}))) > 100); "
+        "print({'keras', 'tensorflow'} & sys.modules.keys())"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "set()"]

@@ -51,7 +51,7 @@ def test_it_counts_what_the_model_gets_right(loaded: LoadedModel, tmp_path: Path
     text = found.text()
     assert f"Accuracy   {100 * right:.1f} % (95 % interval" in text
     assert "on 24 images" in text
-    assert "The model knows no zebra (3 images)" in text
+    assert "Not a class of the model: zebra (3)" in text
     assert "ant/broken.png: " in text
     assert max(map(len, text.splitlines())) <= 120
     found.write(tmp_path / "out")

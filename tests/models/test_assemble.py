@@ -17,6 +17,7 @@ from headstart.heads.fitted import DenseWeights, FittedHead
 from headstart.heads.metrics import softmax
 from headstart.models.assemble import assemble, average_linear, logits_model, weighted_mean
 from headstart.models.model_file import load_model, read_metadata, save_model
+from headstart.models.pixels import hold_to_keras
 from tests.models.conftest import IMAGE, make_encoder, make_head
 
 METADATA = {
@@ -192,9 +193,9 @@ def test_logits_from_pixels_and_from_features_are_those_before_the_temperature(
     save_model(tmp_path / "model.h5", model, METADATA)
     inference = load_model(tmp_path / "model.h5").inference
     assert inference.logits(features) == pytest.approx(expected, abs=1e-5)
-    inference.hold_to(model)
+    hold_to_keras(inference, model)
     with pytest.raises(TrainingError, match=r"in Keras and as it is served must agree to 0\.0001"):
-        inference.hold_to(assemble(encoder, [head(1)], 4.0))
+        hold_to_keras(inference, assemble(encoder, [head(1)], 4.0))
 
 
 def test_metadata_longer_than_an_hdf5_header(encoder: Any, head: Heads, tmp_path: Path) -> None:

@@ -90,10 +90,11 @@ from pathlib import Path
 from headstart.models.model_file import load_model
 from headstart.models.predict import predict_files
 (one,) = predict_files(load_model(Path({str(loaded.path)!r})), [Path({str(picture)!r})])
-assert one.answer.probabilities.shape == (3,)
-assert not {{"keras", "tensorflow", "mlflow", "sklearn", "scipy"}} & sys.modules.keys()
+print(one.answer.probabilities.shape)
+print({{"keras", "tensorflow", "mlflow", "sklearn", "scipy"}} & sys.modules.keys())
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["(3,)", "set()"]
 
 
 def test_what_is_too_large_or_no_image_gets_a_reason(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ def processor_name() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def has_gpu() -> bool:
+    """Return whether there is the driver of an NVIDIA GPU."""
+    return Path("/proc/driver/nvidia/version").exists()
+
+
 def library_version(name: str) -> str | None:
     """Return the installed version of a distribution; None where it is not installed."""
     try:

@@ -185,7 +185,7 @@ def check_size(encoder: Encoder, image: ImageParams) -> None:
     if image.size % encoder.multiple_px:
         below = image.size - image.size % encoder.multiple_px
         raise ParamsError(
-            f"image.size_px must be a multiple of {encoder.multiple_px} for {encoder.name}, which "
-            f"looks at squares of that side, but got {image.size}: set it to {below} or "
+            f"image.size_px must be a multiple of {encoder.multiple_px} for {encoder.name}, the "
+            f"side of its patches, but got {image.size}: set it to {below} or "
             f"{below + encoder.multiple_px}"
         )

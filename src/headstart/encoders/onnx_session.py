@@ -1,7 +1,8 @@
 """A session of ONNX Runtime, opened for several calls at once."""
 
-from pathlib import Path
 from typing import Any
+
+from headstart.common.machine import has_gpu
 
 MOST_WORKERS = 8
 _CUDA = "CUDAExecutionProvider"
@@ -31,5 +32,4 @@ def on_gpu() -> bool:
     """Return whether ONNX Runtime computes on a GPU: it can, and there is a driver."""
     import onnxruntime
 
-    has_driver = Path("/proc/driver/nvidia/version").exists()
-    return has_driver and _CUDA in onnxruntime.get_available_providers()
+    return has_gpu() and _CUDA in onnxruntime.get_available_providers()

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import ParamsError
+from headstart.common.float32 import exact_float32
+from headstart.common.machine import has_gpu
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.onnx_session import MOST_WORKERS, on_gpu, onnx_workers, open_onnx
 from headstart.params.extract import ExtractParams
@@ -44,8 +46,8 @@ def resolve(extract: ExtractParams) -> ExtractParams:
     runtime, precision = extract.runtime, extract.precision
     if precision == "auto":
         can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
-        precision = "bfloat16" if can and (_has_bf16() or _has_gpu()) else "float32"
-    if runtime == "auto" and _has_gpu():
+        precision = "bfloat16" if can and (_has_bf16() or has_gpu()) else "float32"
+    if runtime == "auto" and has_gpu():
         runtime = "keras"
     elif runtime == "auto" and precision == "bfloat16":
         runtime = "openvino" if _installed("openvino") else "keras"
@@ -222,7 +224,8 @@ def _keras(frozen: FrozenModel, precision: str) -> Forward:
         for start in range(0, len(pixels), size):
             part = pixels[start : start + size]
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            rows.append(np.asarray(model.predict_on_batch(padded), np.float32))
+            with exact_float32():
+                rows.append(np.asarray(model.predict_on_batch(padded), np.float32))
         return np.concatenate(rows)[: len(pixels)]
 
     opening: Future[Session] = Future()
@@ -237,7 +240,3 @@ def _installed(runtime: str) -> bool:
 def _has_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     return info.exists() and any(flag in info.read_text("utf-8") for flag in _BF16_FLAGS)
-
-
-def _has_gpu() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()

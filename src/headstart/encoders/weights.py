@@ -226,7 +226,7 @@ def weights_identity(
         return RANDOM_IDENTITY
     if extract.weights == "imagenet":
         if imagenet is None:
-            tried = [f"{published}: not fetched from here; get it from there"] if published else []
+            tried = [f"{published}: to be downloaded by you"] if published else []
             raise _nowhere(extract.encoder, tried)
         return imagenet.identity
     path, digest = _checked_path(extract, root)

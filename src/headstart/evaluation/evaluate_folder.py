@@ -1,7 +1,6 @@
 """How good a model is on a labelled folder that is not part of a project: `headstart evaluate`."""
 
 import hashlib
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +73,11 @@ class FolderEvaluation:
             name = printable(test.classes[label_id])
             rows.append([name, f"{int(own.sum()):,}", recall, precision, taken])
         rows.sort(key=lambda row: float(row[2].rstrip(" %")))
-        lines += table(["class", "images", "recall", "precision", "most taken for"], rows)
+        lines += table(["class", "images", "recall", "precision", "most confused with"], rows)
         for label, novelty in self.unknown.items():
             caught = f": {100 * (novelty > _NOVEL).mean():.0f} % have a novelty above {_NOVEL}"
             known = "" if np.isnan(novelty).any() else caught
-            lines.append(f"The model knows no {printable(label)} ({len(novelty):,} images){known}")
+            lines.append(f"Not a class of the model: {printable(label)} ({len(novelty):,}){known}")
         lines += [printable(note) for note in self.notes]
         shown = list(self.unreadable.items())[:_MOST_SHOWN]
         lines += [f"{printable(path)}: {reason}" for path, reason in shown]
@@ -125,12 +124,10 @@ def evaluate_folder(
             f"{_shown(sorted(labels))}: name its folders as the model's classes"
         )
     hashes: dict[str, str] = {}
-    lock = threading.Lock()
 
     def read(path: str) -> NDArray[np.uint8]:
         data = (folder / path).read_bytes()
-        with lock:
-            hashes[path] = hashlib.sha256(data).hexdigest()
+        hashes[path] = hashlib.sha256(data).hexdigest()
         return decode_input(data, loaded.image, max_pixels=max_pixels)
 
     unknown: dict[str, list[float]] = {}

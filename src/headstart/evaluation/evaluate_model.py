@@ -6,10 +6,9 @@ nothing of reports.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,8 @@ from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions, as_predictions
 
 N_CHECKED = 32
-# Features of lower precision are near those of the float32 model that is served, not equal. Keras
-# may have computed on a GPU, where frameworks multiply in TF32 by default.
+# Features of lower precision are near those of the float32 model that is served, not equal.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
-_TOLERANCE_KERAS = 1e-2
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def evaluate_model(
     probabilities = softmax(logits / temperature)
 
     n_checked, difference = _checked_on_images(
-        paths, probabilities, tolerance_of(store.recipe), lambda path: computed(path)[1]
+        paths, probabilities, TOLERANCE[store.recipe["precision"]], lambda path: computed(path)[1]
     )
     label_ids, every_class = batch.label_ids, np.arange(len(loaded.classes))
     novel = None
@@ -147,13 +144,6 @@ def evaluate_model(
         largest_difference=difference,
         novel=novel,
     )
-
-
-def tolerance_of(recipe: Mapping[str, Any]) -> float:
-    """How far probabilities of cached features may be from those of the model on the images."""
-    if recipe["runtime"] == "keras" and recipe["precision"] == "float32":
-        return _TOLERANCE_KERAS
-    return TOLERANCE[recipe["precision"]]
 
 
 def _checked_on_images(

@@ -9,20 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import DataError, ServingError, TrainingError
+from headstart.common.errors import DataError, ServingError
 from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.encoders.onnx_graph import onnx_model
 from headstart.encoders.onnx_session import MOST_WORKERS, open_onnx
 from headstart.models.novelty import NoveltyReference
-
-if TYPE_CHECKING:
-    import keras
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -31,10 +28,6 @@ B = TypeVar("B")
 FEATURES = "features"
 LOGITS = "logits"
 PROBABILITIES = "probabilities"
-# Of a probability, and of a feature in proportion to the largest, between Keras and this.
-TOLERANCE = 1e-4
-_TOLERANCE_TF32 = 1e-2
-_N_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,7 @@ class Inference:
         self._session = open_onnx(made, usable_cores())
         self.workers = min(usable_cores(), MOST_WORKERS)
         self._novelty = novelty
-        head = onnx_model(h5, start=FEATURES, outputs={LOGITS: LOGITS})
-        self._head = open_onnx(head, usable_cores())
+        self._h5 = h5
         (given,) = self._session.get_inputs()
         self.input_shape = tuple(given.shape[1:])
         self.n_classes = self._session.get_outputs()[1].shape[1]
@@ -81,32 +73,11 @@ class Inference:
         (found,) = self._head.run([LOGITS], {FEATURES: features})
         return np.asarray(found)
 
-    def hold_to(self, model: "keras.Model") -> None:
-        """Hold the outputs to those of the same model in Keras, on noise.
-
-        Raises:
-            TrainingError: they differ.
-        """
-        import keras
-
-        # On a GPU frameworks multiply in TF32 by default.
-        on_gpu = bool(keras.distribution.list_devices("gpu"))
-        tolerance = _TOLERANCE_TF32 if on_gpu else TOLERANCE
-        shape = (_N_CHECKED, *self.input_shape)
-        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        both = keras.Model(model.input, [model.get_layer(FEATURES).output, model.output])
-        found = [self.outputs(one) for one in noise]
-        for number, expected in enumerate(both(noise)):
-            wanted = np.asarray(expected)
-            served = np.stack([one[number] for one in found])
-            difference = float(np.abs(served - wanted).max())
-            # Probabilities are at most 1.
-            if difference > tolerance * max(1.0, float(np.abs(wanted).max())):
-                raise TrainingError(
-                    f"model.h5 in Keras and as it is served must agree to {tolerance:g}, but "
-                    f"their {(FEATURES, PROBABILITIES)[number]} differ by {difference:.2g}: "
-                    "report it with the encoder's name"
-                )
+    @cached_property
+    def _head(self) -> Any:
+        # Who asks for answers alone does not need it.
+        made = onnx_model(self._h5, start=FEATURES, outputs={LOGITS: LOGITS})
+        return open_onnx(made, usable_cores())
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
         """Return the answer for pixels, uint8 (size, size, 3), decoded to the model's input."""

@@ -3,9 +3,9 @@
 import glob
 import os
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import IO
 
@@ -43,18 +43,13 @@ def predict_files(
     Args:
         max_pixels: of the largest image that is decoded.
     """
-    asked: deque[Path] = deque()
-
-    def noted() -> Iterator[Path]:
-        for path in paths:
-            asked.append(path)
-            yield path
 
     def read(path: Path) -> NDArray[np.uint8]:
         return decode_input(path.read_bytes(), loaded.image, max_pixels=max_pixels)
 
-    for answer in loaded.inference.answers(noted(), read):
-        yield Prediction(asked.popleft(), loaded.classes, answer)
+    named, ahead = tee(paths)
+    for path, answer in zip(named, loaded.inference.answers(ahead, read), strict=True):
+        yield Prediction(path, loaded.classes, answer)
 
 
 def named_paths(given: Iterable[Path], standard_input: IO[bytes]) -> Iterator[Path]:

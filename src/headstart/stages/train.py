@@ -17,6 +17,7 @@ from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
 from headstart.models.model_file import load_encoder, load_model, save_model
+from headstart.models.pixels import hold_to_keras
 from headstart.models.predictions import write_predictions
 from headstart.params.base import Section, Seed
 from headstart.params.image import ImageParams
@@ -78,7 +79,7 @@ def run(project: Project, params: Sections) -> str:
         novelty = novelty_of(store, trained.layers, model, images, seed=params.seed)
         metadata = model_metadata(store, trained, params.image, kept)
         save_model(project.model, model, metadata, novelty)
-        load_model(project.model).inference.hold_to(model)
+        hold_to_keras(load_model(project.model).inference, model)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
         mlflow_run.log_results(

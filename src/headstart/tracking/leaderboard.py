@@ -59,7 +59,7 @@ class Leaderboard:
 
     def as_text(self) -> str:
         """Three lines a run, of 80 columns where names are short."""
-        lines = ["   run       out of fold  log loss  test (95 % interval)    beside the best"]
+        lines = ["   run       out of fold  log loss  test (95 % interval)    vs. the best"]
         for place, run in enumerate(self.standings, start=1):
             test = ""
             if run.test is not None:
