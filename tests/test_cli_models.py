@@ -166,3 +166,15 @@ def test_answers_go_to_a_file(here: Path) -> None:
         assert [line.split(",")[0] for line in lines[1:]] == ["picture.png", "notes.txt"]
     refused = CliRunner().invoke(app, ["predict", "picture.png", "--output", "answers.txt"])
     assert refused.exit_code == 1
+
+
+def test_no_help_text_is_taken_for_markup() -> None:
+    """Text in square brackets would not be shown: defaults are told by show_default."""
+    group = typer.main.get_command(app)
+    texts = [
+        getattr(option, "help", None) or ""
+        for command in group.commands.values()  # type: ignore[attr-defined]
+        for option in command.params
+    ]
+    assert len(texts) > 20
+    assert [text for text in texts if "[" in text] == []

@@ -59,7 +59,7 @@ ModelOption = Annotated[
 ]
 MaxPixelsOption = Annotated[
     int | None,
-    typer.Option("--max-pixels", min=1, help="refuse larger images [default: 100 million]"),
+    typer.Option("--max-pixels", min=1, help="refuse larger images", show_default="100 million"),
 ]
 
 
@@ -122,7 +122,7 @@ def run(
     folder: Annotated[Path, typer.Argument(help="images, one folder per class")],
     project: Annotated[
         Path | None,
-        typer.Option(help="where its project is made [default: FOLDER-headstart]"),
+        typer.Option(help="where its project is made", show_default="FOLDER-headstart"),
     ] = None,
 ) -> None:
     """Train on a folder of images: a model, its accuracy, label issues, and a page."""
@@ -140,9 +140,7 @@ def predict(
     model: ModelOption,
     top: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="classes per image [default: 3; in a file, all]", show_default=False
-        ),
+        typer.Option(min=1, help="classes per image", show_default="3; in a file, all"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="write a .csv, .jsonl or .parquet file instead")
@@ -256,7 +254,7 @@ def explain(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     model: ModelOption,
     output: Annotated[Path, _path_option("explained", help="folder for the pictures")],
-    top: Annotated[int, typer.Option(min=1, help="classes shown an image")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="classes shown per image")] = 5,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
@@ -481,7 +479,8 @@ def compare(
 @app.command()
 def leaderboard(
     baseline: Annotated[
-        str | None, typer.Option(help="run whose params the others are told by [default: oldest]")
+        str | None,
+        typer.Option(help="run that params are compared with", show_default="the oldest"),
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="runs that are shown")] = 20,
     json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
