@@ -25,7 +25,8 @@ def predict_batch(model: "keras.Model", pixels: NDArray[np.uint8]) -> NDArray[np
     So a row does not depend on what shares its batch, on any processor. A constant batch size is
     not enough: without AVX-512, kernels differ by the place of a row in the batch too.
     """
-    rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
+    with exact_float32():
+        rows = [model.predict_on_batch(pixels[i : i + 1]) for i in range(len(pixels))]
     return np.concatenate(rows).astype(np.float32, copy=False)
 
 
