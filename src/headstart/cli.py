@@ -35,6 +35,8 @@ atexit.register(_kept.close)
 
 cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+encoders_app = typer.Typer(help="The encoders there are, and their weights.")
+app.add_typer(encoders_app, name="encoders")
 
 
 def _path_option(path: str, *names: str, help: str) -> Any:
@@ -509,12 +511,45 @@ def mlproject(
     run_entry_point(entry_point, assignments_of(options or []))
 
 
-@app.command()
-def encoders() -> None:
-    """List the encoders: blocks, input size, and where their ImageNet weights come from."""
-    from headstart.encoders.catalogue import listing
+@encoders_app.callback(invoke_without_command=True)
+def encoders(context: typer.Context) -> None:
+    """List the encoders: input size, features, cost, and where their weights come from."""
+    if context.invoked_subcommand is None:
+        from headstart.encoders.encoder_commands import listing
 
-    say(listing())
+        say(listing())
+
+
+@encoders_app.command("show")
+def encoders_show(name: Annotated[str, typer.Argument(help="an encoder")]) -> None:
+    """Show one encoder: its feature blocks, cost, weights and their licence."""
+    from headstart.encoders.encoder_commands import details
+
+    say(details(name))
+
+
+@encoders_app.command("fetch")
+def encoders_fetch(
+    name: Annotated[str, typer.Argument(help="an encoder")],
+    file: Annotated[
+        Path | None, typer.Argument(help="a weights file, to see whether it is of that encoder")
+    ] = None,
+) -> None:
+    """Fetch an encoder's weights now, checked, for work without a network."""
+    from headstart.encoders.encoder_commands import fetch_weights
+
+    say(fetch_weights(name, file))
+
+
+@encoders_app.command("describe")
+def encoders_describe(
+    file: Annotated[Path, typer.Argument(help="an encoder of your own, an .onnx file")],
+) -> None:
+    """Write a first description of an .onnx encoder beside it, to be looked through."""
+    from headstart.encoders.encoder_commands import describe_onnx
+
+    _, told = describe_onnx(file)
+    say(told)
 
 
 @cache_app.command("ls")

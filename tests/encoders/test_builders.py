@@ -46,6 +46,11 @@ OF_KERAS = {
         for n in ("B0", "B1", "B2", "B3", "S", "M", "L")
     },
     "mobilenet": ("mobilenet", "MobileNet"),
+    **{
+        f"mobilenetv3{size.lower()}": ("mobilenet_v3", f"MobileNetV3{size}")
+        for size in ("Large", "Small")
+    },
+    **{f"nasnet{size.lower()}": ("nasnet", f"NASNet{size}") for size in ("Mobile", "Large")},
     "mobilenetv2": ("mobilenet_v2", "MobileNetV2"),
     "inceptionv3": ("inception_v3", "InceptionV3"),
     "xception": ("xception", "Xception"),
@@ -70,7 +75,7 @@ def application(name: str, size: int, **options: Any) -> tuple[Any, Any]:
     module, builder = OF_KERAS[name]
     applications = importlib.import_module(f"keras.applications.{module}")
     shape = (size, size, 3)
-    network = getattr(applications, builder)(
+    network = getattr(keras.applications, builder)(
         include_top=False, pooling="avg", input_shape=shape, **options
     )
     return network, applications.preprocess_input

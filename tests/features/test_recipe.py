@@ -123,8 +123,7 @@ def test_an_unknown_encoder_is_refused_with_the_nearest() -> None:
     ("name", "reason"),
     [
         ("ConvNeXtXLarge", "cannot be loaded"),
-        ("mobilenet_v3_large", "keras.ops"),
-        ("NASNetLarge", "not held"),
+        ("InceptionResNetV2", "layers of its own"),
     ],
 )
 def test_encoders_that_do_not_survive_are_refused_with_the_reason(name: str, reason: str) -> None:

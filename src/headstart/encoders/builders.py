@@ -4,6 +4,7 @@ Knows nothing of the cache, of batches or of files of images. Importing this imp
 """
 
 import difflib
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,19 @@ from typing import Any
 import numpy as np
 
 from headstart.common.errors import ParamsError, WeightsError
+from headstart.common.quiet import quiet_keras
 from headstart.encoders.catalogue import (
     BLOCK_PREFIX,
     ENCODERS,
     check_size,
+    chosen_encoder,
     encoder_named,
     row_layers,
 )
 from headstart.encoders.encoder import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Encoder
+from headstart.encoders.onnx_description import build_onnx_encoder
+from headstart.encoders.onnx_encoder import OnnxEncoder, side_by_side, tensor_of
+from headstart.encoders.onnx_graph import onnx_model
 from headstart.encoders.weights import locate_weights
 from headstart.encoders.weights_files import Tensors, read_tensors
 from headstart.params.extract import ExtractParams
@@ -61,18 +67,25 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
     Preprocessing is inside; every layer is named, the last one "features"; it survives `.h5`. With
     several layers, that of each is pooled by "features_<layer>", and "features" joins them. Several
     encoders stand side by side on the same pixels; their layers are called `<encoder>.<layer>`.
-    Relative weights paths are taken from `root`, by default the working directory.
+    Relative weights paths are taken from `root`, by default the working directory. Where an encoder
+    is an `.onnx` file, all become an `OnnxEncoder`, which holds the same as ONNX.
 
     Raises:
         ParamsError: unknown encoder or layer, or an image size it cannot take.
         WeightsError: the weights are nowhere, or not the ones they claim to be.
     """
     if len(extract.encoders) > 1:
-        return _side_by_side([(one, build(one, image, root)) for one in extract.each()])
+        each = [(one, build(one, image, root)) for one in extract.each()]
+        if any(isinstance(model, OnnxEncoder) for _, model in each):
+            return side_by_side({one.encoder: _as_onnx(one, model) for one, model in each})
+        return _side_by_side(each)
+    if extract.in_onnx:
+        check_size(chosen_encoder(extract, root or Path.cwd()), image)
+        return build_onnx_encoder(extract, root or Path.cwd())
     encoder = encoder_named(extract.encoder)
     check_size(encoder, image)
     tensors: Tensors | None = None
-    if extract.weights != "random":
+    if extract.own_weights[0] != "random":
         path = locate_weights(extract, encoder.imagenet, root or Path.cwd())
         from_pytorch = encoder.from_pytorch
         tensors = read_tensors(
@@ -102,6 +115,21 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
             layer.finalize_state()
     model.trainable = False
     return model
+
+
+def _as_onnx(extract: ExtractParams, model: Any) -> OnnxEncoder:
+    """Return an encoder of this room as ONNX, with the blocks that its rows hold."""
+    if isinstance(model, OnnxEncoder):
+        return model
+    names = row_layers(encoder_named(extract.encoder), extract)
+    layers = {name: f"{BLOCK_PREFIX}{name}" if len(names) > 1 else "features" for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.h5"
+        with quiet_keras():
+            model.save(path, include_optimizer=False)
+        made = onnx_model(path, outputs={tensor_of(name): layer for name, layer in layers.items()})
+    widths = {name: int(model.get_layer(layer).output.shape[-1]) for name, layer in layers.items()}
+    return OnnxEncoder(widths, made)
 
 
 def _side_by_side(each: Sequence[tuple[ExtractParams, Any]]) -> Any:

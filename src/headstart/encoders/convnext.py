@@ -152,7 +152,8 @@ def convnexts() -> Iterator[Encoder]:
             default_size_px=224,
             least_size_px=32,
             from_pytorch=network.tensors_from_pytorch,
-            published=f"model.safetensors of facebook/convnext-{size}-224, Apache-2.0",
+            licence="Apache-2.0",
+            published=f"model.safetensors of facebook/convnext-{size}-224",
         )
 
 

@@ -22,13 +22,16 @@ class Encoder:
 
     Attributes:
         network: takes a Keras tensor (n, size, size, 3), returns the network without classifier.
+        in_onnx: whether it is an `.onnx` file, which has no network in Keras.
         blocks: its feature blocks, layer name → channels: layers whose pooled outputs a forward
             pass yields together, the last map first, then the last stages.
         default_size_px, least_size_px: the input size it was trained on, and the least.
         multiple_px: what the input size must be a multiple of.
+        only_resampling: the only one that suits it, where that is known.
         from_pytorch: turns a PyTorch state into tensors by layer for an input size, where such
             weights exist.
-        published: the file that holds its weights, where none is fetched, and its licence.
+        licence: of its weights.
+        published: the file that holds its weights, where none is fetched.
         repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
     """
 
@@ -42,4 +45,7 @@ class Encoder:
     from_pytorch: Callable[[Mapping[str, NDArray[np.float32]], int], Tensors] | None = None
     repair: Callable[[Tensors], Tensors] | None = None
     multiple_px: int = 1
+    only_resampling: str | None = None
+    in_onnx: bool = False
+    licence: str = ""
     published: str = ""

@@ -18,12 +18,13 @@ from headstart.common.files import read_json, replacing, sha256_of_file, write_j
 from headstart.common.quiet import quiet_keras
 from headstart.common.terminal import say
 from headstart.encoders.costs import block_costs
+from headstart.encoders.onnx_encoder import OnnxEncoder, load_onnx_encoder
 from headstart.encoders.onnx_graph import write_onnx
 
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """The files of one frozen encoder, in `folder`; `build` makes it as a Keras model."""
+    """The files of one frozen encoder, in `folder`; `build` makes it in Keras, or as ONNX."""
 
     folder: Path
     build: Callable[[], Any]
@@ -63,7 +64,10 @@ class FrozenModel:
         def save() -> None:
             model = self.build()
             with replacing(self.h5) as temporary, quiet_keras():
-                model.save(temporary, include_optimizer=False)
+                if isinstance(model, OnnxEncoder):
+                    model.save(temporary)
+                else:
+                    model.save(temporary, include_optimizer=False)
             self._require(self.costs, lambda: self._write_costs(model))
             built.append(model)
 
@@ -72,15 +76,28 @@ class FrozenModel:
 
     def block_costs(self) -> dict[str, Cost]:
         """Return what the encoder costs up to each of its feature blocks; counted once."""
-        path = self._require(self.costs, lambda: self._write_costs(self.load()))
+        path = self._require(
+            self.costs, lambda: self._write_costs(load_onnx_encoder(self.h5) or self.load())
+        )
         return {name: Cost(**values) for name, values in read_json(path).items()}
 
     def _write_costs(self, model: Any) -> None:
-        write_json(self.costs, {name: asdict(cost) for name, cost in block_costs(model).items()})
+        costs = model.costs() if isinstance(model, OnnxEncoder) else block_costs(model)
+        write_json(self.costs, {name: asdict(cost) for name, cost in costs.items()})
 
     def require_onnx(self) -> Path:
         """Return the path of model.onnx, written when it is missing or changed."""
-        return self._require(self.onnx, lambda: write_onnx(self.require_h5(), self.onnx))
+
+        def write() -> None:
+            path = self.require_h5()
+            encoder = load_onnx_encoder(path)
+            if encoder is None:
+                write_onnx(path, self.onnx)
+            else:
+                with replacing(self.onnx) as temporary:
+                    temporary.write_bytes(encoder.joined())
+
+        return self._require(self.onnx, write)
 
     def _require(self, path: Path, make: Callable[[], None]) -> Path:
         if is_sound(path):

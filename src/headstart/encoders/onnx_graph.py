@@ -23,7 +23,9 @@ from headstart.common.errors import FormatError, ParamsError, one_line
 from headstart.common.files import replacing
 from headstart.common.hdf5 import stored_array
 
-_OPSET = 20
+OPSET = 20
+# Of a file: an encoder that is ONNX itself, from the bytes of pixels to its joined features.
+ENCODER_DATASET = "encoder.onnx"
 _MOST_BYTES = 2**31 - 2**20  # of a file of protocol buffers, with room for shapes
 _TO_MAP, _FROM_MAP = [0, 3, 1, 2], [0, 2, 3, 1]
 # keras.config.epsilon(), which Normalization computes with.
@@ -52,7 +54,8 @@ def onnx_model(
 ) -> bytes:
     """Return a flat functional model of one input as the bytes of an ONNX file.
 
-    The input is called "image": uint8 (n_images, height, width, 3).
+    The input is called "image": uint8 (n_images, height, width, 3). Where the file holds an encoder
+    in ONNX, what Keras saved is its head, and both make one graph.
 
     Args:
         h5: as `keras.Model.save` of Keras 3 writes it.
@@ -70,10 +73,23 @@ def onnx_model(
     from onnx import TensorProto, helper
 
     name, layers, last = read_layers(h5)
-    graph = _Graph()
+    graph = GraphWriter()
     names: dict[str, str] = {}
+    opset = OPSET
     given_as, dtype, shape = "image", TensorProto.UINT8, layers[0].config["batch_shape"][1:]
-    if start is None:
+    with h5py.File(h5, "r") as file:
+        holds_encoder = start is None and ENCODER_DATASET in file
+        stored = stored_array(file, ENCODER_DATASET).tobytes() if holds_encoder else b""
+    if holds_encoder:
+        encoder = onnx.compose.add_prefix(
+            onnx.load_from_string(stored), "encoder/", rename_inputs=False
+        )
+        graph.nodes += encoder.graph.node
+        graph.constants += encoder.graph.initializer
+        names[layers[0].name], layers = encoder.graph.output[0].name, layers[1:]
+        shape = [axis.dim_value for axis in encoder.graph.input[0].type.tensor_type.shape.dim[1:]]
+        opset = max(opset, encoder.opset_import[0].version)
+    elif start is None:
         bytes_ = graph.add("Transpose", ["image"], perm=_TO_MAP)
         names[layers[0].name] = graph.add("Cast", [bytes_], to=TensorProto.FLOAT)
         layers = layers[1:]
@@ -100,7 +116,7 @@ def onnx_model(
             [helper.make_tensor_value_info(one, TensorProto.FLOAT, None) for one in ends],
             graph.constants,
         ),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
+        opset_imports=[helper.make_opsetid("", opset)],
         ir_version=10,
         producer_name="headstart",
     )
@@ -179,10 +195,11 @@ def _read_layer(weights: h5py.Group, saved: dict[str, Any]) -> SavedLayer:
     )
 
 
-class _Graph:
-    """Nodes and constants, in the order in which they were added."""
+class GraphWriter:
+    """Nodes and constants, in the order in which they were added; all names begin with `prefix`."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -190,20 +207,20 @@ class _Graph:
         """Add an operator of one output, and return the name of that."""
         from onnx import helper
 
-        name = f"{operator.lower()}_{len(self.nodes)}"
+        name = f"{self.prefix}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
     def constant(self, values: Any, dtype: type[np.generic] = np.float32) -> str:
         from onnx import numpy_helper
 
-        name = f"constant_{len(self.constants)}"
+        name = f"{self.prefix}constant_{len(self.constants)}"
         array = np.ascontiguousarray(np.asarray(values, dtype))
         self.constants.append(numpy_helper.from_array(array, name))
         return name
 
 
-_Write = Callable[[_Graph, SavedLayer, list[str]], str]
+_Write = Callable[[GraphWriter, SavedLayer, list[str]], str]
 """Adds a layer to a graph; given and returned are names of tensors."""
 
 
@@ -213,13 +230,13 @@ def _of_channels(values: Any, layer: SavedLayer) -> NDArray[np.float32]:
     return array.reshape(-1, 1, 1) if layer.of_map and len(array) > 1 else array
 
 
-def _rescaling(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _rescaling(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     scale, offset = (_of_channels(layer.config[name], layer) for name in ("scale", "offset"))
     return graph.add("Add", [graph.add("Mul", [*inputs, graph.constant(scale)]),
                              graph.constant(offset)])  # fmt: skip
 
 
-def _normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _normalization(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     # Given to its constructor, or learnt and then among its weights.
     mean, variance = (
         np.asarray(given if given is not None else layer.weights[name], np.float32)
@@ -231,7 +248,7 @@ def _normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return graph.add("Div", [centred, graph.constant(_of_channels(deviation, layer))])
 
 
-def _batch_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _batch_normalization(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     weights = layer.weights
     n = len(weights["moving_mean"])
     parts = [
@@ -244,7 +261,7 @@ def _batch_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) ->
     return graph.add("BatchNormalization", [*inputs, *constants], epsilon=layer.config["epsilon"])
 
 
-def _layer_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _layer_normalization(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     n = layer.shapes[0][-1]
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
@@ -255,20 +272,20 @@ def _layer_normalization(graph: _Graph, layer: SavedLayer, inputs: list[str]) ->
     return graph.add("Transpose", [values], perm=_TO_MAP) if layer.of_map else values
 
 
-def _convolution(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _convolution(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     # (height, width, in, out) → (out, in, height, width)
     kernel = layer.weights["kernel"].transpose(3, 2, 0, 1)
     values = _convolve(graph, layer, inputs, kernel, layer.config["groups"])
     return _activate(graph, layer.config["activation"], values)
 
 
-def _depthwise(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _depthwise(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     kernel = _depthwise_kernel(layer.weights["kernel"])
     values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1])
     return _activate(graph, layer.config["activation"], values)
 
 
-def _separable(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _separable(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     kernel = _depthwise_kernel(layer.weights["depthwise_kernel"])
     values = _convolve(graph, layer, inputs, kernel, layer.shapes[0][-1], bias=False)
     pointwise = [graph.constant(layer.weights["pointwise_kernel"].transpose(3, 2, 0, 1))]
@@ -290,7 +307,7 @@ def _depthwise_kernel(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _convolve(
-    graph: _Graph,
+    graph: GraphWriter,
     layer: SavedLayer,
     inputs: list[str],
     kernel: NDArray[np.float32],
@@ -314,7 +331,7 @@ def _convolve(
 
 def _pooling(operator: str) -> _Write:
     # What is outside of the map counts neither for a maximum nor for a mean, as in Keras.
-    def write(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+    def write(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
         size, strides = _pair(layer.config["pool_size"]), _pair(layer.config["strides"])
         pads = _pads(layer, size, [1, 1])
         return graph.add(operator, inputs, kernel_shape=size, strides=strides, pads=pads)
@@ -323,7 +340,7 @@ def _pooling(operator: str) -> _Write:
 
 
 def _global_pooling(operator: str) -> _Write:
-    def write(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+    def write(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
         values = graph.add(operator, inputs)
         return values if layer.config["keepdims"] else graph.add("Flatten", [values])
 
@@ -344,30 +361,37 @@ def _pads(layer: SavedLayer, kernel: Any, rates: list[int]) -> list[int]:
     return before + after
 
 
-def _token_padding(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _token_padding(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     before, after = layer.config["padding"]
     return graph.add("Pad", [*inputs, graph.constant([0, before, 0, 0, after, 0], np.int64)])
 
 
-def _token_cropping(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _token_cropping(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     before, after = layer.config["cropping"]
     ends = [before], [layer.shapes[0][0] - after], [1]
     return graph.add("Slice", [*inputs, *(graph.constant(one, np.int64) for one in ends)])
 
 
-def _zero_padding(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _cropping(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
+    (top, bottom), (left, right) = layer.config["cropping"]
+    height, width, _ = layer.shapes[0]
+    ends = [top, left], [height - bottom, width - right], [2, 3]
+    return graph.add("Slice", [*inputs, *(graph.constant(one, np.int64) for one in ends)])
+
+
+def _zero_padding(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     (top, bottom), (left, right) = layer.config["padding"]
     pads = graph.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
     return graph.add("Pad", [*inputs, pads])
 
 
-def _flatten(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _flatten(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     return graph.add("Flatten", inputs)
 
 
-def _reshape(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _reshape(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         inputs = [graph.add("Transpose", inputs, perm=_FROM_MAP)]
     target = list(layer.config["target_shape"])
@@ -376,7 +400,7 @@ def _reshape(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return graph.add("Transpose", [values], perm=_TO_MAP) if len(target) == 3 else values
 
 
-def _dense(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _dense(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     if layer.of_map:
         # The same at each place: (in, out) → (out, in, 1, 1).
         kernel = layer.weights["kernel"].T[:, :, None, None]
@@ -390,13 +414,13 @@ def _dense(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return _activate(graph, layer.config["activation"], values)
 
 
-def _product(graph: _Graph, values: str, kernel: Any, bias: Any = None) -> str:
+def _product(graph: GraphWriter, values: str, kernel: Any, bias: Any = None) -> str:
     """Multiply tokens (n, tokens, in) by a kernel (in, out)."""
     product = graph.add("MatMul", [values, graph.constant(kernel)])
     return product if bias is None else graph.add("Add", [product, graph.constant(bias)])
 
 
-def _rows_added(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _rows_added(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     """EinsumDense as the vision transformers use it: channels times factors, plus a row a token."""
     if (layer.config["equation"], layer.config["bias_axes"]) != ("abc,c->abc", "bc"):
         raise ParamsError(
@@ -407,7 +431,7 @@ def _rows_added(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return graph.add("Add", [scaled, graph.constant(layer.weights["bias"])])
 
 
-def _attention(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _attention(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     n_heads, head_dim = layer.config["num_heads"], layer.config["key_dim"]
     width = layer.shapes[0][-1]
     if len(set(inputs)) > 1 or layer.config["value_dim"] not in (None, head_dim):
@@ -435,12 +459,12 @@ def _attention(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return _product(graph, tokens, kernel.reshape(-1, kernel.shape[-1]), bias)
 
 
-def _concatenate(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _concatenate(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     axis = layer.config["axis"] % (len(layer.shapes[0]) + 1)
     return graph.add("Concat", inputs, axis=_TO_MAP.index(axis) if layer.of_map else axis)
 
 
-def _add(graph: _Graph, _: SavedLayer, inputs: list[str]) -> str:
+def _add(graph: GraphWriter, _: SavedLayer, inputs: list[str]) -> str:
     return reduce(lambda one, other: graph.add("Add", [one, other]), inputs)
 
 
@@ -449,11 +473,11 @@ def _plain(operator: str, **attributes: Any) -> _Write:
     return lambda graph, _, inputs: graph.add(operator, inputs, **attributes)
 
 
-def _nothing(_: _Graph, __: SavedLayer, inputs: list[str]) -> str:
+def _nothing(_: GraphWriter, __: SavedLayer, inputs: list[str]) -> str:
     return inputs[0]
 
 
-def _relu(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _relu(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     (values,) = inputs
     most = layer.config["max_value"]
     if layer.config["negative_slope"] or layer.config["threshold"]:
@@ -466,12 +490,12 @@ def _relu(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
     return graph.add("Clip", [values, graph.constant(0.0), graph.constant(most)])
 
 
-def _activation(graph: _Graph, layer: SavedLayer, inputs: list[str]) -> str:
+def _activation(graph: GraphWriter, layer: SavedLayer, inputs: list[str]) -> str:
     (values,) = inputs
     return _activate(graph, layer.config["activation"], values)
 
 
-def _activate(graph: _Graph, saved: Any, values: str) -> str:
+def _activate(graph: GraphWriter, saved: Any, values: str) -> str:
     """Apply one of Keras's activation functions, as a layer's settings name it."""
     name = saved["config"] if isinstance(saved, dict) else saved
     if name in (None, "linear"):
@@ -480,6 +504,10 @@ def _activate(graph: _Graph, saved: Any, values: str) -> str:
         return graph.add("Mul", [values, graph.add("Sigmoid", [values])])
     if name == "relu6":
         return graph.add("Clip", [values, graph.constant(0.0), graph.constant(6.0)])
+    if name == "hard_sigmoid":
+        return graph.add("HardSigmoid", [values], alpha=1 / 6, beta=0.5)
+    if name in ("hard_silu", "hard_swish"):
+        return graph.add("HardSwish", [values])
     known = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "gelu": "Gelu", "elu": "Elu",
              "selu": "Selu"}  # fmt: skip
     if name not in known:
@@ -502,6 +530,7 @@ _LAYERS: dict[str, _Write] = {
     "Concatenate": _concatenate,
     "Conv2D": _convolution,
     "Cropping1D": _token_cropping,
+    "Cropping2D": _cropping,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise,
     "Dropout": _nothing,

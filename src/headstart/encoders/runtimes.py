@@ -44,10 +44,16 @@ def resolve(extract: ExtractParams) -> ExtractParams:
         ParamsError: the runtime is not installed, or cannot compute at that precision.
     """
     runtime, precision = extract.runtime, extract.precision
+    in_onnx = [one.encoder for one in extract.each() if one.in_onnx]
+    if runtime == "keras" and in_onnx:
+        raise ParamsError(
+            "extract.runtime must be onnxruntime or openvino for an encoder in an .onnx file, but "
+            f"got keras for {', '.join(in_onnx)}"
+        )
     if precision == "auto":
         can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
         precision = "bfloat16" if can and (_has_bf16() or has_gpu()) else "float32"
-    if runtime == "auto" and has_gpu():
+    if runtime == "auto" and has_gpu() and not in_onnx:
         runtime = "keras"
     elif runtime == "auto" and precision == "bfloat16":
         runtime = "openvino" if _installed("openvino") else "keras"

@@ -101,7 +101,8 @@ def vits() -> Iterator[Encoder]:
                 least_size_px=2 * patch_px,
                 from_pytorch=vit.tensors_from_pytorch,
                 multiple_px=patch_px,
-                published=f"model.safetensors of {repository}, {licence}",
+                licence=licence,
+                published=f"model.safetensors of {repository}",
             )
 
 

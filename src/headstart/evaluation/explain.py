@@ -50,6 +50,12 @@ class GradCam:
         _, layers, _ = read_layers(loaded.path)
         by_name = {layer.name: layer for layer in layers}
         joined = by_name[FEATURES]
+        if loaded.in_onnx:
+            raise TrainingError(
+                "Grad-CAM needs the maps that features are pooled from, but the encoder of "
+                f"{loaded.path} is an .onnx file, of which its features alone are known: use an "
+                "encoder of `headstart encoders`"
+            )
         pools = [joined]
         if joined.kind == "Concatenate":
             pools = [by_name[name] for name in joined.sources]

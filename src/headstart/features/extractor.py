@@ -23,7 +23,7 @@ from headstart.common.machine import library_version, processor_name, usable_cor
 from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
-from headstart.encoders.catalogue import encoder_named, row_layers, shown_layers
+from headstart.encoders.catalogue import chosen_encoder, row_layers, shown_layers
 from headstart.encoders.frozen import FrozenModel
 from headstart.encoders.runtimes import Forward, HalvingForward, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
@@ -100,7 +100,7 @@ class Extractor:
 
     def blocks(self, row_length: int) -> dict[str, slice]:
         """The columns of a cached row that features.h5 shows, by layer."""
-        encoder = encoder_named(self.extract.encoder)
+        encoder = chosen_encoder(self.extract, self.root)
         held, shown = row_layers(encoder, self.extract), shown_layers(encoder, self.extract)
         if len(held) == 1:
             return {held[0]: slice(0, row_length)}
@@ -113,7 +113,7 @@ class Extractor:
 
     def costs(self) -> dict[str, Cost]:
         """What the encoder costs up to each layer that a row may hold."""
-        held = row_layers(encoder_named(self.extract.encoder), self.extract)
+        held = row_layers(chosen_encoder(self.extract, self.root), self.extract)
         found = self.frozen().block_costs()
         # An encoder with one block ends in it.
         return found if len(held) > 1 else dict(zip(held, found.values(), strict=True))

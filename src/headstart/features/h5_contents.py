@@ -15,12 +15,14 @@ import numpy as np
 from headstart.common.errors import FormatError
 from headstart.common.hdf5 import open_h5
 from headstart.common.terminal import size_text, table
+from headstart.encoders.onnx_graph import ENCODER_DATASET
 
 _KINDS = {
     "headstart-features": "bottleneck features",
     "headstart-feature-shard": "one shard of the row cache",
     "headstart-images": "decoded images",
     "headstart-model": "a trained model",
+    "headstart-onnx-encoder": "an encoder in ONNX",
 }
 _REMEDY = "give a features, images or model file of this project"
 
@@ -37,6 +39,9 @@ def inspect_text(path: Path) -> str:
         lines += [f"  {name}: {value}" for name, value in _facts(file)]
         if "model_config" in file.attrs:
             lines += [f"  {line}" for line in _layers(file)]
+            if ENCODER_DATASET in file:
+                size = size_text(file[ENCODER_DATASET].nbytes)
+                lines.append(f"  encoder before these layers: {ENCODER_DATASET}, {size}")
         else:
             lines += [f"  {line}" for line in _datasets(file)]
             lines += [f"  {line}" for line in _counts(file)]

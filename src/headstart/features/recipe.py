@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.common.files import sha256_of_json
-from headstart.encoders.catalogue import check_size, encoder_named, row_layers, shown_layers
+from headstart.encoders.catalogue import check_size, chosen_encoder, row_layers, shown_layers
 from headstart.encoders.weights import weights_identity
 from headstart.features.views import AUGMENTATION_VERSION
 from headstart.images.decode import DECODE_VERSION
@@ -42,7 +42,7 @@ def feature_recipe(
         common = {k: v for k, v in each[0].items() if all(v == other.get(k) for other in each)}
         own = [{k: v for k, v in one.items() if k not in common} for one in each]
         return {**common, "backbone": extract.encoder, "encoders": own}
-    encoder = encoder_named(extract.encoder)
+    encoder = chosen_encoder(extract, root)
     check_size(encoder, image)
     runtime = f"keras-{backend}" if extract.runtime == "keras" else extract.runtime
     shown, held = shown_layers(encoder, extract), row_layers(encoder, extract)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
+from headstart.encoders.onnx_encoder import OnnxEncoder
 from headstart.heads.config import chosen_layers
 from headstart.heads.fitted import LAYER_NORM_EPSILON, DenseWeights, FittedHead
 from headstart.models.inference import FEATURES, LOGITS, PROBABILITIES
@@ -25,7 +26,7 @@ HEAD_PREFIX = "classifier"
 
 
 def assemble(
-    encoder: "keras.Model",
+    encoder: "keras.Model | OnnxEncoder",
     heads: Sequence[FittedHead],
     temperature: float,
     layers: Sequence[str] | None = None,
@@ -33,6 +34,7 @@ def assemble(
     """Return the whole model: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
 
     The layers of `encoder` are wired anew, not nested. The logits of several heads are averaged.
+    Of an encoder in ONNX it is the head alone: features (n, n_features) to probabilities.
 
     Args:
         layers: whose blocks the heads take; by default all. What only others need is left out.
@@ -42,18 +44,20 @@ def assemble(
     """
     import keras
 
-    last = encoder.layers[-1]
-    if last.name != FEATURES:
-        raise TrainingError(
-            f"an encoder must end in a layer named {FEATURES}, but got {last.name}: "
-            "make models/backbone.h5 again with `dvc repro --force extract`"
-        )
-    features = encoder.output
-    if layers is not None and isinstance(last, keras.layers.Concatenate):
-        # In the encoder's own order; `features_<layer>` pools a layer's block.
-        blocks = [t for t in last.input if _origin(t).removeprefix(f"{FEATURES}_") in layers]
-        if len(blocks) < len(last.input):
-            features = keras.layers.Concatenate(name=FEATURES, dtype="float32")(blocks)
+    if isinstance(encoder, OnnxEncoder):
+        features = start = keras.Input((encoder.width(layers),), name=FEATURES)
+    else:
+        start, features, last = encoder.input, encoder.output, encoder.layers[-1]
+        if last.name != FEATURES:
+            raise TrainingError(
+                f"an encoder must end in a layer named {FEATURES}, but got {last.name}: "
+                "make models/backbone.h5 again with `dvc repro --force extract`"
+            )
+        if layers is not None and isinstance(last, keras.layers.Concatenate):
+            # In the encoder's own order; `features_<layer>` pools a layer's block.
+            blocks = [t for t in last.input if _origin(t).removeprefix(f"{FEATURES}_") in layers]
+            if len(blocks) < len(last.input):
+                features = keras.layers.Concatenate(name=FEATURES, dtype="float32")(blocks)
 
     feature_dim = features.shape[-1]
     for head in heads:
@@ -71,7 +75,7 @@ def assemble(
             for i, head in enumerate(heads, start=1)
         ]
         logits = keras.layers.Average(name=LOGITS, dtype="float32")(branches)
-    return _calibrated(encoder.input, logits, temperature)
+    return _calibrated(start, logits, temperature)
 
 
 def _origin(tensor: Any) -> str:

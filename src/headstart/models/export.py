@@ -108,8 +108,18 @@ def export_model(
             f"among them {images[0]}: name others"
         )
     pixels = np.stack(decoded)
-    expected = predict_batch(loaded.model, pixels)
+    if loaded.in_onnx and name != "onnx":
+        raise TrainingError(
+            f"a model is exported to {name} by Keras, but the encoder of {loaded.path} is ONNX: "
+            "export it with --format onnx"
+        )
 
+    def reference(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if loaded.in_onnx:
+            return np.stack([loaded.inference.outputs(one)[1] for one in batch])
+        return predict_batch(loaded.model, batch)
+
+    expected = reference(pixels)
     target = target.with_suffix(chosen.suffixes[0])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -133,7 +143,7 @@ def export_model(
         for suffix in reversed(chosen.suffixes):
             made.with_suffix(suffix).replace(target.with_suffix(suffix))
     size = sum(target.with_suffix(suffix).stat().st_size for suffix in chosen.suffixes)
-    keras_latency = _latency_ms(lambda one: predict_batch(loaded.model, one), pixels[0])
+    keras_latency = _latency_ms(reference, pixels[0])
     return [
         Export("h5", loaded.path, loaded.path.stat().st_size, keras_latency, 0.0, len(pixels)),
         Export(name, target, size, latency, difference, len(pixels)),

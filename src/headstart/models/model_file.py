@@ -1,8 +1,9 @@
 """models/model.h5 as a file: a Keras model, with what it needs to be understood in its attributes.
 
 Any Keras 3 loads it with `keras.models.load_model(path, compile=False)`; the root attributes
-`format`, `format_version` and `metadata` (JSON) and the group `novelty` are this project's. Knows
-nothing of how a model is made or trained.
+`format`, `format_version` and `metadata` (JSON) and the group `novelty` are this project's. An
+encoder that is ONNX itself lies beside what Keras saved, which then is the head. Knows nothing of
+how a model is made or trained.
 """
 
 import json
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import numpy as np
 
 from headstart.common import files
 from headstart.common.errors import FormatError, one_line
 from headstart.common.hdf5 import stored_array
 from headstart.common.quiet import quiet_keras
+from headstart.encoders.onnx_encoder import OnnxEncoder, load_onnx_encoder
+from headstart.encoders.onnx_graph import ENCODER_DATASET
 from headstart.models.inference import Inference
 from headstart.models.novelty import NoveltyReference
 from headstart.params.image import ImageParams
@@ -52,8 +56,16 @@ class LoadedModel:
         return tuple(self.metadata["classes"])
 
     @cached_property
+    def in_onnx(self) -> bool:
+        """Whether the encoder is ONNX, which Keras does not compute."""
+        with h5py.File(self.path, "r") as file:
+            return ENCODER_DATASET in file
+
+    @cached_property
     def model(self) -> "keras.Model":
         """The same in Keras: uint8 (n, size, size, 3) to probabilities float32 (n, n_classes).
+
+        Where `in_onnx`, the head alone: features float32 (n, n_features) to probabilities.
 
         Raises:
             FormatError: Keras does not load it.
@@ -73,10 +85,13 @@ def save_model(
     model: "keras.Model",
     metadata: dict[str, Any],
     novelty: NoveltyReference | None = None,
+    encoder: bytes = b"",
 ) -> None:
     """Write the model atomically; the same model and metadata give the same bytes.
 
     Args:
+        encoder: an ONNX graph from pixels to the features that `model` takes, where it is not in
+            the model.
         metadata: JSON values; no run id, no time and no library version, or the bytes would change.
     """
     with files.replacing(path) as temporary:
@@ -89,6 +104,9 @@ def save_model(
                 target.attrs["format"] = FORMAT
                 target.attrs["format_version"] = FORMAT_VERSION
                 target.attrs["metadata"] = files.canonical_json(metadata)
+                if encoder:
+                    values = np.frombuffer(encoder, np.uint8)
+                    target.create_dataset(ENCODER_DATASET, data=values)
                 if novelty is not None:
                     group = target.create_group("novelty")
                     for field in fields(novelty):
@@ -137,7 +155,7 @@ def _read_novelty(path: Path) -> NoveltyReference | None:
             raise _damaged(path, f"novelty: {one_line(error, 120)}") from None
 
 
-def load_encoder(path: Path) -> "keras.Model":
+def load_encoder(path: Path) -> "keras.Model | OnnxEncoder":
     """Load models/backbone.h5.
 
     Raises:
@@ -148,8 +166,9 @@ def load_encoder(path: Path) -> "keras.Model":
     if not path.is_file():
         raise FormatError(f"{path} must exist, but it does not: run `dvc repro extract`")
     try:
+        in_onnx = load_onnx_encoder(path)
         with quiet_keras():
-            return keras.models.load_model(path, compile=False)
+            return in_onnx or keras.models.load_model(path, compile=False)
     except (OSError, ValueError) as error:
         raise FormatError(
             f"{path} must be a Keras model, but it cannot be read ({one_line(error, 120)}): "

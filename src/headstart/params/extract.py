@@ -1,5 +1,6 @@
 """The extract section: which encoder, which of its layers, run how."""
 
+import difflib
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -23,6 +24,9 @@ Names = Annotated[
 ]
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class ExtractParams(Section):
     """What turns an image into a feature row."""
 
@@ -34,11 +38,12 @@ class ExtractParams(Section):
         strict=False,
         description="a name, or several; `headstart encoders` lists them",
     )
-    weights: str = Field(
-        "imagenet", min_length=1, description="imagenet, random, or the path of a weights file"
+    weights: Name | dict[Name, Name] = Field(
+        "imagenet",
+        description="imagenet, random, or the path of a weights file; of several, encoder: path",
     )
-    weights_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="what a weights file must hash to"
+    weights_sha256: Sha256 | dict[Name, Sha256] | None = Field(
+        None, description="what a weights file must hash to; of several, encoder: hash"
     )
     layers: Names | None = Field(
         None,
@@ -68,12 +73,27 @@ class ExtractParams(Section):
 
     @model_validator(mode="after")
     def _of_several(self) -> Self:
+        for field, given in (("weights", self.weights), ("weights_sha256", self.weights_sha256)):
+            for name in given if isinstance(given, dict) else ():
+                if name not in self.encoders:
+                    near = difflib.get_close_matches(name, self.encoders, n=1)
+                    hint = f": did you mean {near[0]}?" if near else ""
+                    raise ValueError(
+                        f"{field} must name encoders of extract.encoders, which are "
+                        f"{', '.join(self.encoders)}, but got {name}{hint}"
+                    )
         if len(self.encoders) == 1:
             return self
-        if self.weights not in ("imagenet", "random"):
+        if isinstance(self.weights, str) and self.weights not in ("imagenet", "random"):
             raise ValueError(
                 "a weights file holds one encoder's weights, but extract.encoders names "
-                f"{len(self.encoders)}: set extract.weights to imagenet, or name one encoder"
+                f"{len(self.encoders)}: say whose they are, as in "
+                f"{{{self.encoders[-1]}: {self.weights}}}; the others have imagenet"
+            )
+        if isinstance(self.weights_sha256, str):
+            raise ValueError(
+                "a hash is that of one file, but extract.encoders names "
+                f"{len(self.encoders)}: say whose it is, as in {{{self.encoders[-1]}: <hash>}}"
             )
         if self.layers is not None:
             encoders = {layer.partition(".")[0] for layer in self.layers}
@@ -84,6 +104,21 @@ class ExtractParams(Section):
                     f"{', '.join(self.encoders)}"
                 )
         return self
+
+    @property
+    def own_weights(self) -> tuple[str, str | None]:
+        """The weights and their hash, of parameters that name one encoder."""
+        (name,) = self.encoders
+        weights, sha256 = self.weights, self.weights_sha256
+        return (
+            weights if isinstance(weights, str) else weights.get(name, "imagenet"),
+            sha256.get(name) if isinstance(sha256, dict) else sha256,
+        )
+
+    @property
+    def in_onnx(self) -> bool:
+        """Whether the only encoder is an `.onnx` file, which a YAML file describes."""
+        return self.own_weights[0].endswith((".yaml", ".yml"))
 
     @property
     def encoder(self) -> str:

@@ -6,6 +6,8 @@ from pydantic import ConfigDict, Field
 
 from headstart.params.base import Section
 
+Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
 
 class ImageParams(Section):
     """How a decoded image becomes the pixels that the encoder sees."""
@@ -18,9 +20,7 @@ class ImageParams(Section):
     size: int = Field(
         224, alias="size_px", ge=16, le=2048, description="width and height of the input, in pixels"
     )
-    resampling: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
-        "bicubic", description="filter with which images are resized"
-    )
+    resampling: Resampling = Field("bicubic", description="filter with which images are resized")
     fit: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="stretch both sides to size_px, crop the centre, or pad with black"
     )

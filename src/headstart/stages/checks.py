@@ -9,7 +9,7 @@ from collections.abc import Callable
 from headstart.common.errors import HeadstartError, ParamsError
 from headstart.common.paths import Project
 from headstart.common.terminal import say
-from headstart.encoders.catalogue import ENCODERS, check_size, encoder_named, shown_layers
+from headstart.encoders.catalogue import ENCODERS, check_size, chosen_encoder, shown_layers
 from headstart.encoders.runtimes import resolve
 from headstart.encoders.weights import weights_identity
 from headstart.params.extract import ExtractParams
@@ -50,13 +50,15 @@ def check_possible(project: Project, stage: str) -> None:
     ahead = STAGES[STAGES.index(stage) :]
     are_known = "train" in ahead
     for one in extract.each() if are_known else ():
-        is_known = holds(encoder_named, one.encoder)
+        if one.in_onnx and "extract" not in ahead:
+            continue
+        is_known = holds(chosen_encoder, one, project.root)
         if is_known and "extract" in ahead:
-            encoder = ENCODERS[one.encoder]
+            encoder = chosen_encoder(one, project.root)
             is_known = holds(check_size, encoder, params.image)
             holds(weights_identity, one, encoder.imagenet, project.root)
             is_known = is_known and holds(shown_layers, encoder, one)
-        if is_known and "extract" in ahead and _is_other_layer(one):
+        if is_known and "extract" in ahead and not one.in_onnx and _is_other_layer(one):
             is_known = holds(_check_layers, one, params.image)
         are_known = are_known and is_known
     if "extract" in ahead:
@@ -91,6 +93,12 @@ def _check_fine_tuning(params: Params) -> None:
     from headstart.encoders.builders import layer_names
     from headstart.training.unfreeze import first_layer
 
+    if params.extract.each()[0].in_onnx:
+        raise ParamsError(
+            "fine-tuning trains an encoder of Keras, but extract.weights says that "
+            f"{params.extract.encoder} is an .onnx file, which stays frozen: set "
+            "train.fine_tune.enabled to false"
+        )
     if len(params.extract.encoders) > 1:
         raise ParamsError(
             "fine-tuning works with one encoder, but extract.encoders names "

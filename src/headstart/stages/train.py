@@ -13,6 +13,7 @@ from headstart.common import files
 from headstart.common.paths import Project, cache_folder, state_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.pixel_store import ImageStore
+from headstart.encoders.onnx_encoder import OnnxEncoder
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.config import read_head
 from headstart.models.assemble import assemble
@@ -46,9 +47,8 @@ def run(project: Project, params: Sections) -> str:
         begin_step("training the head")
         trained = train_model(store, best, params.train, seed=params.seed)
         begin_step("assembling the model")
-        model = assemble(
-            load_encoder(project.encoder), trained.heads, trained.temperature, trained.layers
-        )
+        encoder = load_encoder(project.encoder)
+        model = assemble(encoder, trained.heads, trained.temperature, trained.layers)
         tuned = None
         options = params.train.fine_tune
         if options.enabled:
@@ -78,7 +78,8 @@ def run(project: Project, params: Sections) -> str:
         images = ImageStore(project.images) if kept else None
         novelty = novelty_of(store, trained.layers, model, images, seed=params.seed)
         metadata = model_metadata(store, trained, params.image, kept)
-        save_model(project.model, model, metadata, novelty)
+        in_onnx = encoder.joined(trained.layers) if isinstance(encoder, OnnxEncoder) else b""
+        save_model(project.model, model, metadata, novelty, in_onnx)
         hold_to_keras(load_model(project.model).inference, model)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
