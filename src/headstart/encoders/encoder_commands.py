@@ -15,7 +15,7 @@ from headstart.common.terminal import size_text, table
 from headstart.encoders.catalogue import ENCODERS, encoder_named
 from headstart.encoders.onnx_description import read_onnx
 from headstart.encoders.onnx_encoder import tensor_shapes
-from headstart.encoders.weights import locate_weights
+from headstart.encoders.weights import locate_weights, weights_identity
 from headstart.params.extract import ExtractParams
 from headstart.params.image import ImageParams
 
@@ -117,7 +117,9 @@ def fetch_weights(name: str, file: Path | None) -> str:
 
     encoder = encoder_named(name)
     if file is None:
-        path = locate_weights(ExtractParams(encoders=(name,)), encoder.imagenet, Path.cwd())
+        extract = ExtractParams(encoders=(name,))
+        weights_identity(extract, encoder.imagenet, Path.cwd(), encoder.published)
+        path = locate_weights(extract, encoder.imagenet, Path.cwd())
         return f"{path}: {size_text(path.stat().st_size)}, {encoder.licence}"
     digest = sha256_of_file(file) if file.is_file() else None
     extract = ExtractParams(encoders=(name,), weights=str(file), weights_sha256=digest)
