@@ -1,14 +1,17 @@
 """Vision transformers and ConvNeXt equal their references, which reference.py runs."""
 
+import hashlib
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.legacy.saving import legacy_h5_format
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -179,3 +182,31 @@ def test_it_equals_the_reference_in_full_size(name: str, tmp_path: Path) -> None
     for part in set(expected) - {"images"}:
         difference = np.abs(np.asarray(found[part]) - expected[part]).max()
         assert difference < 1e-4 * np.abs(expected[part]).max()
+
+
+@pytest.mark.slow
+def test_convnext_takes_the_weights_files_of_keras(tmp_path: Path) -> None:
+    theirs = keras.applications.ConvNeXtTiny(
+        include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg"
+    )
+    generator = np.random.default_rng(0)
+    theirs.set_weights([
+        value + generator.normal(0, 0.05, value.shape).astype(np.float32)
+        if value.ndim != 1 or value.shape[0] > 3  # the mean and deviation of pixels stay
+        else value
+        for value in theirs.get_weights()
+    ])  # fmt: skip
+    path = tmp_path / "convnext_tiny_notop.h5"
+    with h5py.File(path, "w") as file:  # as the published ones are
+        legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    extract = ExtractParams(encoders="convnext-tiny", weights=str(path), weights_sha256=digest)
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    ours = build(extract, ImageParams(size=64))
+    # Keras's network normalises what it gives once more.
+    norm = theirs.layers[-1]
+    assert isinstance(norm, keras.layers.LayerNormalization)
+    gap = keras.Model(theirs.input, theirs.layers[-2].output)
+    wanted = np.asarray(gap(images.astype(np.float32)))
+    found = np.asarray(ours(images))[:, : wanted.shape[1]]
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()

@@ -121,7 +121,7 @@ def test_a_damaged_file_in_the_cache_of_keras(
     name = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / name).write_bytes(b"half of a download")
-    with pytest.raises(WeightsError, match=f"{name}: its md5 must be 253f.*, but is .*; remove"):
+    with pytest.raises(WeightsError, match=f"{name}: its hash must be 253f.*, but is not; remove"):
         locate_weights(ExtractParams(encoders="vgg19"), ENCODERS["vgg19"].imagenet, tmp_path)
 
 

@@ -90,7 +90,7 @@ def build(extract: ExtractParams, image: ImageParams, root: Path | None = None) 
         from_pytorch = encoder.from_pytorch
         tensors = read_tensors(
             path,
-            bare=lambda: bare_network(encoder, image.size),
+            bare=encoder.reference or (lambda: bare_network(encoder, image.size)),
             from_pytorch=from_pytorch and (lambda state: from_pytorch(state, image.size)),
         )
         if encoder.repair is not None:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from headstart.common.errors import WeightsError
 from headstart.encoders.encoder import Encoder
+from headstart.encoders.weights import Imagenet, KerasFile
 from headstart.encoders.weights_files import Tensors
+
+# sha256 of the files without classifier, as Keras states them.
+_TINY = "d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1"
+_SMALL = "6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab"
+_BASE = "40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45"
+_LARGE = "96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd"
 
 _EPSILON = 1e-6
 # What the files of Hugging Face (ConvNeXt, and DINOv3's), timm and the authors call the parts.
@@ -132,18 +139,51 @@ class ConvNext:
                 tensors[f"{name}_dense2"] = [kernel.T * scale, bias * scale]
         return tensors
 
+    def reference(self) -> Any:
+        """Return Keras's own network, which nests layers and has one of its own."""
+        import keras
+
+        builder = f"ConvNeXt{self.name.removeprefix('convnext-').capitalize()}"
+        return getattr(keras.applications, builder)(include_top=False, weights=None)
+
+    def tensors_from_keras(self, tensors: Tensors) -> Tensors:
+        """Return weights by our layers from those of `reference`; others are as they were."""
+        prefix = self.name.replace("-", "_")
+        if f"{prefix}_stem" not in tensors:
+            return tensors
+        kernel, bias, *norm = tensors[f"{prefix}_stem"]
+        found: Tensors = {"stem_conv": [kernel, bias], "stem_norm": norm}
+        for stage, depth in enumerate(self.depths):
+            if stage:
+                gamma, beta, *conv = tensors[f"{prefix}_downsampling_block_{stage - 1}"]
+                found[f"stage{stage}_down_norm"] = [gamma, beta]
+                found[f"stage{stage}_down_conv"] = conv
+            for number in range(depth):
+                ours = f"stage{stage}_block{number}"
+                theirs = f"{prefix}_stage_{stage}_block_{number}"
+                # Theirs is a convolution of as many groups as channels.
+                kernel, bias = tensors[f"{theirs}_depthwise_conv"]
+                found[f"{ours}_conv"] = [kernel.transpose(0, 1, 3, 2), bias]
+                found[f"{ours}_norm"] = tensors[f"{theirs}_layernorm"]
+                found[f"{ours}_dense1"] = tensors[f"{theirs}_pointwise_conv_1"]
+                (scale,) = tensors[f"{theirs}_layer_scale"]
+                kernel, bias = tensors[f"{theirs}_pointwise_conv_2"]
+                found[f"{ours}_dense2"] = [kernel * scale, bias * scale]
+        return found
+
 
 def convnexts() -> Iterator[Encoder]:
-    """Yield the encoders of the family, for `.safetensors` of Hugging Face or timm."""
+    """Yield the encoders of the family, for `.safetensors` of Hugging Face or timm, and Keras's."""
     tiny, small = (3, 3, 9, 3), (3, 3, 27, 3)
     sizes = (
-        ("tiny", tiny, (96, 192, 384, 768)),
-        ("small", small, (96, 192, 384, 768)),
-        ("base", small, (128, 256, 512, 1024)),
-        ("large", small, (192, 384, 768, 1536)),
+        ("tiny", tiny, (96, 192, 384, 768), _TINY),
+        ("small", small, (96, 192, 384, 768), _SMALL),
+        ("base", small, (128, 256, 512, 1024), _BASE),
+        ("large", small, (192, 384, 768, 1536), _LARGE),
     )
-    for size, depths, widths in sizes:
+    for size, depths, widths, sha256 in sizes:
         network = ConvNext(f"convnext-{size}", depths, widths)
+        file = f"convnext_{size}_notop.h5"
         yield Encoder(
             network.name,
             network.network,
@@ -151,7 +191,13 @@ def convnexts() -> Iterator[Encoder]:
             network.blocks,
             default_size_px=224,
             least_size_px=32,
+            imagenet=Imagenet(
+                identity=f"sha256:{sha256}",
+                keras=KerasFile(file, sha256, "convnext", "BASE_WEIGHTS_PATH"),
+            ),
             from_pytorch=network.tensors_from_pytorch,
+            reference=network.reference,
+            repair=network.tensors_from_keras,
             licence="Apache-2.0",
             published=f"model.safetensors of facebook/convnext-{size}-224",
         )

@@ -32,7 +32,8 @@ class Encoder:
             weights exist.
         licence: of its weights.
         published: the file that holds its weights, where none is fetched.
-        repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
+        reference: makes the network that weights files of Keras are of, where `network` is none.
+        repair: makes of tensors as Keras's files have them those of `network`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Encoder:
     least_size_px: int
     imagenet: Imagenet | None = None
     from_pytorch: Callable[[Mapping[str, NDArray[np.float32]], int], Tensors] | None = None
+    reference: Callable[[], Any] | None = None
     repair: Callable[[Tensors], Tensors] | None = None
     multiple_px: int = 1
     only_resampling: str | None = None

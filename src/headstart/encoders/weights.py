@@ -68,10 +68,10 @@ class DistributionFile:
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A weights file that Keras downloads and keeps, with the hash that Keras publishes."""
+    """A weights file that Keras downloads and keeps, with the md5 or sha256 that Keras states."""
 
     name: str
-    md5: str
+    digest: str
     module: str = field(repr=False)
     address_constant: str = field(repr=False)
 
@@ -99,19 +99,24 @@ class KerasFile:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     keras.utils.get_file(
-                        self.name, address, cache_subdir="models", file_hash=self.md5
+                        self.name, address, cache_subdir="models", file_hash=self.digest
                     )
             except Exception as error:
                 # Keras raises a bare Exception when it cannot reach an address.
                 raise WeightsError(
                     f"{path}: not there, and Keras could not download it ({one_line(error, 160)})"
                 ) from None
-        found = _md5(path)
-        if found != self.md5:
+        if not self.is_of(path):
             raise WeightsError(
-                f"{path}: its md5 must be {self.md5}, but is {found}; remove the file"
+                f"{path}: its hash must be {self.digest}, but is not; remove the file"
             )
         return path
+
+    def is_of(self, path: Path) -> bool:
+        """Return whether a file is this one, by its hash."""
+        with path.open("rb") as stream:
+            kind = "md5" if len(self.digest) == 32 else "sha256"
+            return hashlib.file_digest(stream, kind).hexdigest() == self.digest
 
 
 @dataclass(frozen=True)
@@ -247,7 +252,7 @@ def weights_identity(
         return imagenet.identity
     path, digest = checked_file(extract, root)
     keras = imagenet.keras if imagenet is not None else None
-    if imagenet is not None and keras is not None and _md5(path) == keras.md5:
+    if imagenet is not None and keras is not None and keras.is_of(path):
         return imagenet.identity
     return SAME_TENSORS.get(digest, digest)
 
@@ -313,8 +318,3 @@ def checked_file(extract: ExtractParams, root: Path) -> tuple[Path, str]:
             "provide the right file, or change the hash if you trust this one"
         )
     return path, digest
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()
