@@ -1,9 +1,7 @@
 """The server's app: what is refused, why, and that nothing that was sent comes back."""
 
 import asyncio
-import contextlib
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headstart.common.errors import ServingError
-from headstart.serving.app import make_app, read_csv_body, read_json_body
+from headstart.serving.app import make_app
 from headstart.serving.package import MAX_IMAGES
 from tests.serving.conftest import base64_of, png
 
@@ -277,34 +274,6 @@ def test_any_body_gets_a_reason_and_never_comes_back(
         status, answer = _ask(app, sent, [(b"content-type", content_type)])
         assert status in (200, 400, 415)
         if status != 200:
-            assert set(answer) == {"error_code", "message"}
+            assert set(answer) == {"error_code", "message", "request_id"}
             assert len(answer["message"]) < 300
         assert SECRET not in json.dumps(answer)
-
-
-@pytest.mark.parametrize("read", [read_json_body, read_csv_body])
-@pytest.mark.parametrize(
-    ("start", "again"),
-    [
-        (b'{"dataframe_records":[{"image":"', b'\\"'),
-        (b'{"inputs":{"image":"', b"\\u0041"),
-        (b'{"inputs":{"image":', b"1"),
-        (b'{"inputs":{"image":0.', b"1"),
-        (b"", b"["),
-        (b"[", b"{},"),
-        (b"", b"\\"),
-        (b"", b'"'),
-        (b"", b" "),
-        (b"image", b"\n"),
-        (b"image\n", b"x\n"),
-        (b'image\n"', b'""\n'),
-        (b"image", b",image"),
-        (b"", "\U0001f600".encode()),
-    ],
-)
-def test_reading_takes_linear_time(read: Any, start: bytes, again: bytes) -> None:
-    """Four megabytes in less than two seconds; by quadratic time they take hours."""
-    started = time.perf_counter()
-    with contextlib.suppress(ServingError):
-        read(start + again * (4_000_000 // len(again)))
-    assert time.perf_counter() - started < 2

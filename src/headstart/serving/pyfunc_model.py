@@ -36,7 +36,7 @@ class ImageClassifier(PythonModel):
     """Image files' bytes, or base64 of them, in; the predicted class and all probabilities out."""
 
     def __init__(self) -> None:
-        self._loaded: LoadedModel | None = None
+        self.loaded: LoadedModel | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the `.h5` once, when the server starts."""
@@ -45,7 +45,7 @@ class ImageClassifier(PythonModel):
         quiet_libraries()
         # MLflow's errors would repeat what was sent: images, of whomever.
         os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
-        self._loaded = load_model(Path(context.artifacts["model"]))
+        self.loaded = load_model(Path(context.artifacts["model"]))
 
     def predict(
         self,
@@ -61,7 +61,7 @@ class ImageClassifier(PythonModel):
                 `max_novelty`: one whose novelty is above it has none either: none of these classes.
                 `on_error`: `refuse` a request with a bad image, or answer its `row` with a reason.
         """
-        loaded = self._loaded
+        loaded = self.loaded
         assert loaded is not None, "MLflow calls load_context first"
         options = {**DEFAULTS, **(params or {})}
         try:

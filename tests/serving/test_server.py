@@ -1,4 +1,4 @@
-"""Starting a server on what cannot be served: one sentence, without the store's password."""
+"""The server's process: what it refuses to start on, whom it waits for, and how it ends."""
 
 import base64
 import shutil
@@ -14,7 +14,7 @@ from mlflow.pyfunc.utils import pyfunc
 
 from headstart import cli
 from headstart.common.errors import HeadstartError
-from headstart.serving.app import run_server
+from headstart.serving.server import run_server
 from tests.serving.conftest import png
 
 PASSWORD = "hunter2-of-the-store"
@@ -60,7 +60,7 @@ def test_a_damaged_folder_is_told_in_one_sentence(
     folder = shutil.copytree(serving, tmp_path / "serving")
     DAMAGES[damage](folder)
     with pytest.raises(HeadstartError, match=r"must .*, but .*: ") as caught:
-        run_server(str(folder), "127.0.0.1", 1, store)
+        run_server(str(folder), "127.0.0.1", 0, store)
     assert "\n" not in str(caught.value)
 
 
@@ -71,19 +71,19 @@ def test_a_folder_of_any_name_is_loaded(
     image = base64.b64encode(png(0)).decode()
     n_answers: list[int] = []
 
-    def keep(model: PyFuncModel) -> None:
+    def keep(model: PyFuncModel, **_named: object) -> None:
         n_answers.append(len(model.predict(pd.DataFrame({"image": [image]}))))
 
-    monkeypatch.setattr("headstart.serving.app.make_app", keep)
-    monkeypatch.setattr("uvicorn.run", lambda *_arguments, **_named: None)
-    run_server(str(folder), "127.0.0.1", 1, store)
+    monkeypatch.setattr("headstart.serving.server.make_app", keep)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_arguments, **_named: None)
+    run_server(str(folder), "127.0.0.1", 0, store)
     assert n_answers == [1]
 
 
 def test_a_model_of_others_is_not_served(tmp_path: Path, store: str) -> None:
     mlflow.pyfunc.save_model(tmp_path / "echo", python_model=echo, pip_requirements=["mlflow"])
     with pytest.raises(HeadstartError, match="must take one column 'image', but"):
-        run_server(str(tmp_path / "echo"), "127.0.0.1", 1, store)
+        run_server(str(tmp_path / "echo"), "127.0.0.1", 0, store)
 
 
 @pytest.mark.usefixtures("store")
