@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -49,6 +50,15 @@ class Server:
         assert connection.getresponse().status == 200
         connection.close()
         return time.perf_counter() - started
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        (value,) = re.findall(rf"^{name} (.*)$", text, re.MULTILINE)
+        return float(value)
 
     def hang_up(self, body: bytes, after_s: float) -> None:
         """Send a whole request and go away without waiting for the answer."""

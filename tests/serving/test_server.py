@@ -1,21 +1,30 @@
 """The server's process: what it refuses to start on, whom it waits for, and how it ends."""
 
+import asyncio
 import base64
+import contextlib
+import json
 import shutil
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
+import uvicorn
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.utils import pyfunc
 
 from headstart import cli
-from headstart.common.errors import HeadstartError
-from headstart.serving.server import run_server
-from tests.serving.conftest import png
+from headstart.common.errors import HeadstartError, ServingError
+from headstart.serving import server as server_module
+from headstart.serving.server import KEY_VARIABLE, TimedProtocol, run_server
+from tests.serving.conftest import base64_of, png
+from tests.serving.live_server import running_server
 
 PASSWORD = "hunter2-of-the-store"
 
@@ -122,3 +131,194 @@ def test_an_address_that_is_none_is_told_without_its_password(
     assert printed.count("headstart: ") == 2
     assert PASSWORD not in printed
     assert "Traceback" not in printed
+
+
+def test_a_taken_port_is_told_before_the_model_is_loaded(serving: Path, store: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ServingError, match=f"a free port, but 127.0.0.1 port {port} is not"
+        ) as told:
+            run_server("no model is looked for", "127.0.0.1", port, store)
+    assert "choose another with --port" in str(told.value)
+    for host in ("nowhere.invalid", "192.0.2.1", "a..b"):
+        with pytest.raises(ServingError, match="a server needs an address of this machine"):
+            run_server(str(serving), host, 0, store)
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "schlüssel", "line\n"])
+def test_a_key_that_no_client_can_show_is_refused(
+    key: str, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(ServingError, match=f"{KEY_VARIABLE} must be letters") as told:
+        run_server("no model is looked for", "127.0.0.1", 0, store)
+    assert not key.strip() or key.strip() not in str(told.value)
+
+
+def test_others_are_let_in_without_a_key_only_with_a_warning(
+    serving: Path, store: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_arguments, **_named: None)
+    warned = []
+    for host, key in (("127.0.0.1", None), ("0.0.0.0", None), ("0.0.0.0", "open-sesame")):
+        if key:
+            monkeypatch.setenv(KEY_VARIABLE, key)
+        run_server(str(serving), host, 0, store)
+        warned.append("without a key" in capfd.readouterr().err)
+    assert warned == [False, True, False]
+
+
+def _half_sent(port: int, text: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.sendall(text.encode())
+    return client
+
+
+HEADERS = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+def test_an_end_answers_what_is_under_way_and_waits_for_nobody_else(
+    serving: Path, tmp_path: Path
+) -> None:
+    """By SIGTERM, with a request at work, one half sent, one without all its headers."""
+    heavy = json.dumps({"inputs": {"image": [base64_of(png(1, 100))] * 30}}).encode()
+    with running_server(serving, tmp_path) as server, ThreadPoolExecutor(1) as client:
+        half = [_half_sent(server.port, text) for text in (HEADERS, HEADERS[:30], "")]
+        half.append(_half_sent(server.port, f"{HEADERS}Content-Length: 1000\r\n\r\nabc"))
+        answer = client.submit(server.post, heavy)
+        while server.metric("headstart_held_bytes") < len(heavy):
+            time.sleep(0.02)
+        server.process.terminate()
+        server.process.wait(10)
+        status, body = answer.result()
+        assert (status, len(json.loads(body)["predictions"])) == (200, 30)
+        assert [one.recv(12) for one in half[:3]] == [b""] * 3
+        assert half[3].recv(12) == b"HTTP/1.1 503"
+        for one in half:
+            one.close()
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of a fraction of a second."""
+    monkeypatch.setattr(server_module, "_HEADERS_S", 0.3)
+    monkeypatch.setattr(server_module, "SEND_S", 0.3)
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers `/read` when it has the whole body, `/ask` when it is told to, others at once."""
+    if scope["path"] == "/read":
+        while (await receive()).get("more_body"):
+            pass
+    if scope["path"] == "/ask":
+        await scope["state"]["answer"].wait()
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+class _Protocols:
+    """A server of that app in this loop, and clients of it."""
+
+    async def __aenter__(self) -> "_Protocols":
+        config = uvicorn.Config(
+            _app, http=TimedProtocol, ws="none", lifespan="off", access_log=False
+        )
+        config.load()
+        self.state = uvicorn.server.ServerState()
+        self.answer = asyncio.Event()
+        self.writers: list[asyncio.StreamWriter] = []
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> TimedProtocol:
+            given = {"answer": self.answer}
+            return TimedProtocol(config, self.state, given, _loop=loop)
+
+        self.server = await loop.create_server(protocol, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+        for one in list(self.state.connections):
+            one.transport.abort()
+
+    async def client(self, text: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = self.server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(text.encode())
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        self.writers.append(writer)
+        return reader, writer
+
+
+POST = "POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+GET = "GET {} HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_a_client_must_send_has_a_deadline() -> None:
+    async def check() -> None:
+        async with _Protocols() as server:
+            # Nothing; half of the headers; then, byte by byte, the headers of a second request, and
+            # the rest of a body that was answered without it.
+            silent, _ = await server.client()
+            half, _ = await server.client(GET.format("/now")[:10])
+            assert await asyncio.wait_for(silent.read(), 5) == b""
+            assert await asyncio.wait_for(half.read(), 5) == b""
+            again, writer = await server.client(GET.format("/now"))
+            assert (await again.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            rest, rest_writer = await server.client(POST.format("/now"))
+            assert (await rest.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            ended = asyncio.gather(again.read(), rest.read())
+            while not ended.done():
+                writer.write(b"G")
+                rest_writer.write(b"x")
+                await asyncio.sleep(0.05)
+            assert list(await ended) == [b"", b""]
+
+    asyncio.run(check())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_request_under_way_has_no_deadline_of_the_connection() -> None:
+    async def check() -> None:
+        async with _Protocols() as server:
+            asking, _ = await server.client(GET.format("/ask"))
+            await asyncio.sleep(0.6)
+            server.answer.set()
+            assert (await asyncio.wait_for(asking.readuntil(b"ok"), 5)).endswith(b"ok")
+
+    asyncio.run(check())
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_waits_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
+
+    async def check() -> None:
+        async with _Protocols() as server:
+            asking = [await server.client(GET.format("/ask")) for _ in range(2)]
+            half, _ = await server.client(POST.format("/read"))
+            silent, _ = await server.client()
+            served, _ = await server.client(GET.format("/now"))
+            assert await asyncio.wait_for(served.readuntil(b"ok"), 5)
+            assert await half.read() == b""  # the oldest that keeps the server waiting
+            assert not silent.at_eof()
+            more = [await server.client(GET.format("/ask")) for _ in range(2)]
+            assert await silent.read() == b""
+            assert await served.read() == b""
+            # All are being answered: a new one finds no room.
+            late, _ = await server.client(GET.format("/now"))
+            with contextlib.suppress(ConnectionError):
+                assert await late.read() == b""
+            server.answer.set()
+            for reader, _ in (*asking, *more):
+                assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).endswith(b"ok")
+
+    asyncio.run(check())

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,12 @@ from headstart.serving.request_body import Params, Reader, numbers, reader_of
 MAX_BODY_BYTES = 64 * 2**20
 MAX_HELD_BYTES = 256 * 2**20
 SEND_S = 60.0
+_LAST_WORDS_S = 0.3
 _PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 # A page that must ask for the key cannot need it, nor do those who ask whether the server lives.
 _OPEN = {"/", "/ping", "/health", "/ready"}
+# As MLflow calls these.
+_CODES = {401: "UNAUTHENTICATED", 503: "TEMPORARILY_UNAVAILABLE"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 Compute = Callable[[list[object], Params, dict[str, Any]], tuple[bytes, str]]
 
@@ -130,8 +133,14 @@ def make_app(
         Route("/metrics", counted),
     ]
     handlers: Any = {HTTPException: _failure, Exception: _failure}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=_lifespan)
     return _Observed(app, {route.path for route in routes}, metrics, api_key)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(_app: Starlette) -> AsyncIterator[None]:
+    yield
+    await asyncio.sleep(_LAST_WORDS_S)  # in which requests that the end cuts short are told so
 
 
 class _Turns:
@@ -244,11 +253,10 @@ def _failure(request: Request, error: Exception) -> Response:
     # The traceback of what is no HTTPException goes to the server's own log.
     status, code, message, headers = 500, "INTERNAL_ERROR", "the server failed", None
     if isinstance(error, HTTPException):
-        status, code, message, headers = (
-            error.status_code, "BAD_REQUEST", error.detail, error.headers
-        )  # fmt: skip
-    content = {"error_code": code, "message": message}
-    return JSONResponse({**content, "request_id": request.state.request_id}, status, headers)
+        status, message, headers = error.status_code, error.detail, error.headers
+        code = _CODES.get(status, "BAD_REQUEST")
+    content = {"error_code": code, "message": message, "request_id": request.state.request_id}
+    return JSONResponse(content, status, headers)
 
 
 class _LazyGradCam:
