@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.serving.fuzzed_requests import FuzzedRequest
+
 MIB = 2**20
 
 
@@ -50,6 +52,26 @@ class Server:
         assert connection.getresponse().status == 200
         connection.close()
         return time.perf_counter() - started
+
+    def exchange(self, request: FuzzedRequest) -> tuple[int | None, bytes, float]:
+        """The status, the answer (with its headers) and the seconds it took.
+
+        What is no HTTP may be answered by an end of the connection alone: then there is no status.
+        """
+        started = time.perf_counter()
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=120) as client:
+                client.sendall(request.bytes_on_the_wire())
+                if not request.is_framed:
+                    client.shutdown(socket.SHUT_WR)
+                response = http.client.HTTPResponse(client, method=request.method)
+                response.begin()
+                answer = str(response.headers).encode() + response.read()
+                return response.status, answer, time.perf_counter() - started
+        except (OSError, http.client.HTTPException):
+            if request.is_framed:
+                raise
+            return None, b"", time.perf_counter() - started
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels."""

@@ -353,10 +353,18 @@ def test_parameters_come_with_the_address_or_the_body(app: Any) -> None:
     status, row = _ask(app, b"no image", image, query=b"on_error=row")
     assert (status, row["predictions"][0]["probability"]) == (200, None)
     assert "not an image" in row["predictions"][0]["error"]
-    for query in (b"top_k=-1", b"top_k=x", b"threshold=2", b"on_error=never", b"top_k=[1]"):
+    assert _ask(app, png(1), image, query=b"threshold=1")[0] == 200
+    for query in (b"top_k=-1", b"top_k=x", b"threshold=2", b"on_error=never", b"top_k=[1]",
+                  b"threshold=pAyLoAd", b"top_k=9e99", b"top_k=" + b"9" * 99,
+                  b"max_novelty={}", b"threshold=null"):  # fmt: skip
         status, refused = _ask(app, png(1), image, query=query)
         assert status == 400
-        assert query.split(b"=")[0].decode() in refused["message"]
+        name, _, value = query.decode().partition("=")
+        assert name in refused["message"]
+        assert len(value) < 3 or value not in refused["message"]
+    status, refused = _ask(app, png(1), image, query=f"{SECRET}=1".encode())
+    assert (status, SECRET in refused["message"]) == (400, False)
+    assert "but got another" in refused["message"]
     status, _ = _ask(app, json.dumps({"inputs": {"image": IMAGE}, "params": [1]}).encode())
     assert status == 400
     assert _ask(app, b"no image", image)[0] == 400
@@ -431,6 +439,7 @@ def test_what_cannot_be_answered_is_told(
 
 def test_other_addresses_and_methods_answer_in_json_too(app: Any) -> None:
     assert _ask(app, GOOD, path="/nowhere")[0] == 404
+    assert _ask(app, GOOD, path="/invocations/")[0] == 404
     status, answer = _ask(app, GOOD, method="PUT")
     assert (status, answer["message"]) == (405, "Method Not Allowed")
 

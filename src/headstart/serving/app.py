@@ -42,8 +42,8 @@ from headstart.common.terminal import say
 from headstart.evaluation.explain import GradCam, overlay
 from headstart.models.model_file import LoadedModel
 from headstart.serving.metrics import ServingMetrics
-from headstart.serving.package import IMAGE_COLUMN
-from headstart.serving.pyfunc_model import read_image
+from headstart.serving.package import DEFAULTS, IMAGE_COLUMN
+from headstart.serving.pyfunc_model import check_options, read_image
 from headstart.serving.request_body import Params, Reader, numbers, reader_of
 
 MAX_BODY_BYTES = 64 * 2**20
@@ -82,6 +82,13 @@ def make_app(
     cam = _LazyGradCam(loaded)
 
     def predict(values: list[object], params: Params, state: dict[str, Any]) -> tuple[bytes, str]:
+        # Before MLflow, whose errors and warnings repeat parameters.
+        if params.keys() - DEFAULTS.keys():
+            raise ServingError(
+                f"the parameters of a request are {', '.join(DEFAULTS)}, but got another: correct "
+                "its name or leave it out"
+            )
+        check_options({**DEFAULTS, **params})
         images = pd.DataFrame({IMAGE_COLUMN: pd.Series(values, dtype=object)})
         try:
             table = pd.DataFrame(model.predict(images, params))
@@ -134,6 +141,8 @@ def make_app(
     ]
     handlers: Any = {HTTPException: _failure, Exception: _failure}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=_lifespan)
+    # To an address with the client's own Host in it.
+    app.router.redirect_slashes = False
     return _Observed(app, {route.path for route in routes}, metrics, api_key)
 
 
