@@ -58,10 +58,10 @@ class FuzzedRequest:
     images: tuple[bytes, ...] = ()
 
     @property
-    def is_framed(self) -> bool:
-        """Whether it says how long it is, and in headers of a length that is taken."""
+    def is_http(self) -> bool:
+        """Whether it says once for whom it is and how long, in headers of a length that is taken."""
         names = {name for name, _ in self.headers}
-        return not names & {"Content-Length", "Transfer-Encoding", "A" * 200}
+        return not names & {"Host", "Content-Length", "Transfer-Encoding", "A" * 200}
 
     def bytes_on_the_wire(self) -> bytes:
         """The whole request, as HTTP/1.1 sends it."""

@@ -62,14 +62,14 @@ class Server:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=120) as client:
                 client.sendall(request.bytes_on_the_wire())
-                if not request.is_framed:
+                if not request.is_http:
                     client.shutdown(socket.SHUT_WR)
                 response = http.client.HTTPResponse(client, method=request.method)
                 response.begin()
                 answer = str(response.headers).encode() + response.read()
                 return response.status, answer, time.perf_counter() - started
         except (OSError, http.client.HTTPException):
-            if request.is_framed:
+            if request.is_http:
                 raise
             return None, b"", time.perf_counter() - started
 

@@ -45,7 +45,7 @@ def fuzz(
         )
         status, answer, seconds = server.exchange(request)
         wrong = ""
-        if status is None and request.is_framed:
+        if status is None and request.is_http:
             wrong = "no answer"
         elif status is not None and status >= 500:
             wrong = f"status {status}: {answer[-200:]!r}"
