@@ -59,7 +59,7 @@ class FuzzedRequest:
 
     @property
     def is_http(self) -> bool:
-        """Whether it says once for whom it is and how long, in headers of a length that is taken."""
+        """Whether it names its host and its length once, and its headers are short."""
         names = {name for name, _ in self.headers}
         return not names & {"Host", "Content-Length", "Transfer-Encoding", "A" * 200}
 
@@ -73,7 +73,7 @@ class FuzzedRequest:
         return head.encode() + self.body
 
 
-def form_body(parts: Sequence[tuple[str, bytes, bool]], boundary: str = "xYz") -> bytes:
+def form_body(*parts: tuple[str, bytes, bool], boundary: str = "xYz") -> bytes:
     """A body of multipart/form-data: name, content, whether it is a file."""
     body = b""
     for name, content, is_file in parts:
@@ -90,7 +90,7 @@ def good_request(chance: random.Random, images: Sequence[bytes]) -> FuzzedReques
     if kind == 0:
         return FuzzedRequest("POST", "/invocations", "image/png", some[0], images=some[:1])
     if kind == 1:
-        body = form_body([("image", data, True) for data in some])
+        body = form_body(*[("image", data, True) for data in some])
         content_type = "multipart/form-data; boundary=xYz"
         return FuzzedRequest("POST", "/invocations", content_type, body, images=some)
     texts = [_encoded(chance, data) for data in some]
@@ -172,7 +172,7 @@ def _a_hostile_file(
     if how == 0:
         return replace(request, content_type="image/jpeg", body=data)
     if how == 1:
-        body = form_body([("image", data, True), ("on_error", b"row", False)])
+        body = form_body(("image", data, True), ("on_error", b"row", False))
         return replace(request, content_type="multipart/form-data; boundary=xYz", body=body)
     value = _json_forms(chance, [_encoded(chance, data), base64.b64encode(data[:500]).decode()])
     value["params"] = {"on_error": chance.choice(("row", "refuse"))}
@@ -213,7 +213,7 @@ def _odd_form(
         for _ in range(chance.choice((0, 1, 2, 17, 300)))
     ]
     boundary = chance.choice(("xYz", "other", "xY"))
-    body = form_body(parts, boundary)
+    body = form_body(*parts, boundary=boundary)
     return replace(request, content_type="multipart/form-data; boundary=xYz", body=body)
 
 

@@ -21,6 +21,7 @@ from headstart.images.decode import decode_input
 from headstart.serving.app import make_app
 from headstart.serving.package import MAX_IMAGES
 from tests.serving.conftest import base64_of, png
+from tests.serving.fuzzed_requests import form_body
 
 JSON = [(b"content-type", b"application/json")]
 CSV = [(b"content-type", b"text/csv")]
@@ -80,35 +81,26 @@ def test_a_good_request_is_answered(app: Any) -> None:
         assert _ask(app, png(1), [(b"content-type", media_type)]) == (200, answer)
 
 
-def form(*parts: tuple[str, bytes, bool], boundary: str = "xYz") -> bytes:
-    """A body of multipart/form-data: name, content, whether it is a file."""
-    lines = b""
-    for name, content, is_file in parts:
-        file = '; filename="a; \\"b.jpg"' if is_file else ""
-        lines += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n'.encode()
-        lines += b"\r\n" + content + b"\r\n"
-    return lines + f"--{boundary}--\r\n".encode()
-
-
 FORM = [(b"content-type", b"multipart/form-data; boundary=xYz")]
 
 
 def test_forms_have_files_and_parameters(app: Any) -> None:
     _, alone = _ask(app, GOOD)
-    assert _ask(app, form(("image", png(1), True)), FORM) == (200, alone)
-    both = form(("top_k", b"2", False), ("image", png(1), True), ("other", png(2), True))
+    assert _ask(app, form_body(("image", png(1), True)), FORM) == (200, alone)
+    both = form_body(("top_k", b"2", False), ("image", png(1), True), ("other", png(2), True))
     status, answer = _ask(app, both, FORM)
     assert status == 200
     assert [len(row["top_labels"]) for row in answer["predictions"]] == [2, 2]
     many = [("image", b"x", True)] * 300
-    bodies = [b"", b"--xYz", form()[:-6], form(*many), form(("field", b"x" * 70_000, False)),
-              form(*[("field", b"1", False)] * 300)]  # fmt: skip
+    bodies = [b"", b"--xYz", form_body()[:-6], form_body(*many),
+              form_body(("field", b"x" * 70_000, False)),
+              form_body(*[("field", b"1", False)] * 300)]  # fmt: skip
     for body in bodies:
         status, refused = _ask(app, body, FORM)
         assert status == 400
         assert "curl -F" in refused["message"] or "1 to 256 images" in refused["message"]
-    assert _ask(app, form(("image", png(1), False)), FORM)[0] == 400  # no file: text
-    assert _ask(app, form(("image", SECRET.encode(), True)), FORM)[0] == 400
+    assert _ask(app, form_body(("image", png(1), False)), FORM)[0] == 400  # no file: text
+    assert _ask(app, form_body(("image", SECRET.encode(), True)), FORM)[0] == 400
     # Without its boundary it is not read at all.
     assert _ask(app, b"", [(b"content-type", b"multipart/form-data")])[0] == 415
 
@@ -333,7 +325,7 @@ def test_bodies_of_all_requests_together_are_bounded(model: Any) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_damaged_forms_are_refused_or_answered(app: Any, data: st.DataObject) -> None:
-    whole = form(("image", png(1), True), ("top_k", b"1", False))
+    whole = form_body(("image", png(1), True), ("top_k", b"1", False))
     cut = data.draw(st.integers(0, len(whole)))
     noise = data.draw(st.binary(max_size=20))
     status, answer = _ask(app, whole[:cut] + noise + whole[cut + len(noise) :], FORM)

@@ -55,22 +55,13 @@ def test_parameters_of_an_address_are_numbers_where_they_can_be() -> None:
 @pytest.mark.parametrize(
     ("start", "again"),
     [
-        (b'{"dataframe_records":[{"image":"', b'\\"'),
-        (b'{"inputs":{"image":"', b"\\u0041"),
-        (b'{"inputs":{"image":', b"1"),
-        (b'{"inputs":{"image":0.', b"1"),
-        (b"", b"["),
-        (b"[", b"{},"),
-        (b"", b"\\"),
-        (b"", b'"'),
-        (b"", b" "),
-        (b"image", b"\n"),
-        (b"image\n", b"x\n"),
-        (b'image\n"', b'""\n'),
-        (b"image", b",image"),
+        (b'{"dataframe_records":[{"image":"', b'\\"'), (b'{"inputs":{"image":"', b"\\u0041"),
+        (b'{"inputs":{"image":', b"1"), (b'{"inputs":{"image":0.', b"1"), (b"", b"["),
+        (b"[", b"{},"), (b"", b"\\"), (b"", b'"'), (b"", b" "), (b"image", b"\n"),
+        (b"image\n", b"x\n"), (b'image\n"', b'""\n'), (b"image", b",image"),
         (b"", "\U0001f600".encode()),
     ],
-)
+)  # fmt: skip
 def test_reading_takes_linear_time(read: Any, start: bytes, again: bytes) -> None:
     """Four megabytes in less than two seconds; by quadratic time they take hours."""
     started = time.perf_counter()

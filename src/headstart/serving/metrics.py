@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -28,46 +29,23 @@ class ServingMetrics:
         registry = self.registry = CollectorRegistry()
         # Memory, CPU seconds and open files.
         ProcessCollector(registry=registry)
-        self.requests = Counter(
-            "headstart_requests", "Requests answered.", ["route", "status"], registry=registry
-        )
-        self.errors = Counter(
-            "headstart_errors",
-            "Requests refused or failed, and single images without an answer (image).",
-            ["kind"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "headstart_request_duration_seconds",
-            "Time from a request's headers to its answer.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.images = Histogram(
-            "headstart_images_per_request",
-            "Images of requests that were answered.",
-            buckets=_IMAGES,
-            registry=registry,
-        )
-        self.waiting = Gauge(
-            "headstart_waiting_requests", "Requests that wait for a core.", registry=registry
-        )
-        self.held_bytes = Gauge(
-            "headstart_held_bytes", "Bytes of all bodies in memory.", registry=registry
-        )
-        self.probability = Histogram(
-            "headstart_best_probability",
-            "The best probability of each image.",
-            buckets=_TENTHS,
-            registry=registry,
-        )
-        self.novelty = Histogram(
-            "headstart_novelty",
-            "The novelty of each image: 0 typical, 1 novel.",
-            buckets=_TENTHS,
-            registry=registry,
-        )
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        what = "Requests answered."
+        self.requests = counter("headstart_requests", what, ["route", "status"])
+        what = "Requests refused or failed, and single images without an answer (image)."
+        self.errors = counter("headstart_errors", what, ["kind"])
+        what, name = "From a request's headers to its answer.", "headstart_request_duration_seconds"
+        self.seconds = histogram(name, what, ["route"], buckets=_SECONDS)
+        what = "Images of requests that were answered."
+        self.images = histogram("headstart_images_per_request", what, buckets=_IMAGES)
+        self.waiting = gauge("headstart_waiting_requests", "Requests that wait for a core.")
+        self.held_bytes = gauge("headstart_held_bytes", "Bytes of all bodies in memory.")
+        what = "The best probability of each image."
+        self.probability = histogram("headstart_best_probability", what, buckets=_TENTHS)
+        what = "The novelty of each image: 0 typical, 1 novel."
+        self.novelty = histogram("headstart_novelty", what, buckets=_TENTHS)
 
     def count_request(self, route: str, status: int, seconds: float, kind: str) -> None:
         """Count one request.

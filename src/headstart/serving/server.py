@@ -76,6 +76,8 @@ def run_server(model: str, host: str, port: int, tracking_uri: str) -> None:
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_END_S,
         )
+        shown = f"[{host}]" if ":" in host else host
+        say(f"{model} is served on http://{shown}:{sockets[0].getsockname()[1]}/")
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets)
 
