@@ -296,6 +296,22 @@ def test_a_request_under_way_has_no_deadline_of_the_connection() -> None:
     asyncio.run(check())
 
 
+def test_a_body_that_turns_out_to_be_none_after_its_answer_ends_the_connection() -> None:
+    async def check() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, given: failures.append(given))
+        async with _Protocols() as server:
+            chunked = POST.replace("Content-Length: 1000", "Transfer-Encoding: chunked")
+            reader, writer = await server.client(chunked.format("/now"))
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            writer.write(b"this is no chunk\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert failures == []
+
+    asyncio.run(check())
+
+
 def test_a_new_connection_takes_the_place_of_the_one_that_waits_longest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -106,7 +106,12 @@ class TimedProtocol(H11Protocol):
         self._deadline = self.loop.call_later(_HEADERS_S, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except h11.LocalProtocolError:
+            # uvicorn would answer 400 to what is no HTTP, also after the answer to its beginning.
+            self.transport.abort()
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self._forget_deadline()
         elif self._deadline is None:
