@@ -213,7 +213,8 @@ def test_with_a_key_only_the_page_and_health_are_open(model: Any) -> None:
         status, headers, text = _exchange(app, "GET", path)
         assert (status, headers["www-authenticate"]) == (401, "Bearer")
         assert json.loads(text)["error_code"] == "UNAUTHENTICATED"
-    for shown, status in ((b"Bearer open-sesame", 200), (b"Bearer open", 401),
+    for shown, status in ((b"Bearer open-sesame", 200), (b"bearer  open-sesame", 200),
+                          (b"Basic open-sesame", 401), (b"Bearer ", 401), (b"Bearer open", 401),
                           (b"open-sesame", 401), (b"Bearer \xff", 401), (b"", 401)):  # fmt: skip
         sent = [*PNG, (b"authorization", shown)]
         assert _exchange(app, "POST", "/invocations", png(1), sent)[0] == status

@@ -162,7 +162,7 @@ class _Turns:
     def __init__(
         self, metrics: ServingMetrics, max_body_bytes: int, max_held_bytes: int, send_s: float
     ) -> None:
-        self._turns = asyncio.Semaphore(usable_cores())
+        self._cores = asyncio.Semaphore(usable_cores())
         self._metrics = metrics
         self._max_body_bytes, self._max_held_bytes = max_body_bytes, max_held_bytes
         self._held_bytes = 0
@@ -187,7 +187,7 @@ class _Turns:
                 # uvicorn stops listening to a client whose body lies unread; asking resumes that.
                 await request.is_disconnected()
                 with self._metrics.waiting.track_inprogress():
-                    await self._turns.acquire()
+                    await self._cores.acquire()
                 try:
                     if await request.is_disconnected():
                         raise ClientDisconnect
@@ -195,7 +195,7 @@ class _Turns:
                         _answer, read, body, request.query_params, compute, state
                     )
                 finally:
-                    self._turns.release()
+                    self._cores.release()
             except ClientDisconnect:
                 return Response(status_code=499)  # nginx's number; nobody reads it
             except HeadstartError as error:
@@ -222,7 +222,7 @@ class _Turns:
                 async for part in request.stream():
                     if len(body) + len(part) > self._max_body_bytes:
                         raise HTTPException(413, too_large)
-                    # None waits for room: those that wait would hold what the others wait for.
+                    # Nobody waits for room: each would hold what the others wait for.
                     if self._held_bytes + len(part) > self._max_held_bytes:
                         raise _busy("the server holds as many bytes of requests as it may")
                     body += part
@@ -291,7 +291,7 @@ class _Observed:
         self._app = app
         self._paths = paths
         self._metrics = metrics
-        self._authorization = f"Bearer {api_key}".encode() if api_key else b""
+        self._api_key = api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -319,9 +319,10 @@ class _Observed:
             await send(message)
 
         app, path = self._app, scope["path"]
-        if self._authorization and path not in _OPEN:
-            shown = headers.get(b"authorization", b"")
-            app = app if hmac.compare_digest(shown, self._authorization) else _refuse_without_key
+        if self._api_key and path not in _OPEN:
+            scheme, _, shown = headers.get(b"authorization", b"").partition(b" ")
+            is_right = hmac.compare_digest(shown.strip(), self._api_key)
+            app = app if is_right and scheme.lower() == b"bearer" else _refuse_without_key
         try:
             await app(scope, count_and_receive, send_with_id)
         finally:
