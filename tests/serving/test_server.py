@@ -89,6 +89,36 @@ def test_a_folder_of_any_name_is_loaded(
     assert n_answers == [1]
 
 
+def test_a_registered_model_is_served_under_its_name_and_version(
+    serving: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = mlflow.MlflowClient(uri)
+    client.create_registered_model("pictures")
+    version = client.create_model_version("pictures", serving.as_uri()).version
+    client.set_registered_model_alias("pictures", "champion", version)
+    found: list[object] = []
+
+    def keep(_model: PyFuncModel, *, registered: object, **_named: object) -> None:
+        found.append(registered)
+
+    monkeypatch.setattr("headstart.serving.server.make_app", keep)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_arguments, **_named: None)
+    run_server("models:/pictures@champion", "127.0.0.1", 0, uri)
+    assert found == [{"name": "pictures", "version": "1"}]
+
+
+def test_a_model_that_another_version_packaged_is_not_served(
+    serving: Path, tmp_path: Path, store: str
+) -> None:
+    folder = shutil.copytree(serving, tmp_path / "serving")
+    code = folder / "pyfunc_model.py"
+    code.write_text(code.read_text().replace("self.loaded", "self._loaded"))
+    with pytest.raises(ServingError, match=r"this version packaged.*`dvc repro package`"):
+        run_server(str(folder), "127.0.0.1", 0, store)
+
+
 def test_a_model_of_others_is_not_served(tmp_path: Path, store: str) -> None:
     mlflow.pyfunc.save_model(tmp_path / "echo", python_model=echo, pip_requirements=["mlflow"])
     with pytest.raises(HeadstartError, match="must take one column 'image', but"):
