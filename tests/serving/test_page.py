@@ -37,9 +37,19 @@ def server(serving: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @contextmanager
 def opened(
-    browser: Any, server: Server, *, width: int = 1200, scheme: str = "light", key: str = KEY
+    browser: Any,
+    server: Server,
+    *,
+    width: int = 1200,
+    scheme: str = "light",
+    key: str = KEY,
+    chosen: Path | None = None,
 ) -> Iterator[Any]:
-    """The page; nothing may be complained of, and nothing asked of another server."""
+    """The page; nothing may be complained of, and nothing asked of another server.
+
+    Args:
+        chosen: what somebody chooses, whenever they are asked for files.
+    """
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
     requests: list[str] = []
@@ -49,6 +59,8 @@ def opened(
     address = f"http://127.0.0.1:{server.port}/"
     if key:
         page.add_init_script(f"sessionStorage.setItem('key', '{key}')")
+    # Before the page is there: the browser must know by the time that it would open a dialog.
+    page.on("filechooser", lambda chooser: chooser.set_files(chosen))
     page.goto(address)
     yield page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -101,11 +113,11 @@ def test_it_is_used_by_keyboard_on_a_phone(
     browser: Any, server: Server, tmp_path: Path, scheme: str
 ) -> None:
     (tmp_path / "chosen.png").write_bytes(png(3))
-    with opened(browser, server, width=390, scheme=scheme) as page:
+    chosen = tmp_path / "chosen.png"
+    with opened(browser, server, width=390, scheme=scheme, chosen=chosen) as page:
         page.keyboard.press("Tab")
-        with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Enter")
-        chooser.value.set_files(tmp_path / "chosen.png")
+        assert page.evaluate("document.activeElement.id") == "choose"
+        page.keyboard.press("Enter")
         page.locator(".card dl").wait_for()
         image = page.locator(".card img")
         own = image.get_attribute("src")
