@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The CUDA build of TensorFlow where there is an NVIDIA GPU, else the CPU one. Override: make TF=cpu
 TF ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: help setup setup-dev demo test test-slow seeded-faults lint types imports check serve ui lock bench performance measure-house clean
+.PHONY: help setup setup-dev demo test test-slow seeded-faults fuzz soak lint types imports check serve ui lock bench performance measure-house clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test: setup-dev ## the whole test suite, under ten minutes on two cores
 
 test-slow: setup-dev ## what takes longer: kill tests in full, every encoder, fuzzing at full count
 	@pytest -m slow --timeout 3600
+
+fuzz: setup-dev ## 10,000 fuzzed requests to a live server (minutes)
+	@pytest -m slow tests/serving/test_fuzz.py -s --timeout 3600
+
+soak: setup-dev ## a live server under mixed load for 20 minutes: memory, errors, slow clients
+	@python -m tests.serving.soak --minutes 20
 
 seeded-faults: setup-dev ## seed one bug at a time in a scratch copy: the tests must catch each
 	@python tools/seeded_faults.py

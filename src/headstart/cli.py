@@ -368,7 +368,7 @@ def serve(
 ) -> None:
     """Serve the model over HTTP, with limits on what a request may be."""
     from headstart.common.paths import project
-    from headstart.serving.app import run_server
+    from headstart.serving.server import run_server
     from headstart.tracking.store import tracking_uri
 
     run_server(model, host, port, tracking_uri(project().root))

@@ -34,10 +34,8 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-@pytest.fixture(scope="session")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder, as train makes it."""
-    folder = tmp_path_factory.mktemp("serving")
+def make_serving(folder: Path) -> Path:
+    """Write a small model with novelty, and the folder that is served, as train and package do."""
     metadata = {"classes": CLASSES, "image": IMAGE.model_dump(mode="json"), "fine_tuned": None}
     model = assemble(make_encoder(), [make_head()], 1.0)
     pixels = np.stack([decode_input(png(seed), IMAGE) for seed in range(100, 160)])
@@ -53,6 +51,12 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "model.h5", model, metadata, novelty)
     save_pyfunc(folder / "serving", folder / "model.h5", CLASSES, png(0))
     return folder / "serving"
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is served."""
+    return make_serving(tmp_path_factory.mktemp("serving"))
 
 
 @pytest.fixture(scope="module")

@@ -1,93 +1,30 @@
 """A live `headstart serve`: hostile bodies and clients that hang up cost it next to nothing."""
 
-import http.client
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.serving.conftest import base64_of, png
+from tests.serving.live_server import MIB, Server, running_server
 
-MIB = 2**20
 BOUND_S = 2.0
 GOOD = json.dumps({"inputs": {"image": base64_of(png(1))}}).encode()
 # Few bytes and many pixels: work for half a second or more.
 HEAVY = json.dumps({"inputs": {"image": [base64_of(png(1, 100))] * 30}}).encode()
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server."""
-
-    port: int
-    process: psutil.Process
-
-    def post(self, body: bytes, content_type: str | None = "application/json") -> tuple[int, bytes]:
-        """The status and the body of the answer; the connection is closed."""
-        headers = {} if content_type is None else {"Content-Type": content_type}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        try:
-            connection.request("POST", "/invocations", body, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def ping(self) -> float:
-        """Seconds until `/ping` answers."""
-        started = time.perf_counter()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.request("GET", "/ping")
-        assert connection.getresponse().status == 200
-        connection.close()
-        return time.perf_counter() - started
-
-    def hang_up(self, body: bytes, after_s: float) -> None:
-        """Send a whole request and go away without waiting for the answer."""
-        with socket.create_connection(("127.0.0.1", self.port)) as client:
-            head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            time.sleep(after_s)
-
-    def memory_mib(self) -> float:
-        """Resident memory."""
-        return self.process.memory_info().rss / MIB
-
-
 @pytest.fixture(scope="module")
 def server(serving: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`headstart serve` on the small model."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    folder = tmp_path_factory.mktemp("live")
-    command = [sys.executable, "-m", "headstart", "serve", "--model", str(serving)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], cwd=folder, stderr=log)
-    server = Server(port, psutil.Process(process.pid))
-    try:
-        for _ in range(600):
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                server.ping()
-                break
-            except OSError:
-                time.sleep(0.2)
+    with running_server(serving, tmp_path_factory.mktemp("live")) as server:
         assert server.post(GOOD)[0] == 200
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-    assert "Traceback" not in (folder / "log").read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture

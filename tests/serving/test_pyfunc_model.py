@@ -17,9 +17,9 @@ from headstart.models.answers import answers_table
 from headstart.models.inference import Answer
 from headstart.models.model_file import LoadedModel, load_model
 from headstart.params.image import ImageParams
-from headstart.serving.app import read_csv_body, read_json_body
 from headstart.serving.package import MAX_IMAGES
 from headstart.serving.pyfunc_model import answer_request, read_image
+from headstart.serving.request_body import read_csv_body, read_json_body
 from tests.serving.conftest import base64_of, png
 
 FILES = [png(1), png(2)]

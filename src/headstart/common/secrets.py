@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import cache
 
 # A password may hold slashes and further @ signs; what looks like host:port/ is none.
 _USERINFO = re.compile(
@@ -17,6 +18,11 @@ _SECRET_NAMES = re.compile(
 _MIN_LENGTH = 6
 
 
+@cache  # a server's log asks for every name again with every line
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAMES.search(name) is not None
+
+
 def without_secrets(text: str) -> str:
     """`text` without user names and passwords of addresses, and without secrets of the environment.
 
@@ -27,7 +33,6 @@ def without_secrets(text: str) -> str:
     text = _QUERY.sub(r"\g<name>***", text)
     # Other threads may change the environment meanwhile, MLflow's among them.
     for name in list(os.environ):
-        value = os.environ.get(name, "")
-        if _SECRET_NAMES.search(name) and len(value) >= _MIN_LENGTH:
+        if _is_secret(name) and len(value := os.environ.get(name, "")) >= _MIN_LENGTH:
             text = text.replace(value, "***")
     return text

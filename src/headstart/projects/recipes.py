@@ -23,7 +23,7 @@ RECIPES = MappingProxyType(
         "extract": 1,
         "search": 1,
         "train": 1,
-        "package": 2,
+        "package": 3,
         "evaluate": 2,
         "register": 1,
     }

@@ -36,7 +36,7 @@ class ImageClassifier(PythonModel):
     """Image files' bytes, or base64 of them, in; the predicted class and all probabilities out."""
 
     def __init__(self) -> None:
-        self._loaded: LoadedModel | None = None
+        self.loaded: LoadedModel | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the `.h5` once, when the server starts."""
@@ -45,7 +45,7 @@ class ImageClassifier(PythonModel):
         quiet_libraries()
         # MLflow's errors would repeat what was sent: images, of whomever.
         os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
-        self._loaded = load_model(Path(context.artifacts["model"]))
+        self.loaded = load_model(Path(context.artifacts["model"]))
 
     def predict(
         self,
@@ -61,11 +61,11 @@ class ImageClassifier(PythonModel):
                 `max_novelty`: one whose novelty is above it has none either: none of these classes.
                 `on_error`: `refuse` a request with a bad image, or answer its `row` with a reason.
         """
-        loaded = self._loaded
+        loaded = self.loaded
         assert loaded is not None, "MLflow calls load_context first"
         options = {**DEFAULTS, **(params or {})}
         try:
-            _check_options(options)
+            check_options(options)
             if not isinstance(model_input, pd.DataFrame) or IMAGE_COLUMN not in model_input.columns:
                 raise ServingError(
                     f"a request must have a column {IMAGE_COLUMN!r}: send "
@@ -110,18 +110,14 @@ def answer_request(loaded: LoadedModel, values: Sequence[object], *, refuse: boo
     return answers
 
 
-def read_image(value: object, image: ImageParams) -> NDArray[np.uint8]:
-    """Return an image of a request as pixels, uint8 (size, size, 3).
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check a request's parameters.
 
     Raises:
-        ServingError, DataError: it is no image, and why; never repeating what was sent.
+        ServingError: one has a value that is not allowed; it is not repeated.
     """
-    return decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
     top_k, on_error = options["top_k"], options["on_error"]
-    if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 0:
+    if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or not 0 <= top_k < 2**31:
         raise ServingError("top_k must be a whole number from 0, where 0 answers with every class")
     for name in ("threshold", "max_novelty"):
         value = options[name]
@@ -129,6 +125,15 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise ServingError(f"{name} must be a number from 0 to 1")
     if on_error not in ("refuse", "row"):
         raise ServingError("on_error must be `refuse` or `row`")
+
+
+def read_image(value: object, image: ImageParams) -> NDArray[np.uint8]:
+    """Return an image of a request as pixels, uint8 (size, size, 3).
+
+    Raises:
+        ServingError, DataError: it is no image, and why; never repeating what was sent.
+    """
+    return decode_input(_image_bytes(value), image, max_pixels=_MAX_PIXELS)
 
 
 def _image_bytes(value: object) -> bytes:
