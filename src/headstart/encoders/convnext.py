@@ -153,6 +153,7 @@ def convnexts() -> Iterator[Encoder]:
             least_size_px=32,
             from_pytorch=network.tensors_from_pytorch,
             published=f"model.safetensors of facebook/convnext-{size}-224, Apache-2.0",
+            licence="Apache-2.0",
         )
 
 

@@ -29,6 +29,7 @@ class Encoder:
         from_pytorch: turns a PyTorch state into tensors by layer for an input size, where such
             weights exist.
         published: the file that holds its weights, where none is fetched, and its licence.
+        licence: of the ImageNet weights, where those who publish them name one.
         repair: changes loaded ImageNet tensors into what Keras's own constructor would compute.
     """
 
@@ -43,3 +44,4 @@ class Encoder:
     repair: Callable[[Tensors], Tensors] | None = None
     multiple_px: int = 1
     published: str = ""
+    licence: str = ""

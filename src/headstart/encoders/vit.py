@@ -102,6 +102,7 @@ def vits() -> Iterator[Encoder]:
                 from_pytorch=vit.tensors_from_pytorch,
                 multiple_px=patch_px,
                 published=f"model.safetensors of {repository}, {licence}",
+                licence=licence,
             )
 
 
