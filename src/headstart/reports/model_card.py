@@ -65,16 +65,16 @@ def _data(subject: Subject, source: str) -> list[str]:
     given = [split for split in _SPLITS if manifest.is_given(split)]
     how = f"{', '.join(given)} as the data came" if given else "at random within each class"
     test = sha256_of_json(sorted(subject.evaluation.test.sha256))
-    trained = metadata.get("trained_on", {})
+    trained = metadata["trained_on"]
     facts = [
         ("source", _cell(without_secrets(source))),
         ("split", f"{how}; copies and near copies are in one split"),
         (
-            f"trained on {' and '.join(trained.get('splits', ()))}",
-            f"{trained.get('n_images', 0):,} images, sha256 of their sorted hashes "
-            f"{str(trained.get('images_sha256'))[:16]}…",
+            f"trained on {' and '.join(trained['splits'])}",
+            f"{trained['n_images']:,} images, sha256 of their sorted hashes "
+            f"{trained['images_sha256'][:16]}…",
         ),
-        ("tested on", f"{len(subject.evaluation.test):,} images, {test[:16]}…"),
+        ("tested on", f"{len(subject.evaluation.test):,} images, sha256 {test[:16]}…"),
     ]
     counts = np.stack([np.bincount(labels[splits == s], minlength=len(manifest.classes))
                        for s in _SPLITS], axis=1)  # fmt: skip
@@ -131,10 +131,13 @@ def _accuracy(subject: Subject) -> list[str]:
         n_resamples=resamples,
         seed=subject.seed,
     )
+    # Where heads were trained on train and validation together, they are judged out of fold.
+    is_out_of_fold = "validation" in subject.loaded.metadata["trained_on"]["splits"]
+    development = "out-of-fold" if is_out_of_fold else "validation"
     rows = []
     for name, found, around, n in (
         ("test", evaluation.scores, evaluation.intervals, len(evaluation.test)),
-        ("development, not trained on", own, intervals, len(seen)),
+        (development, own, intervals, len(seen)),
     ):
         low, high = 100 * around["accuracy"].low, 100 * around["accuracy"].high
         rows.append(
@@ -167,8 +170,8 @@ def _accuracy(subject: Subject) -> list[str]:
     text = [f"Recall of the hardest classes: {worst}."]
     if optimism := float(subject.loaded.metadata.get("optimism") or 0.0):
         text.append(
-            f"Of the accuracy on development images {100 * optimism:.1f} points are for being the "
-            "best of many heads."
+            f"Of the {development} accuracy {100 * optimism:.1f} points come of choosing the best "
+            "of many heads."
         )
     if evaluation.novel is not None and evaluation.novel.left_out:
         novel = evaluation.novel.metrics()
