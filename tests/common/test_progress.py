@@ -8,6 +8,11 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
+
+from headstart.common import progress as progress_module
+from headstart.common.progress import estimate, progress_bar
+
 # The ten seconds are a tenth of one here.
 LONG = """
 import time
@@ -125,3 +130,47 @@ def test_every_stage_tells_what_it_does(tmp_path: Path) -> None:
         [sys.executable, "-c", STAGE], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "train: training the head, 0 s" in done.stderr
+
+
+def test_an_estimate_is_told_above_ten_minutes_alone() -> None:
+    assert estimate("extract", "images", 36_000, 60.0) == ""
+    assert (
+        estimate("extract", "images", 50_000, 60.0)
+        == "extract: 50,000 images left, about 14 min at 60 a second"
+    )
+    assert (
+        estimate("search", "trials", 300, 0.025)
+        == "search: 300 trials left, about 3.3 h at 1.5 a minute"
+    )
+
+
+def test_long_work_says_once_what_would_be_faster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("headstart.common.progress.time.monotonic", lambda: clock)
+    monkeypatch.setattr(progress_module, "_told", set())
+    for _ in range(2):
+        bar = progress_bar(total=70_000, unit="images", title="extract", faster="a smaller one")
+        clock += 30.0  # to prepare does not count
+        with bar:
+            for _ in range(8):
+                bar.update(100)
+                clock += 1.0
+    # Of the first bar, when five seconds had passed since its first images.
+    assert capsys.readouterr().err == (
+        "extract: 69,400 images left, about 12 min at 100 a second\n  faster: a smaller one\n"
+    )
+
+
+def test_quick_work_and_work_that_nothing_makes_faster_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 0.0
+    monkeypatch.setattr("headstart.common.progress.time.monotonic", lambda: clock)
+    for total, faster in ((20_000, "a smaller one"), (70_000, "")):
+        with progress_bar(total=total, unit="images", title="extract", faster=faster) as bar:
+            for _ in range(8):
+                bar.update(100)
+                clock += 1.0
+    assert capsys.readouterr().err == ""

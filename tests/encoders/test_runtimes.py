@@ -183,7 +183,7 @@ def test_running_out_of_memory_is_known_in_every_runtime(
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, gpu: bool, openvino: bool) -> None:
-    monkeypatch.setattr(runtimes, "_has_bf16", lambda: bf16)
+    monkeypatch.setattr(runtimes, "has_bf16", lambda: bf16)
     monkeypatch.setattr(runtimes, "has_gpu", lambda: gpu)
     monkeypatch.setattr(runtimes, "_installed", lambda name: name != "openvino" or openvino)
 

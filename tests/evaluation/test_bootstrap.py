@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from headstart.evaluation.bootstrap import Statistics, intervals
+from headstart.evaluation.bootstrap import Interval, Statistics, intervals, of_all_or_none
 
 
 def _accuracy(right: NDArray[np.bool_]) -> Statistics:
@@ -75,3 +75,12 @@ def test_interval_of_a_mean_matches_the_normal_approximation() -> None:
     half = 1.96 * values.std() / np.sqrt(400)
     assert found.low == pytest.approx(values.mean() - half, abs=0.01)
     assert found.high == pytest.approx(values.mean() + half, abs=0.01)
+
+
+def test_images_that_are_all_right_still_have_an_interval() -> None:
+    groups = ["a", "a", *map(str, range(28))]
+    exact = of_all_or_none(Interval(1.0, 1.0), groups)
+    assert exact.low == pytest.approx(0.025 ** (1 / 29))
+    assert exact.high == 1.0
+    assert of_all_or_none(Interval(0.0, 0.0), groups) == Interval(0.0, 1 - exact.low)
+    assert of_all_or_none(Interval(0.5, 1.0), groups) == Interval(0.5, 1.0)

@@ -21,7 +21,12 @@ from headstart.encoders import runtimes
 from headstart.encoders.runtimes import Run, Session, open_forward
 from headstart.features import extractor as extractor_module
 from headstart.features.cache_commands import collect, verify
-from headstart.features.extractor import Extraction, Extractor, extract_features
+from headstart.features.extractor import (
+    Extraction,
+    Extractor,
+    extract_features,
+    faster_extraction,
+)
 from headstart.features.feature_store import FeatureStore
 from headstart.features.pipeline import Decoder, Task
 from headstart.features.recipe import feature_recipe
@@ -472,3 +477,17 @@ def test_a_full_cache_is_one_sentence_and_extraction_goes_on(
             run(images, extractor(cache_root))
         make_room(cache_root / "features", 10_000_000)
         assert run(images, extractor(cache_root)).n_images == 20
+
+
+def test_what_would_be_faster_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor_module, "has_gpu", lambda: False)
+    monkeypatch.setattr(extractor_module, "has_bf16", lambda: True)
+    assert faster_extraction(ExtractParams(encoders="vgg16")) == (
+        "extract.runtime: openvino with extract.precision: bfloat16; a smaller encoder, such as "
+        "efficientnet-lite0"
+    )
+    assert faster_extraction(ExtractParams(runtime="openvino", precision="bfloat16")) == ""
+    monkeypatch.setattr(extractor_module, "has_bf16", lambda: False)
+    assert faster_extraction(ExtractParams()) == ""
+    slow = faster_extraction(ExtractParams(runtime="keras", views=4))
+    assert slow == "extract.runtime: onnxruntime; fewer extract.views"

@@ -15,7 +15,7 @@ from headstart.dataset.pixel_store import ImageStore, pack
 from headstart.features.extractor import Extractor, extract_features
 from headstart.images import decode as decode_module
 from headstart.images.decode import decode_input
-from headstart.images.input_pixels import InputPixels
+from headstart.images.input_pixels import InputPixels, PicturePixels
 from headstart.params.image import ImageParams
 from headstart.params.ingest import IngestParams
 from headstart.params.pack import PackParams
@@ -169,3 +169,23 @@ def test_an_image_that_changed_since_is_refused(images: Path, tmp_path: Path) ->
     packed(images, found, cache)  # its pixels are those that the manifest lists
     with pytest.raises(DataError, match="has changed since"):
         packed(images, found, tmp_path / "another")
+
+
+def test_a_picture_that_changes_while_it_is_read_gets_no_row(images: Path) -> None:
+    paths = sorted(images.glob("*/*"))[:3]
+    image = ImageParams(size=SIZE_PX)
+    pictures = PicturePixels(paths, image)
+    data = paths[1].read_bytes()
+    expected = decode_input(data, image)
+    np.testing.assert_array_equal(pictures.read("1", pictures.sha256[1]), expected)
+    assert pictures.sha256[1] == hashlib.sha256(data).hexdigest()
+    paths[1].write_bytes(paths[0].read_bytes())
+    with pytest.raises(DataError, match=r"image 1 \(.*\): it must not change while it is read"):
+        pictures.read("1", pictures.sha256[1])
+
+
+def test_pixels_hash_by_their_shape_too() -> None:
+    pixels = np.arange(24, dtype=np.uint8)
+    one, other = pixels.reshape(2, 4, 3), pixels.reshape(4, 2, 3)
+    hashes = PicturePixels([one, other, one.copy()], ImageParams(size=SIZE_PX)).sha256
+    assert hashes[0] == hashes[2] != hashes[1]

@@ -157,7 +157,12 @@ def make_workspace(
         encoder="small",
         blocks={"last": slice(0, FEATURE_DIM)},
         classes=classes,
-        recipe={"backbone": "small", "precision": "float32", "runtime": "keras-tensorflow"},
+        recipe={
+            "backbone": "small",
+            "weights": "random-1",
+            "precision": "float32",
+            "runtime": "keras-tensorflow",
+        },
         fingerprint="f" * 64,
     )
     best = BestHead(

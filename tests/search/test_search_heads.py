@@ -20,6 +20,7 @@ from headstart.params.search import SearchParams
 from headstart.search.plan import plan_study
 from headstart.search.results import TrialResult
 from headstart.search.search_heads import run_study
+from headstart.search.worker import faster_search
 from headstart.stages.search import summary
 from tests.heads.made_features import write_made_features
 from tests.search.made_studies import BASE, params, run, study_of
@@ -406,3 +407,17 @@ def test_by_default_sets_of_blocks_are_tried_with_ridge(tmp_path: Path) -> None:
     assert best.estimate is not None
     assert best.estimate <= best.value + 1e-9
     assert best.config.kind != "ridge" or best.config.penalty in RIDGE_PENALTIES
+
+
+def test_what_would_make_a_search_shorter() -> None:
+    fewer = "fewer search.n_trials, or search.timeout_s"
+    folds = "fewer search.folds or search.repeats"
+    assert faster_search(SearchParams()) == f"{fewer}; {folds}"
+    assert faster_search(SearchParams(folds=1)) == fewer
+    networks = SearchParams.model_validate(
+        {"space": {"kind": {"choices": ["ridge", "network"]}}, "folds": 2}
+    )
+    assert faster_search(networks) == (
+        f"{fewer}; ridge in place of networks (search.space.kind: ridge)"
+    )
+    assert faster_search(SearchParams(workers=2)) == ""

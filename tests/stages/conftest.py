@@ -3,6 +3,7 @@
 import pytest
 
 from headstart.common.paths import Project
+from headstart.params.data import DataParams
 from headstart.params.evaluate import EvaluateParams
 from headstart.params.train import TrainParams
 from headstart.stages import evaluate, package, train
@@ -22,8 +23,8 @@ def run_package(project: Project) -> str:
 
 def run_evaluate(project: Project) -> str:
     """Run the evaluate stage."""
-    params = evaluate.Sections(seed=0, evaluate=EvaluateParams(n_bootstrap=200))
-    return evaluate.run(project, params)
+    data, params = DataParams(source="photos"), EvaluateParams(n_bootstrap=200)
+    return evaluate.run(project, evaluate.Sections(seed=0, data=data, evaluate=params))
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,16 @@ from PIL import Image
 from headstart.common import files
 from headstart.common.errors import TrainingError
 from headstart.common.paths import Project
+from headstart.dataset.manifest import read_manifest
+from headstart.encoders.catalogue import ENCODERS
+from headstart.encoders.weights import RANDOM_IDENTITY
 from headstart.evaluation.evaluate_model import evaluate_model
 from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions
+from headstart.reports.evaluation_report import Subject
+from headstart.reports.model_card import model_card
+from headstart.tracking.store import open_store
 from tests.models.conftest import CLASSES
 
 
@@ -133,3 +139,64 @@ def test_the_page_stands_alone_and_fits(
     for part in ("Accuracy", "Most confused pairs", "Worst errors", "Map of the features"):
         assert part in text
     page.close()
+
+
+def test_the_model_card_says_what_the_reports_say(trained: Project) -> None:
+    card, metrics = trained.model_card.read_text(), files.read_json(trained.metrics)
+    low, high = 100 * metrics["accuracy_ci95_low"], 100 * metrics["accuracy_ci95_high"]
+    assert (
+        f"| test | 60 | {100 * metrics['accuracy']:.1f} % | {low:.1f} to {high:.1f} | "
+        f"{metrics['log_loss']:.3f} | {metrics['ece']:.3f} |" in card
+    )
+    assert f"AUROC of {metrics['novelty_auroc']:.2f}" in card
+    validation = files.read_json(trained.training_report / "summary.json")["validation"]
+    assert f"| 60 | {100 * validation['accuracy']:.1f} % |" in card
+    manifest = read_manifest(trained.manifest)
+    for name in CLASSES:
+        counts = manifest.table[manifest.table["label"] == name]["split"].value_counts()
+        shown = " | ".join(f"{counts[split]}" for split in ("train", "validation", "test"))
+        assert f"| {name} | {shown} |" in card
+    assert "| source | photos |" in card
+    assert f"fingerprint {load_model(trained.model).metadata['fingerprint'][:16]}" in card
+    assert "with fewer than 30 test images each" in card
+    assert metrics["run_id"] not in card
+    # One screen, and it is with the run.
+    assert len(card.splitlines()) < 80
+    run_id = files.read_json(trained.run)["run_id"]
+    artifacts = open_store(trained.root).client.list_artifacts(run_id)
+    assert "model_card.md" in [artifact.path for artifact in artifacts]
+
+
+def test_the_model_card_says_what_is_known_of_weights(trained: Project) -> None:
+    loaded = load_model(trained.model)
+
+    def card(recipe: dict[str, Any], source: str = "photos") -> str:
+        with FeatureStore(trained.features) as store:
+            evaluation = evaluate_model(store, loaded, trained.fetched, n_bootstrap=100, seed=0)
+            subject = Subject(
+                evaluation=evaluation,
+                validation=read_predictions(trained.out_of_fold, "validation"),
+                loaded=replace(loaded, metadata={**loaded.metadata, "extractor": recipe}),
+                store=store,
+                manifest=read_manifest(trained.manifest),
+                fetched=trained.fetched,
+                summary={},
+                n_bootstrap=100,
+                seed=0,
+            )
+            return model_card(subject, source)
+
+    lite = ENCODERS["efficientnet-lite0"].imagenet
+    assert lite is not None
+    each = [
+        {"backbone": "efficientnet-lite0", "weights": lite.identity},
+        {"backbone": "dinov2-small", "weights": "d" * 64},
+    ]
+    two = card({"backbone": "both", "encoders": each}, "https://user:secret@host/a|b.zip")
+    assert "efficientnet-lite0, ImageNet weights (579344248a93…; licence: Apache-2.0)" in two
+    assert "dinov2-small, a given file of weights (dddddddddddd…; licence: Apache-2.0, if " in two
+    assert "secret" not in two
+    assert "a\\|b.zip" in two
+    assert "vgg16, random weights;" in card({"backbone": "vgg16", "weights": RANDOM_IDENTITY})
+    other = card({"backbone": "mine", "weights": "e" * 64})
+    assert "mine, a given file of weights (eeeeeeeeeeee…; licence: not known here)" in other

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from headstart.common import files
 from headstart.common.paths import Project
 from headstart.evaluation.comparison import latency_ratio
 from headstart.models.model_file import save_model
@@ -16,6 +17,7 @@ from headstart.params.register import RegisterParams
 from headstart.stages.register import summary
 from headstart.tracking.registration import Decision, Registration, decide, register_model
 from headstart.tracking.registry import Registry
+from headstart.tracking.store import open_store
 from tests.tracking.conftest import new_model_run, record_run
 
 N = 400
@@ -222,13 +224,16 @@ def test_latency_is_measured_side_by_side(models: tuple[Path, Path]) -> None:
     assert latency_ratio(small, large) < 0.9 < 1.1 < latency_ratio(large, small)
 
 
-def _register(project: Project, folder: Path, model: Path, n_wrong: int) -> Registration:
+def _register(
+    project: Project, folder: Path, model: Path, n_wrong: int, card: str = "# Model card\n"
+) -> Registration:
     """Register a model of the classes a and b, as the stage does."""
     with new_model_run(project, {}) as run:
         run.log_model(folder / "serving")
         run.log_artifact(_predictions(project.predictions, n_wrong))
     record_run(project, run.run_id)
     project.model.write_bytes(model.read_bytes())
+    files.write_text(project.model_card, card)
     figures = {"accuracy": 0.9, "accuracy_ci95_low": 0.8, "accuracy_ci95_high": 1.0, "n_test": 9}
     return register_model(
         project,
@@ -263,3 +268,21 @@ def test_back_at_former_classes_their_champion_is_champion_again(
     champion = registry.holder("champion")
     assert champion is not None
     assert str(champion.version) == "1"
+
+
+@pytest.mark.parametrize(
+    ("card", "ending"),
+    [
+        ("# Model card\n\nA classifier.\n", "Classes: a, b.\n\n# Model card\n\nA classifier.\n"),
+        ("word " * 1000, "The model card is model_card.md among the run's artifacts."),
+    ],
+)
+def test_a_version_is_described_by_its_model_card(
+    workspace: Project, tmp_path: Path, models: tuple[Path, Path], card: str, ending: str
+) -> None:
+    _champion(workspace, tmp_path, models[1], 40)
+    found = _register(workspace, tmp_path, models[0], 0, card)
+    client = open_store(workspace.root).client
+    described = str(client.get_model_version("animals", found.version).description)
+    assert described.startswith("Test accuracy 90.0 % (95 % interval 80.0 to 100.0) on 9 images.")
+    assert described.endswith(ending)

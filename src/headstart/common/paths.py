@@ -101,6 +101,10 @@ class Project:
         return self.root / "reports" / "metrics.json"
 
     @property
+    def model_card(self) -> Path:
+        return self.root / "reports" / "model_card.md"
+
+    @property
     def evaluation_report(self) -> Path:
         return self.root / "reports" / "evaluation"
 

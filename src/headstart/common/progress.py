@@ -1,6 +1,7 @@
 """Progress: bars with rate and time left on a terminal, a line every ten seconds elsewhere.
 
 Whoever runs something long wraps it in `telling`; what is long and has no bar says `begin_step`.
+What will take more than ten minutes says so once, by its first seconds, and what would be faster.
 """
 
 import contextlib
@@ -17,7 +18,10 @@ from headstart.common.terminal import say
 
 T = TypeVar("T")
 EVERY_S, DELAY_S = 10.0, 2.0
+PROBE_S, LONG_S = 5.0, 600.0
 _bars: list["Bar"] = []
+# What was said to be faster: once in a process.
+_told: set[str] = set()
 _step = ("working", 0.0)
 
 
@@ -29,15 +33,32 @@ class _Nowhere(io.TextIOBase):
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """A bar that shows itself after two seconds on a terminal; elsewhere `telling` reads it."""
+    """A bar that shows itself after two seconds on a terminal; elsewhere `telling` reads it.
 
-    def __init__(self, items: Iterable[Any] | None, *, total: int, unit: str, title: str) -> None:
+    Args:
+        done: of `total`, before this bar.
+        faster: what would be faster, for work that proves to take long.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Any] | None,
+        *,
+        total: int,
+        unit: str,
+        title: str,
+        done: int = 0,
+        faster: str = "",
+    ) -> None:
+        self._faster, self._total = faster, total
+        self._began: tuple[float, int] | None = None
         is_seen = sys.stderr.isatty()
         line = "{n_fmt} of {total_fmt}{unit}, {rate_fmt}, {remaining} left"
         line = line if total else "{n_fmt}{unit}, {rate_fmt}"
         super().__init__(
             items,
             total=total,
+            initial=done,
             unit=f" {unit}",
             desc=title,
             delay=DELAY_S if is_seen else 0.0,
@@ -47,6 +68,23 @@ class Bar(tqdm):  # type: ignore[type-arg]
             smoothing=0.1,
         )
         _bars.append(self)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Move on by so many; tell once that it will take long, if it will."""
+        is_shown: bool | None = super().update(n)
+        if self._faster and self._faster not in _told:
+            now, n_done = time.monotonic(), int(self.n)
+            # What came before the first of them was preparation.
+            self._began = self._began or (now, n_done)
+            since, before = self._began
+            if now - since >= PROBE_S and n_done > before:
+                rate = (n_done - before) / (now - since)
+                text = estimate(self.desc, self.unit.strip(), self._total - n_done, rate)
+                if text:
+                    _told.add(self._faster)
+                    with tqdm.external_write_mode(file=self.fp):
+                        say(f"{text}\n  faster: {self._faster}", error=True)
+        return is_shown
 
     def close(self) -> None:
         """Take the bar away, or leave it as it ended."""
@@ -60,9 +98,27 @@ def progress(items: Iterable[T], *, total: int, unit: str, title: str) -> "tqdm[
     return Bar(items, total=total, unit=unit, title=title)
 
 
-def progress_bar(*, total: int, unit: str, title: str) -> "tqdm[Any]":
-    """A bar to be moved by hand with `update(n)`; use as a context manager."""
-    return Bar(None, total=total, unit=unit, title=title)
+def progress_bar(
+    *, total: int, unit: str, title: str, done: int = 0, faster: str = ""
+) -> "tqdm[Any]":
+    """A bar to be moved by hand with `update(n)`; use as a context manager. See `Bar`."""
+    return Bar(None, total=total, unit=unit, title=title, done=done, faster=faster)
+
+
+def estimate(title: str, unit: str, left: int, rate: float) -> str:
+    """Say how long the rest will take where that is more than ten minutes, else nothing.
+
+    Args:
+        left: how many of `unit` are left.
+        rate: how many a second.
+    """
+    seconds = left / rate
+    if seconds <= LONG_S:
+        return ""
+    minutes = seconds / 60
+    time_left = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    speed = f"{rate:.3g} a second" if rate >= 1 else f"{60 * rate:.2g} a minute"
+    return f"{title}: {left:,} {unit} left, about {time_left} at {speed}"
 
 
 def begin_step(what: str) -> None:

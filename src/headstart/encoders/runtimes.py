@@ -52,7 +52,7 @@ def resolve(extract: ExtractParams) -> ExtractParams:
         )
     if precision == "auto":
         can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
-        precision = "bfloat16" if can and (_has_bf16() or has_gpu()) else "float32"
+        precision = "bfloat16" if can and (has_bf16() or has_gpu()) else "float32"
     if runtime == "auto" and has_gpu() and not in_onnx:
         runtime = "keras"
     elif runtime == "auto" and precision == "bfloat16":
@@ -243,6 +243,7 @@ def _installed(runtime: str) -> bool:
     return importlib.util.find_spec(runtime) is not None
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
+    """Return whether the processor computes in bfloat16 (AVX512-BF16, AMX)."""
     info = Path("/proc/cpuinfo")
     return info.exists() and any(flag in info.read_text("utf-8") for flag in _BF16_FLAGS)

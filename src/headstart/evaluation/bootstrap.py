@@ -23,6 +23,18 @@ class Interval:
     high: float
 
 
+def of_all_or_none(interval: Interval, groups: Sequence[str]) -> Interval:
+    """Return an interval of accuracy; the exact one where every image, or none, is right.
+
+    So is every resample of them then: the bound of Clopper and Pearson (1934), of as many draws as
+    there are groups.
+    """
+    bound = ((1 - CONFIDENCE) / 2) ** (1 / len(set(groups)))
+    if interval == Interval(1.0, 1.0):
+        return Interval(bound, 1.0)
+    return Interval(0.0, 1 - bound) if interval == Interval(0.0, 0.0) else interval
+
+
 def intervals(
     statistics: Statistics,
     groups: Sequence[str],

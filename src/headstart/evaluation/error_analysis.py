@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.dataset.manifest import FLAGS, Manifest
-from headstart.evaluation.bootstrap import Interval, intervals
+from headstart.evaluation.bootstrap import Interval, intervals, of_all_or_none
 from headstart.heads.metrics import accuracy, log_loss
 from headstart.models.predictions import Predictions
 
@@ -158,9 +158,10 @@ def sliced(
         for name, chosen in large.items():
             labels, probabilities = predictions.label_ids[chosen], predictions.probabilities[chosen]
             right = probabilities.argmax(axis=1) == labels
+            groups = list(rows["group"].iloc[chosen])
             found = intervals(
                 lambda drawn: {"accuracy": float(right[drawn].mean())},  # noqa: B023 (called here)
-                list(rows["group"].iloc[chosen]),
+                groups,
                 n_resamples=n_resamples,
                 seed=seed,
             )
@@ -170,7 +171,7 @@ def sliced(
                     name=name.split(" ", 1)[1],
                     n_images=len(chosen),
                     accuracy=float(accuracy(labels, probabilities)),
-                    interval=found["accuracy"],
+                    interval=of_all_or_none(found["accuracy"], groups),
                     log_loss=float(log_loss(labels, probabilities)),
                 )
             )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.common.errors import TrainingError
-from headstart.evaluation.bootstrap import Interval, intervals
+from headstart.evaluation.bootstrap import Interval, intervals, of_all_or_none
 from headstart.evaluation.novel_images import NoveltyEvaluation, evaluate_novelty
 from headstart.features.feature_store import FeatureStore
 from headstart.heads.metrics import scores, softmax, squared_ece
@@ -195,12 +195,7 @@ def score_intervals(
     squared = found["ece"]
     low, high = (math.sqrt(max(bound, 0.0)) for bound in (squared.low, squared.high))
     found["ece"] = Interval(low, high)
-    # Where every image is right, so is every resample of them: the exact bound of Clopper and
-    # Pearson (1934), of as many draws as there are groups.
-    bound = 0.025 ** (1 / len(set(groups)))
     for name in ("accuracy", "top_3_accuracy"):
-        if name in found and found[name] == Interval(1.0, 1.0):
-            found[name] = Interval(bound, 1.0)
-        elif name in found and found[name] == Interval(0.0, 0.0):
-            found[name] = Interval(0.0, 1 - bound)
+        if name in found:
+            found[name] = of_all_or_none(found[name], groups)
     return found

@@ -19,15 +19,20 @@ from numpy.typing import NDArray
 from headstart.cache.row_cache import SHARD_ROWS, RowCache
 from headstart.cache.shards import Keys, row_keys
 from headstart.common.cost import Cost
-from headstart.common.machine import library_version, processor_name, usable_cores
+from headstart.common.machine import (
+    has_gpu,
+    library_version,
+    processor_name,
+    usable_cores,
+)
 from headstart.common.progress import begin_step, progress_bar
 from headstart.dataset.manifest import Manifest
 from headstart.encoders.builders import build
 from headstart.encoders.catalogue import chosen_encoder, row_layers, shown_layers
 from headstart.encoders.frozen import FrozenModel
-from headstart.encoders.runtimes import Forward, HalvingForward, open_forward
+from headstart.encoders.runtimes import Forward, HalvingForward, has_bf16, open_forward
 from headstart.features.feature_store import FeatureRows, write_features
-from headstart.features.pipeline import Decoder, Task, extract_rows
+from headstart.features.pipeline import Decoder, PixelSource, Task, extract_rows
 from headstart.features.recipe import feature_recipe, fingerprint, model_key, row_recipe
 from headstart.features.views import ViewPlan
 from headstart.images.decode import decoder_versions
@@ -123,20 +128,42 @@ class Extractor:
         return f"{self.extract.encoder} in {self.extract.runtime} {self.extract.precision}"
 
 
-def extract_features(
-    extractor: Extractor, manifest: Manifest, images: Path, features: Path, encoder: Path
-) -> Extraction:
-    """Write `features` (features.h5) and `encoder` (backbone.h5) for the manifest's images.
+@dataclass(frozen=True)
+class ExtractedRows:
+    """The feature rows of some images.
 
-    `images` is the folder that the manifest's paths are relative to. Only rows that the cache
-    lacks are extracted; of processes that do the same at once, one does it and the others wait.
+    Attributes:
+        parts: float32 (n, n_views, row length), together one row an image; of several encoders
+            side by side.
+        blocks: layer → its columns of the parts, in the order in which heads see them.
+        costs: of the encoders up to each layer.
+        n_extracted, n_cached: rows that were computed, and that were there.
+        seconds: for what was computed.
+    """
+
+    parts: Iterator[NDArray[np.float32]]
+    blocks: dict[str, slice]
+    costs: dict[str, Cost]
+    n_extracted: int
+    n_cached: int
+    seconds: float
+
+
+@contextlib.contextmanager
+def extracted_rows(
+    extractor: Extractor, pixels: PixelSource, paths: Sequence[str], sha256: Sequence[str]
+) -> Iterator[ExtractedRows]:
+    """Extract what the cache lacks of these images; meanwhile nobody makes room by removing rows.
+
+    Of processes that do the same at once, one does it and the others wait.
+
+    Args:
+        paths: by which `pixels` finds each image.
 
     Raises:
-        ParamsError, WeightsError: the encoder cannot be had as asked.
-        DataError: an image is gone or is no longer what the manifest says.
-        DiskError: a row is missing from the cache, which cannot be written.
+        As `extract_features` does.
     """
-    keys = _keys(extractor.plan, manifest.sha256)
+    keys = _keys(extractor.plan, sha256)
     each = extractor.each()
     caches = [one.cache() for one in each]
     with contextlib.ExitStack() as stack:
@@ -144,7 +171,7 @@ def extract_features(
             stack.enter_context(cache.in_use())
         started = time.monotonic()
         n_extracted = sum(
-            fill(one, cache, manifest, images, keys)
+            fill(one, cache, pixels, paths, sha256, keys)
             for one, cache in zip(each, caches, strict=True)
         )
         seconds = time.monotonic() - started
@@ -158,40 +185,63 @@ def extract_features(
                 blocks[prefix + name] = slice(start + own.start, start + own.stop)
             costs |= {prefix + name: cost for name, cost in one.costs().items()}
             start += feature_dim
+        n_cached = len(each) * len(np.unique(keys)) - n_extracted
+        parts = _parts(caches, keys)
+        yield ExtractedRows(parts, blocks, costs, n_extracted, n_cached, seconds)
+
+
+def extract_features(
+    extractor: Extractor, manifest: Manifest, images: Path, features: Path, encoder: Path
+) -> Extraction:
+    """Write `features` (features.h5) and `encoder` (backbone.h5) for the manifest's images.
+
+    `images` is the folder that the manifest's paths are relative to.
+
+    Raises:
+        ParamsError, WeightsError: the encoder cannot be had as asked.
+        DataError: an image is gone or is no longer what the manifest says.
+        DiskError: a row is missing from the cache, which cannot be written.
+    """
+    pixels = InputPixels(
+        extractor.cache_root, images, extractor.image, max_pixels=manifest.max_pixels
+    )
+    with extracted_rows(extractor, pixels, manifest.paths, manifest.sha256) as found:
         begin_step("writing the features")
         write_features(
             features,
             rows=_rows(manifest),
-            parts=_parts(caches, keys),
+            parts=found.parts,
             n_views=extractor.plan.n_views,
             encoder=extractor.extract.encoder,
-            blocks=blocks,
+            blocks=found.blocks,
             classes=manifest.classes,
             recipe=extractor.recipe(),
             fingerprint=fingerprint(extractor.recipe()),
             validation_given=manifest.is_given("validation"),
-            costs=costs,
+            costs=found.costs,
         )
         extractor.frozen().copy_h5(encoder)
     return Extraction(
         n_images=len(manifest),
-        n_extracted=n_extracted,
-        n_cached=len(each) * len(np.unique(keys)) - n_extracted,
+        n_extracted=found.n_extracted,
+        n_cached=found.n_cached,
         fingerprint=fingerprint(extractor.recipe()),
         how=extractor.how(),
-        seconds=seconds,
+        seconds=found.seconds,
     )
 
 
 def fill(
-    extractor: Extractor, cache: RowCache, manifest: Manifest, images: Path, keys: Keys
+    extractor: Extractor,
+    cache: RowCache,
+    pixels: PixelSource,
+    paths: Sequence[str],
+    sha256: Sequence[str],
+    keys: Keys,
 ) -> int:
     """Extract what the cache lacks of `keys`, shape (n_images, n_views); returns how many rows."""
     cores = usable_cores()
     extract = extractor.extract
-    pixels = InputPixels(
-        extractor.cache_root, images, extractor.image, max_pixels=manifest.max_pixels
-    )
 
     # Only where a row is missing.
     @functools.cache
@@ -200,11 +250,13 @@ def fill(
 
     def compute(lacking: Keys) -> Iterator[tuple[Keys, NDArray[np.float32]]]:
         opened = forward()
-        tasks = _tasks(manifest, np.isin(keys, lacking))
+        tasks = _tasks(paths, sha256, np.isin(keys, lacking))
         batch_size = opened.batch_size if extract.batch_size == "auto" else extract.batch_size
         with (
             pixels.in_use([task.sha256 for task in tasks]),
-            progress_bar(total=len(tasks), unit="images", title="extract") as bar,
+            progress_bar(
+                total=len(tasks), unit="images", title="extract", faster=faster_extraction(extract)
+            ) as bar,
         ):
             for rows, features in extract_rows(
                 tasks,
@@ -224,16 +276,33 @@ def fill(
     return cache.fill(keys.reshape(-1), compute, made_by)
 
 
-def _tasks(manifest: Manifest, is_missing: NDArray[np.bool_]) -> list[Task]:
+def faster_extraction(extract: ExtractParams) -> str:
+    """What would extract faster on this machine; docs/measurements.md has by how much."""
+    ways = []
+    if not has_gpu() and has_bf16() and extract.precision == "float32":
+        ways.append("extract.runtime: openvino with extract.precision: bfloat16")
+    elif not has_gpu() and extract.runtime == "keras" and extract.precision == "float32":
+        ways.append("extract.runtime: onnxruntime")
+    if extract.views > 1:
+        ways.append("fewer extract.views")
+    smallest = "efficientnet-lite0"
+    if extract.encoder != smallest:
+        ways.append(f"a smaller encoder, such as {smallest}")
+    return "; ".join(ways)
+
+
+def _tasks(
+    paths: Sequence[str], sha256: Sequence[str], is_missing: NDArray[np.bool_]
+) -> list[Task]:
     """The images of which views are missing, bool, shape (n_images, n_views); copies once."""
     tasks: dict[str, Task] = {}
-    for path, sha256, own in zip(manifest.paths, manifest.sha256, is_missing, strict=True):
+    for path, digest, own in zip(paths, sha256, is_missing, strict=True):
         if own.any():
-            tasks.setdefault(sha256, Task(path, sha256, tuple(np.flatnonzero(own).tolist())))
+            tasks.setdefault(digest, Task(path, digest, tuple(np.flatnonzero(own).tolist())))
     return list(tasks.values())
 
 
-def _keys(plan: ViewPlan, sha256: list[str]) -> Keys:
+def _keys(plan: ViewPlan, sha256: Sequence[str]) -> Keys:
     """Keys of all rows, shape (n_images, n_views)."""
     return np.stack([row_keys(sha256, plan.key(view)) for view in range(plan.n_views)], axis=1)
 

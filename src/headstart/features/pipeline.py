@@ -5,11 +5,12 @@ Knows a forward pass, not where it comes from, and nothing of the cache.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from headstart.common.prefetch import prefetched
 from headstart.encoders.runtimes import Run
 from headstart.features.views import ViewPlan
-from headstart.images.input_pixels import InputPixels
+from headstart.params.image import ImageParams
 
 _EARLY_BYTES = 32 << 20
 
@@ -31,11 +32,26 @@ class Task:
     views: tuple[int, ...]
 
 
+class PixelSource(Protocol):
+    """Where the pixels of images come from: `InputPixels`, or whoever holds them in memory."""
+
+    image: ImageParams
+
+    def in_use(self, sha256: Sequence[str]) -> AbstractContextManager[None]:
+        """Hold what the pixels of these images are read from."""
+
+    def read(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        """Input pixels, shape (size, size, 3)."""
+
+    def decode_whole(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        """All pixels, shape (height, width, 3)."""
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Turns a task into pixels; those of the plain view may have been kept."""
 
-    pixels: InputPixels
+    pixels: PixelSource
     plan: ViewPlan
 
     def __call__(self, task: Task) -> NDArray[np.uint8]:

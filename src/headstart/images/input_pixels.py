@@ -1,11 +1,13 @@
-"""Input pixels of images, kept in the row cache: ingest decodes, pack and extract read.
+"""Input pixels of images: of a folder, kept in the row cache, or of pictures that Python code has.
 
-Where they are not kept, whoever needs them decodes.
+ingest decodes, pack and extract read; where they are not kept, whoever needs them decodes.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,24 @@ from numpy.typing import NDArray
 
 from headstart.cache.row_cache import RowCache
 from headstart.cache.shards import Keys, row_keys
-from headstart.common.errors import DiskError
+from headstart.common.errors import DataError, DiskError
 from headstart.common.files import sha256_of_json
 from headstart.common.machine import usable_cores
 from headstart.common.prefetch import prefetched
 from headstart.common.progress import progress
 from headstart.common.terminal import say
-from headstart.images.decode import DECODE_VERSION, decode, decode_input, decoder_versions
+from headstart.images.decode import (
+    DECODE_VERSION,
+    decode,
+    decode_input,
+    decoder_versions,
+    resize,
+)
 from headstart.images.image_files import read_verified
 from headstart.params.image import ImageParams
+
+Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
+"""A path, the bytes of an image file, or RGB pixels, uint8 (height, width, 3)."""
 
 _IMAGES_AHEAD = 64
 
@@ -125,3 +136,93 @@ class InputPixels:
     def _decode(self, path: str, sha256: str) -> NDArray[np.uint8]:
         data = read_verified(self._folder / path, sha256)
         return decode_input(data, self.image, max_pixels=self._max_pixels)
+
+
+def picture_pixels(picture: Picture, image: ImageParams) -> NDArray[np.uint8]:
+    """The input pixels of a picture, uint8 (size, size, 3).
+
+    Raises:
+        DataError: it is no image, or its pixels are not RGB.
+        OSError: its file cannot be read.
+    """
+    if isinstance(picture, np.ndarray):
+        return resize(_checked(picture), image)
+    return decode_input(_bytes_of(picture), image)
+
+
+class PicturePixels:
+    """Input pixels of pictures, which go by their numbers where others have a path.
+
+    Attributes:
+        names: the numbers, as text.
+        sha256: of each picture's bytes; pixels hash to something else than a file of them.
+
+    Raises:
+        DataError: a file cannot be read, or pixels are not RGB; it names which.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], image: ImageParams) -> None:
+        self.image, self._pictures = image, pictures
+        self.names = [str(number) for number in range(len(pictures))]
+        self.sha256 = []
+        for number, picture in enumerate(pictures):
+            with self._naming(number):
+                self.sha256.append(_sha256_of(picture))
+
+    def in_use(self, sha256: Sequence[str]) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        """Nothing is kept."""
+        return contextlib.nullcontext()
+
+    def read(self, path: str, sha256: str) -> NDArray[np.uint8]:
+        """The pixels of the picture of this number.
+
+        Raises:
+            DataError: it cannot be decoded, or its file has changed since; it names which.
+        """
+        picture = self._pictures[int(path)]
+        with self._naming(int(path)):
+            if not isinstance(picture, np.ndarray):
+                picture = _bytes_of(picture)
+                if hashlib.sha256(picture).hexdigest() != sha256:
+                    raise DataError("it must not change while it is read, but it has: try again")
+            return picture_pixels(picture, self.image)
+
+    def decode_whole(self, path: str, sha256: str) -> NDArray[np.uint8]:  # noqa: ARG002
+        """As `read`, of all pixels."""
+        picture = self._pictures[int(path)]
+        return picture if isinstance(picture, np.ndarray) else decode(_bytes_of(picture))
+
+    @contextlib.contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        picture = self._pictures[number]
+        name = f" ({picture})" if isinstance(picture, str | PathLike) else ""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"image {number}{name}: {error}") from None
+        except OSError as error:
+            raise DataError(
+                f"every image must be readable, but image {number}{name} is not "
+                f"({error.strerror or error}): correct its path, or leave it out"
+            ) from None
+
+
+def _bytes_of(picture: str | PathLike[str] | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+
+
+def _sha256_of(picture: Picture) -> str:
+    if isinstance(picture, np.ndarray):
+        height, width, _ = _checked(picture).shape
+        header = f"RGB pixels, {height} x {width}\n".encode()
+        return hashlib.sha256(header + picture.tobytes()).hexdigest()
+    return hashlib.sha256(_bytes_of(picture)).hexdigest()
+
+
+def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise DataError(
+            "pixels must be RGB, uint8 of shape (height, width, 3), but got "
+            f"{pixels.dtype} of shape {pixels.shape}: convert them"
+        )
+    return pixels

@@ -15,21 +15,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from headstart.common import files
 from headstart.common.errors import DataError
 from headstart.common.paths import Project, project
-from headstart.images.decode import decode_input, resize
+from headstart.images.input_pixels import Picture, picture_pixels
 from headstart.models.answers import answers_table
 from headstart.models.model_file import LoadedModel, load_model
-from headstart.params.image import ImageParams
 from headstart.projects.run_folder import run_project
 from headstart.tracking.model_uri import model_file
-
-Picture = str | PathLike[str] | bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,8 @@ class Classifier:
             DataError: an image cannot be read, and `on_error` is `refuse`; it names which.
         """
         answers = []
-        found = self.loaded.inference.answers(images, lambda one: _pixels(one, self.loaded.image))
+        image = self.loaded.image
+        found = self.loaded.inference.answers(images, lambda one: picture_pixels(one, image))
         for row, answer in enumerate(found):
             if answer.reason and on_error == "refuse":
                 raise DataError(f"image {row}: {answer.reason}")
@@ -123,16 +119,3 @@ def load_classifier(model: str | PathLike[str] = "models/model.h5") -> Classifie
     """Load a model file, or what an MLflow URI such as `models:/headstart@champion` names."""
     kept = contextlib.ExitStack()
     return Classifier(load_model(kept.enter_context(model_file(str(model), project().root))), kept)
-
-
-def _pixels(picture: Picture, image: ImageParams) -> NDArray[np.uint8]:
-    if isinstance(picture, bytes):
-        return decode_input(picture, image)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise DataError(
-                "pixels must be RGB, uint8 of shape (height, width, 3), but got "
-                f"{picture.dtype} of shape {picture.shape}: convert them"
-            )
-        return resize(picture, image)
-    return decode_input(Path(picture).read_bytes(), image)

@@ -24,8 +24,8 @@ RECIPES = MappingProxyType(
         "search": 1,
         "train": 1,
         "package": 3,
-        "evaluate": 2,
-        "register": 1,
+        "evaluate": 3,
+        "register": 2,
     }
 )
 

@@ -22,7 +22,7 @@ from headstart.heads.trainer import CrossValidation, HeadTrainer, mean_by_row
 from headstart.params.search import SearchParams
 from headstart.search.plan import StudyPlan, excess
 from headstart.search.selection import AnswerStore
-from headstart.search.space import asking, known_fields, suggest
+from headstart.search.space import asking, extremes, known_fields, suggest
 from headstart.search.study import (
     HEAD,
     HEARTBEAT_S,
@@ -96,7 +96,11 @@ class Worker:
             metric=search.metric,
             validation_views=search.validation_views,
         )
-        with progress_bar(total=search.n_trials, unit="trials", title="search") as bar:
+        with self._lock:
+            total = max(missing(self.study, search), 0)
+        with progress_bar(
+            total=total, unit="trials", title="search", faster=faster_search(search)
+        ) as bar:
             while time.monotonic() < deadline and (asked := self.ask()) is not None:
                 trial, config = asked
                 if over := excess(search, plan.cost(config)):
@@ -225,3 +229,18 @@ class Worker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage.record_heartbeat(trial_id)
+
+
+def faster_search(search: SearchParams) -> str:
+    """What would make a search shorter; docs/measurements.md has by how much.
+
+    Nothing of several workers, each of which knows its own trials alone.
+    """
+    if search.workers > 1:
+        return ""
+    ways = ["fewer search.n_trials, or search.timeout_s"]
+    if "network" in extremes(search.space, "kind"):
+        ways.append("ridge in place of networks (search.space.kind: ridge)")
+    if (search.folds or 5) > 2 or search.repeats > 1:
+        ways.append("fewer search.folds or search.repeats")
+    return "; ".join(ways)

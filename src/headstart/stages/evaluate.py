@@ -1,7 +1,8 @@
 """Stage evaluate: the test split, read here alone.
 
 Reads features.h5, model.h5, run.json and the images themselves; writes metrics.json,
-predictions.csv (validation and test), the tables of the plots and the page reports/evaluation/.
+predictions.csv (validation and test), the tables of the plots, the page reports/evaluation/ and
+the model card.
 """
 
 from headstart.common import files
@@ -13,20 +14,23 @@ from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions, write_predictions
 from headstart.params.base import Section, Seed
+from headstart.params.data import DataParams
 from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_report import (
     Subject,
     write_evaluation_report,
     write_tables,
 )
+from headstart.reports.model_card import model_card
 from headstart.stages.run_stage import run_stage
 from headstart.tracking.runs import recorded_run
 
 
 class Sections(Section):
-    """The seed draws the bootstrap."""
+    """The seed draws the bootstrap; the model card names the source of the data."""
 
     seed: Seed = 0
+    data: DataParams
     evaluate: EvaluateParams
 
 
@@ -63,6 +67,7 @@ def run(project: Project, params: Sections) -> str:
         write_evaluation_report(project.evaluation_report, subject)
         write_tables(project.plots, evaluation)
         write_predictions(project.predictions, [subject.validation, evaluation.test])
+        files.write_text(project.model_card, model_card(subject, params.data.source))
         begin_step("logging the evaluation")
         metrics = evaluation.flat_metrics()
         files.write_json(project.metrics, {**metrics, "run_id": mlflow_run.run_id})
@@ -75,7 +80,7 @@ def run(project: Project, params: Sections) -> str:
             f"to {100 * high:.1f}), log loss {metrics['log_loss']:.3f}, on {metrics['n_test']:.0f} "
             f"images of {len(classes)} classes: {listed}.\n\n"
             "Open `evaluation/index.html` among the artifacts for the errors one by one.",
-            [project.predictions, project.metrics, project.evaluation_report],
+            [project.predictions, project.metrics, project.model_card, project.evaluation_report],
         )
     return summary(evaluation)
 

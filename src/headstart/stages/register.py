@@ -1,7 +1,8 @@
 """Stage register: the trained model becomes a version, and champion or challenger.
 
-Reads the manifest, the validation and test predictions, models/run.json, models/model.h5 and that
-models/serving/ is logged; writes reports/registration.json and reports/comparison.json.
+Reads the manifest, the validation and test predictions, the model card, models/run.json,
+models/model.h5 and that models/serving/ is logged; writes reports/registration.json and
+reports/comparison.json.
 """
 
 from pydantic import Field

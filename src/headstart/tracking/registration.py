@@ -34,6 +34,9 @@ _CLEARLY_FASTER = 0.9
 # A version's tag: accuracy on validation images beyond what to expect on new ones.
 _OPTIMISM = "validation.optimism"
 
+# What databases of MLflow take.
+_MAX_DESCRIPTION = 5000
+
 Alias = Literal["champion", "challenger"]
 
 
@@ -273,8 +276,11 @@ def register_model(
                 f"Test accuracy {accuracy} % (95 % interval {low} to {high}) on "
                 f"{test_metrics['n_test']} images. Classes: {', '.join(metadata['classes'][:20])}."
             )
+            card = project.model_card.read_text(encoding="utf-8")
+            if len(about) + len(card) + 2 > _MAX_DESCRIPTION:
+                card = f"The model card is {project.model_card.name} among the run's artifacts."
             known = {key: value for key, value in tags.items() if value}
-            version = registry.add(run.run_id, sha256, about, known)
+            version = registry.add(run.run_id, sha256, f"{about}\n\n{card}", known)
         number = str(version.version)
         alias, why = str(decision.alias), decision.why
         champion = registry.holder(CHAMPION)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # The fraction of all steps in which the learning rate rises; then it falls along a cosine.
 WARMUP_FRACTION = 0.1
+_FASTER = "fewer train.fine_tune.epochs; a smaller encoder; no fine-tuning: heads take seconds"
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -170,10 +171,14 @@ class Trainer:
         losses = []
         title = f"fine-tune, epoch {epoch} of {self._params.epochs}"
         begin_step(title)
-        with progress_bar(total=len(train), unit="images", title=title) as bar:
+        # Of all epochs: the time left is that to the last one.
+        every, done = self._params.epochs * len(train), (epoch - 1) * len(train)
+        with progress_bar(
+            total=every, unit="images", title=title, done=done, faster=_FASTER
+        ) as bar:
             for batch in self.batches(train, epoch):
                 losses.append(self.step(*batch))
-                bar.update(min(self._params.batch_size, len(train) - bar.n))
+                bar.update(min(self._params.batch_size, epoch * len(train) - bar.n))
         return float(np.sum([float(loss) for loss in losses]) / len(train))
 
     def logits(self, examples: Examples) -> NDArray[np.float32]:
