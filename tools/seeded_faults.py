@@ -122,7 +122,7 @@ FAULTS = (
     Fault(
         "unchecked-weights-path",
         "a weights file of another hash than params.yaml says is taken",
-        "if digest != extract.weights_sha256:",
+        "if digest != sha256:",
         "if not digest:",
         ("test_a_path_with_another_hash",),
     ),
