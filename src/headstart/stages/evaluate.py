@@ -16,6 +16,7 @@ from headstart.params.base import Section, Seed
 from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_report import (
     Subject,
+    error_pictures,
     write_evaluation_report,
     write_tables,
 )
@@ -77,6 +78,7 @@ def run(project: Project, params: Sections) -> str:
             "Open `evaluation/index.html` among the artifacts for the errors one by one.",
             [project.predictions, project.metrics, project.evaluation_report],
         )
+        mlflow_run.log_images("worst_errors", error_pictures(subject))
     return summary(evaluation)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headstart.common import files
+from headstart.common.cost import graph_cost
 from headstart.common.paths import Project, cache_folder, state_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.pixel_store import ImageStore
@@ -82,8 +83,12 @@ def run(project: Project, params: Sections) -> str:
         hold_to_keras(load_model(project.model).inference, model)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
+        costs = {
+            "mflops": graph_cost(model.layers).mflops,
+            "model_mb": project.model.stat().st_size / 1e6,
+        }
         mlflow_run.log_results(
-            {f"val_{name}": value for name, value in trained.scores.items()},
+            {**{f"val_{name}": value for name, value in trained.scores.items()}, **costs},
             f"**Validation accuracy {100 * trained.scores['accuracy']:.1f} %**, log loss "
             f"{trained.scores['log_loss']:.3f}. Stage `evaluate` adds what the test split says.",
             [project.model, project.training_report, project.data_report],
