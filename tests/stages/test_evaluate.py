@@ -19,6 +19,7 @@ from headstart.evaluation.evaluate_model import evaluate_model
 from headstart.features.feature_store import FeatureStore
 from headstart.models.model_file import load_model
 from headstart.models.predictions import read_predictions
+from headstart.tracking.store import open_store
 from tests.models.conftest import CLASSES
 
 
@@ -71,6 +72,26 @@ def test_predictions_list_every_image_once_under_its_class(trained: Project) -> 
     assert {row["novelty"] for row in rows if row["split"] == "validation"} == {""}
     for row in rows[:5]:
         assert sum(float(row[f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_worst_errors_are_images_of_the_run(trained: Project) -> None:
+    store = open_store(trained.root)
+    run_id = files.read_json(trained.run)["run_id"]
+    test = read_predictions(trained.predictions, "test")
+    wrong = np.flatnonzero(test.predicted_ids != test.label_ids)
+    worst = wrong[np.argsort(test.probabilities[wrong, test.label_ids[wrong]])]
+    names = [file.path for file in store.client.list_artifacts(run_id, "images")]
+    assert len([name for name in names if name.endswith(".png")]) == min(len(wrong), 12) > 0
+    (first,) = [name for name in names if "+step+1+" in name and name.endswith(".png")]
+    with Image.open(store.client.download_artifacts(run_id, first)) as image:
+        assert image.size == (160, 192)
+        shown = np.asarray(image.convert("RGB"))[40:120, 40:120].mean(axis=(0, 1))
+        # The words below it are no part of the picture.
+        assert np.asarray(image)[160:].min() < 100
+    original = np.asarray(Image.open(trained.fetched / test.paths[worst[0]]).convert("RGB"))
+    assert shown == pytest.approx(original.mean(axis=(0, 1)), abs=12)
+    sizes = [file.file_size for file in store.client.list_artifacts(run_id, "images")]
+    assert sum(sizes) < 60_000 * min(len(wrong), 12)
 
 
 def test_a_model_of_other_features_is_refused(trained: Project) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,11 +48,13 @@ _STAGES = {
 
 
 def _make_model(project: Project, seed: int) -> str:
-    """Train, package, evaluate and register, as the stages do; returns the run's id."""
+    """Train, package and register, as the stages do; returns the run's id."""
     project.params.write_text(f"seed: {seed}\n")
     run_train(project, seeds=1, learning_rate=0.003 * (seed + 1))
     run_package(project)
-    run_evaluate(project)
+    if not project.metrics.is_file():
+        # Of the first model alone: it takes longer than the rest.
+        run_evaluate(project)
     register.run(project, register.Sections(seed=0, register=RegisterParams()))
     return str(files.read_json(project.run)["run_id"])
 
@@ -126,25 +129,24 @@ def _experiments(project: Project) -> set[str]:
     return {name for name in refs if name.startswith("try-")}
 
 
-def _answers(project: Project, store: TrackingStore, run_id: str) -> pd.DataFrame:
-    """What the logged model of a run says of an image, through MLflow."""
+def _check_answers(project: Project, store: TrackingStore, run_id: str) -> None:
+    """The logged model of a run still answers, through MLflow."""
     picture = next(project.fetched.rglob("*.png")).read_bytes()
     rows = pd.DataFrame({"image": [base64.b64encode(picture).decode()]})
     model_id = store.client.get_run(run_id).data.tags["headstart.model_id"]
-    (found,) = [m for m in store.client.search_logged_models([store.experiment_id])
-                if m.model_id == model_id]  # fmt: skip
-    path = store.client.download_artifacts(run_id, "model.h5")
-    assert Path(path).stat().st_size > 1000
-    model = mlflow.pyfunc.load_model(found.artifact_location)
-    answers: pd.DataFrame = model.predict(rows)
-    return answers
+    folder = project.root / "mlruns" / "models" / model_id / "artifacts"
+    with tempfile.TemporaryDirectory() as plain:
+        # MLflow takes the path of a model for an address, with what `%` means there.
+        copy = shutil.copytree(folder, Path(plain) / "model")
+        answers = mlflow.pyfunc.load_model(str(copy)).predict(rows)
+    assert answers["probability"].between(0.2, 1.0).all()
 
 
 def _check_kept(project: Project, plan: TidyPlan) -> None:
     """Every kept run still answers, and every kept experiment and commit still has its model."""
     store = open_store(project.root)
     for run in plan.kept:
-        assert len(_answers(project, store, run.run_id)) == 1
+        _check_answers(project, store, run.run_id)
     with Repo(str(project.root)) as repo:
         for name in sorted(_experiments(project)):
             repo.experiments.apply(name)
@@ -196,9 +198,11 @@ def test_a_kill_loses_nothing_that_is_kept_and_the_next_call_finishes(project: P
     plan = plan_tidy(project, keep=2)
     command = [sys.executable, "-m", "headstart", "tidy", "--keep", "2", "--yes"]
     process = subprocess.Popen(command, cwd=project.root, start_new_session=True)
-    n_artifacts = len(list((project.root / "mlruns").rglob("model.h5")))
+    models = project.root / "mlruns" / "models"
+    n_models = len(list(models.iterdir()))
     while process.poll() is None:
-        if len(list((project.root / "mlruns").rglob("model.h5"))) < n_artifacts:
+        # When some of the files are gone.
+        if len(list(models.iterdir())) < n_models - 1:
             os.killpg(process.pid, signal.SIGKILL)
             break
         time.sleep(0.001)
@@ -211,8 +215,8 @@ def test_a_kill_loses_nothing_that_is_kept_and_the_next_call_finishes(project: P
     store = open_store(project.root)
     left = store.client.search_runs([store.experiment_id], run_view_type=ViewType.ALL)
     assert {run.info.run_id for run in left} == kept
-    models = store.client.search_logged_models([store.experiment_id])
-    assert {model.source_run_id for model in models} == kept
+    logged = store.client.search_logged_models([store.experiment_id])
+    assert {model.source_run_id for model in logged} == kept
     folders = [path for path in (project.root / "mlruns").glob("*") if path.name != "models"]
     assert {path.name for path in folders if any(path.rglob("*"))} == kept
     assert plan_tidy(project, keep=2).is_empty

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ MANIFEST = "provenance/manifest.csv"
 # Tags that say how a run was made, but for those of the stage and of the run itself.
 _FACTS = ("version.", "git.", "dvc.", "machine.", "fingerprint")
 _NO_FACTS = ("dvc.models/run.json", "dvc.stage")
+_MOST_LETTERS = 22
 # Classes and groups may be called 01 or NA.
 _TEXTS = dict.fromkeys(("label", "predicted_label", "group", "path", "split"), str)
 
@@ -97,7 +98,8 @@ class RunComparison:
         """Return a table for the terminal."""
         columns = self.roles
         rows: list[list[str]] = [["", *columns]]
-        rows += [[name, *values] for name, values in (self.params | self.versions).items()]
+        table = self.params | self.versions
+        rows += [[name, *map(_shortened, values)] for name, values in table.items()]
         for name, numbers in self.metrics.items():
             rows.append([name, *("" if n is None else f"{n:.4f}" for n in numbers)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns) + 1)]
@@ -172,6 +174,10 @@ def compare_runs(project: Project, names: Sequence[str], *, seed: int) -> RunCom
             old, new = first[PREDICTIONS], named[PREDICTIONS]
             groups = dict(named[MANIFEST]["group"]) if MANIFEST in named else {}
             test = compare_predictions(old, new, "test", seed, groups)
+            if test is not None:
+                # Nothing is at stake here: these are roles in the registry.
+                said = test.sentence.replace("challenger", "candidate")
+                test = replace(test, sentence=said.replace("champion", "baseline"))
             rows = new.join(old[["predicted_label", "split"]].add_suffix("_old"), how="inner")
             differs = rows["predicted_label"] != rows["predicted_label_old"]
             shown = ["path", "sha256", "label", "split", "predicted_label_old", "predicted_label"]
@@ -203,6 +209,11 @@ def artifact_table(
         return None
     table = pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_filter=False)
     return table.assign(**{text: table[text].map(of_cell) for text in _TEXTS if text in table})
+
+
+def _shortened(value: str) -> str:
+    """Hashes and paths are longer than a column of a terminal; JSON has them whole."""
+    return value if len(value) <= _MOST_LETTERS else f"{value[: _MOST_LETTERS - 1]}…"
 
 
 def _differing(each: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -101,7 +102,8 @@ class TidyPlan:
         """What stays, with the reasons, and what goes, with its size."""
         lines = [f"{len(self.kept)} runs of models stay:"]
         for run in self.kept:
-            lines += [f"  {run.run_id[:8]}  {printable(run.name)}", f"    {', '.join(run.reasons)}"]
+            lines += [f"  {run.run_id[:8]}  {printable(run.name)[:68]}"]
+            lines += [f"    {line}" for line in wrap(", ".join(run.reasons), 76)]
         if self.n_others:
             lines.append(f"and {self.n_others:,} of other users or projects")
         n_models = sum(_kind(run) == "model" for run in self.runs)
@@ -119,11 +121,11 @@ class TidyPlan:
             rows.append([what, f"{len(self.objects):,}", size_text(n_bytes)])
         lines += ["", *table(["to be removed", "number", "size"], rows)]
         if isinstance(self.objects, str):
-            lines.append(f"DVC's cache stays: {self.objects}.")
-        lines.append(
-            f"The row cache in {cache_folder()} stays, as other projects may use it: "
-            "`headstart cache gc --older-than-days 30` frees what nobody has used."
-        )
+            lines += wrap(f"DVC's cache stays: {self.objects}.", 80)
+        lines += [
+            f"The row cache in {cache_folder()} stays, as other projects may use it:",
+            "`headstart cache gc --older-than-days 30` frees what nobody has used.",
+        ]
         return "\n".join(lines)
 
 
