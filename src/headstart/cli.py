@@ -517,8 +517,7 @@ def tidy(
     from headstart.common.paths import project
     from headstart.common.progress import begin_step, telling
     from headstart.common.terminal import size_text
-    from headstart.tracking.tidy import plan_tidy
-    from headstart.tracking.tidy import tidy as remove
+    from headstart.tracking.tidy import plan_tidy, remove_unneeded
 
     with telling("tidy"):
         begin_step("looking at runs, experiments and DVC's cache")
@@ -532,7 +531,7 @@ def tidy(
             )
         else:
             begin_step("removing")
-            remove(plan)
+            remove_unneeded(plan)
             say(f"\nRemoved; {size_text(plan.n_bytes)} are free.")
 
 

@@ -118,10 +118,10 @@ def test_images_are_logged_once_each_where_the_image_grid_finds_them(workspace: 
     names = [Path(file.path).name for file in client.list_artifacts(run.run_id, "images")]
     # MLflow keeps each as it is, and smaller.
     assert sorted(name.partition("+timestamp")[0] for name in names) == [
-        f"worst_errors+step+{step}" for step in (1, 1, 2, 2, 3, 3)
+        f"worst_errors+step+{step}" for step in (0, 0, 1, 1, 2, 2)
     ]
     assert client.get_run(run.run_id).data.tags["mlflow.loggedImages"] == "True"
-    (first,) = [name for name in names if "+step+1+" in name and name.endswith(".png")]
+    (first,) = [name for name in names if "+step+0+" in name and name.endswith(".png")]
     with Image.open(client.download_artifacts(run.run_id, f"images/{first}")) as image:
         assert image.getpixel((0, 0)) == (1, 1, 1)
     assert not list((workspace.root / ".headstart" / "pending").iterdir())

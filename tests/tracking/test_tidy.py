@@ -25,7 +25,7 @@ from headstart.params.register import RegisterParams
 from headstart.stages import register
 from headstart.tracking.runs import new_run
 from headstart.tracking.store import TrackingStore, open_store
-from headstart.tracking.tidy import PINNED_TAG, TidyPlan, plan_tidy, tidy
+from headstart.tracking.tidy import PINNED_TAG, TidyPlan, plan_tidy, remove_unneeded
 from tests.models.conftest import make_workspace
 from tests.stages.conftest import run_evaluate, run_package, run_train
 from tests.tracking.conftest import git
@@ -62,9 +62,6 @@ def _make_model(project: Project, seed: int) -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose first model is in git, and nine experiments: folder, and runs' ids in it."""
-    if os.environ.get("TIDY_MADE"):
-        (given,) = Path(os.environ["TIDY_MADE"]).iterdir()
-        return given
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
             if name != "MLFLOW_DISABLE_TELEMETRY":
@@ -179,7 +176,7 @@ def test_what_is_kept_still_answers_and_the_rest_frees_what_was_said(project: Pr
     assert f"runs of models                           {len(runs) - len(plan.kept)}" in text
     assert "headstart cache gc" in text
     assert _disk(project) == before, "nothing goes before it is asked for"
-    tidy(plan)
+    remove_unneeded(plan)
     freed = before - _disk(project)
     assert freed == pytest.approx(plan.n_bytes, rel=0.03)
     assert freed > 0.3 * before
@@ -209,7 +206,7 @@ def test_a_kill_loses_nothing_that_is_kept_and_the_next_call_finishes(project: P
     process.wait()
     second = plan_tidy(project, keep=2)
     assert {run.run_id for run in second.kept} == {run.run_id for run in plan.kept}
-    tidy(second)
+    remove_unneeded(second)
     _check_kept(project, plan)
     kept = {run.run_id for run in plan.kept}
     store = open_store(project.root)
@@ -252,12 +249,12 @@ def test_a_shared_cache_of_dvc_and_a_running_stage_are_left_alone(
     lock.write_text(json.dumps({"write": {"models/model.h5": running}, "read": {}}))
     plan = plan_tidy(project, keep=1)
     with pytest.raises(TrackingError, match=rf"stages must have ended .* process {os.getpid()}"):
-        tidy(plan)
+        remove_unneeded(plan)
     lock.write_text("{}")
     copy = project.root / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
     copy.mkdir(parents=True)
     with pytest.raises(TrackingError, match=r"experiments must have ended .*tmpabc"):
-        tidy(plan)
+        remove_unneeded(plan)
     copy.rmdir()
     shutil.move(project.root / ".dvc" / "cache", tmp_path / "shared")
     with Repo(str(project.root)) as repo, repo.config.edit() as config:
@@ -266,7 +263,7 @@ def test_a_shared_cache_of_dvc_and_a_running_stage_are_left_alone(
     assert isinstance(plan.objects, str)
     assert "may be shared with other projects" in plan.as_text()
     n_files = len(list((tmp_path / "shared").rglob("*")))
-    tidy(plan)
+    remove_unneeded(plan)
     assert len(list((tmp_path / "shared").rglob("*"))) == n_files
     assert len(plan_tidy(project, keep=1).kept) == len(plan.kept)
 
@@ -298,5 +295,5 @@ def test_studies_go_with_their_last_model_and_runs_that_have_not_ended_stay(
     assert set(gone) == {*others, studies[1], trials[1], verdict}
     assert gone[0] == trials[1]
     assert isinstance(plan.objects, str), "no DVC here"
-    tidy(plan)
+    remove_unneeded(plan)
     assert plan_tidy(workspace, keep=1).is_empty

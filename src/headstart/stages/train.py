@@ -6,6 +6,7 @@ epoch, and models/run.json, the MLflow run that all of it belongs to.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Train the head, put it on the encoder, fine-tune both if asked, and save the model."""
+    started = time.monotonic()
     begin_step("opening the run")
     best = read_head(project.best_head)
     with (
@@ -94,6 +96,8 @@ def run(project: Project, params: Sections) -> str:
             [project.model, project.training_report, project.data_report],
             curve=trained.curve,
         )
+        # No metric: a run that is made again has others.
+        mlflow_run.set_tags({"train.seconds": f"{time.monotonic() - started:.1f}"})
     return summary(trained, tuned)
 
 

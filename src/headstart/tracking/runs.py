@@ -140,7 +140,8 @@ class Run:
 
         Those that the run has already stay as they are.
         """
-        for step, data in enumerate(images, start=1):
+        # From step 0, which the grid shows first.
+        for step, data in enumerate(images):
             scratch = offline_folder(self.root) / f".{self.run_id}" / f"{step}.png"
             files.write_bytes(scratch, data)
             self._send(Operation("image", {"key": key, "step": step}, str(scratch)))

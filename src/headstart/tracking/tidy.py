@@ -203,7 +203,7 @@ def plan_tidy(project: Project, *, keep: int = 5) -> TidyPlan:
     )
 
 
-def tidy(plan: TidyPlan) -> None:
+def remove_unneeded(plan: TidyPlan) -> None:
     """Remove what the plan says.
 
     Raises:

@@ -3,7 +3,6 @@
 import contextlib
 import getpass
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -113,10 +112,7 @@ def open_training(
         for path in (project.splits, project.manifest):
             if path.is_file():
                 run.log_artifact(path, "provenance")
-        started = time.monotonic()
         yield run
-        # No metric: a run that is made again has others.
-        run.set_tags({"train.seconds": f"{time.monotonic() - started:.1f}"})
         # Which run the model in the workspace belongs to; read by `read_run_id`.
         header = {"format": "headstart-run", "format_version": 1}
         names = {"run_id": run.run_id, "experiment_name": run.store.experiment_name}
