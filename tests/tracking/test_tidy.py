@@ -1,10 +1,12 @@
 """What `headstart tidy` keeps and what it frees, on a project with real models and experiments."""
 
 import base64
+import getpass
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from headstart.tracking.tidy import PINNED_TAG, TidyPlan, plan_tidy, remove_unne
 from tests.models.conftest import make_workspace
 from tests.stages.conftest import run_evaluate, run_package, run_train
 from tests.tracking.conftest import git
+from tests.tracking.test_offline_runs import running_server
 
 N_EXPERIMENTS = 9
 _STAGES = {
@@ -297,3 +300,40 @@ def test_studies_go_with_their_last_model_and_runs_that_have_not_ended_stay(
     assert isinstance(plan.objects, str), "no DVC here"
     remove_unneeded(plan)
     assert plan_tidy(workspace, keep=1).is_empty
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_on_a_server_only_ones_own_runs_are_marked_as_deleted(
+    workspace: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    (tmp_path / "server").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    commit = git(workspace.root, "rev-parse", "HEAD").strip()
+    own = {"headstart.kind": "model", "mlflow.user": getpass.getuser(), "git.commit": commit}
+    with running_server(tmp_path / "server", port):
+        made = {}
+        for name, accuracy, tags in (
+            ("best", 0.9, own),
+            ("worse", 0.8, own),
+            ("a colleague's", 0.7, {**own, "mlflow.user": "somebody else"}),
+            ("of another project", 0.6, {**own, "git.commit": "0" * 40}),
+        ):
+            with new_run(workspace, name, tags) as run:
+                run.log_results({"val_accuracy": accuracy}, "", [])
+                run.log_text("x" * 1000, "a.txt")
+            made[name] = run.run_id
+        plan = plan_tidy(workspace, keep=1)
+        assert [run.info.run_id for run in plan.runs] == [made["worse"]]
+        assert "and 2 of other users or projects" in plan.as_text()
+        assert "by `mlflow gc`" in plan.as_text()
+        remove_unneeded(plan)
+        client = plan.store.client
+        stages = {
+            name: client.get_run(run_id).info.lifecycle_stage for name, run_id in made.items()
+        }
+        assert stages == {name: "deleted" if name == "worse" else "active" for name in made}
+        assert plan_tidy(workspace, keep=1).is_empty
