@@ -7,16 +7,7 @@ from dvc.repo import Repo
 
 from headstart.common import files
 from headstart.common.paths import Project
-from headstart.tracking.dvc_experiments import (
-    experiment_names,
-    has_commit,
-    is_dvc_repository,
-    remove_experiments,
-    remove_objects,
-    runs_of_refs,
-    unused_objects,
-    worktrees,
-)
+from headstart.tracking import dvc_experiments as dvc
 from tests.tracking.conftest import git
 
 _STAGE = """stages:
@@ -58,7 +49,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_reference_is_known_by_its_run(repository: Path) -> None:
     git(repository, "tag", "old", "HEAD~1")
-    found = {(each.ref, each.experiment): each.run_id for each in runs_of_refs(repository)}
+    found = {(each.ref, each.experiment): each.run_id for each in dvc.runs_of_refs(repository)}
     (experiment,) = [ref for ref, name in found if name == "new"]
     assert found == {
         ("HEAD", ""): "b",
@@ -66,49 +57,49 @@ def test_every_reference_is_known_by_its_run(repository: Path) -> None:
         ("refs/tags/old", ""): "a",
         (experiment, "new"): "c",
     }
-    assert experiment_names(repository) == {"new"}
+    assert dvc.experiment_names(repository) == {"new"}
 
 
 def test_only_what_no_commit_experiment_or_worktree_needs_is_unused(
     repository: Path, tmp_path: Path
 ) -> None:
-    (experiment,) = [each.ref for each in runs_of_refs(repository) if each.experiment]
-    assert unused_objects(repository, kept=[experiment], commits=[], hashes=[]) == []
-    found = unused_objects(repository, kept=[], commits=[], hashes=[])
+    (experiment,) = [each.ref for each in dvc.runs_of_refs(repository) if each.experiment]
+    assert dvc.unused_objects(repository, kept=[experiment], commits=[], hashes=[]) == []
+    found = dvc.unused_objects(repository, kept=[], commits=[], hashes=[])
     assert isinstance(found, list)
     (unused,) = found
     assert unused.path.read_text() == '{\n  "run_id": "c"\n}\n'
     assert unused.n_bytes == unused.path.stat().st_size
     md5 = unused.path.parent.name + unused.path.name
-    assert unused_objects(repository, kept=[], commits=[], hashes=[md5]) == []
+    assert dvc.unused_objects(repository, kept=[], commits=[], hashes=[md5]) == []
     commit = git(repository, "rev-parse", experiment).strip()
-    assert has_commit(repository, commit)
-    assert unused_objects(repository, kept=[], commits=[commit, "none"], hashes=[]) == []
+    assert dvc.has_commit(repository, commit)
+    assert dvc.unused_objects(repository, kept=[], commits=[commit, "none"], hashes=[]) == []
     tree = tmp_path / "tree"
     git(repository, "worktree", "add", "-q", "--detach", str(tree), commit)
-    assert worktrees(repository) == [repository, tree / "parts"]
-    assert unused_objects(repository, kept=[], commits=[], hashes=[]) == []
+    assert dvc.worktrees(repository) == [repository, tree / "parts"]
+    assert dvc.unused_objects(repository, kept=[], commits=[], hashes=[]) == []
     git(repository, "worktree", "remove", "--force", str(tree))
-    remove_experiments(repository, [experiment])
-    assert experiment_names(repository) == set()
-    remove_objects(repository, found)
-    assert unused_objects(repository, kept=[], commits=[], hashes=[]) == []
+    dvc.remove_experiments(repository, [experiment])
+    assert dvc.experiment_names(repository) == set()
+    dvc.remove_objects(repository, found)
+    assert dvc.unused_objects(repository, kept=[], commits=[], hashes=[]) == []
 
 
 def test_a_file_that_is_linked_elsewhere_frees_nothing(repository: Path, tmp_path: Path) -> None:
-    found = unused_objects(repository, kept=[], commits=[], hashes=[])
+    found = dvc.unused_objects(repository, kept=[], commits=[], hashes=[])
     assert isinstance(found, list)
     (tmp_path / "link").hardlink_to(found[0].path)
-    again = unused_objects(repository, kept=[], commits=[], hashes=[])
+    again = dvc.unused_objects(repository, kept=[], commits=[], hashes=[])
     assert isinstance(again, list)
     assert [each.n_bytes for each in again] == [0]
 
 
 def test_outside_of_git_there_is_nothing_to_say(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    assert not is_dvc_repository(project.root)
-    assert worktrees(tmp_path) == [tmp_path]
-    assert experiment_names(tmp_path) == set()
+    assert not dvc.is_dvc_repository(project.root)
+    assert dvc.worktrees(tmp_path) == [tmp_path]
+    assert dvc.experiment_names(tmp_path) == set()
     assert "no project of git and DVC" in str(
-        unused_objects(tmp_path, kept=[], commits=[], hashes=[])
+        dvc.unused_objects(tmp_path, kept=[], commits=[], hashes=[])
     )

@@ -28,8 +28,6 @@ CHALLENGER = "challenger"
 _HISTORY_TAG = "champion.history"
 CHAMPION_SINCE = "champion.since"
 SHA256_TAG = "model.sha256"
-# More is how a run id begins, or nothing that a database can hold.
-_MOST_DIGITS = 6
 _ROLLED_BACK = "rolled back from version "
 # What MLflow answers for a model, a version or an alias that does not exist.
 _ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
@@ -103,14 +101,7 @@ class Registry:
         """Return the version of this number or alias; None if there is none."""
         if re.fullmatch(r"[A-Za-z_][\w-]*", name):
             return self.holder(name)
-        if not name.isdecimal() or len(name) > _MOST_DIGITS:
-            return None
-        try:
-            return self.store.client.get_model_version(self.name, name)
-        except MlflowException as error:
-            if error.error_code in _ABSENT:
-                return None
-            raise
+        return next((v for v in self._versions() if str(v.version) == name), None)
 
     def former_champions(self) -> list[ModelVersion]:
         """Return the versions that were champion, the last promoted first.
