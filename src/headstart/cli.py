@@ -59,6 +59,7 @@ ModelOption = Annotated[
         help="a model file of this project, or models:/headstart@champion",
     ),
 ]
+_RUN_NAMES = "a run id or how it begins, a DVC experiment, a registered version"
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, help="refuse larger images", show_default="100 million"),
@@ -397,16 +398,20 @@ def doctor() -> None:
 
 
 @app.command()
-def promote(version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
+def promote(
+    version: Annotated[str, typer.Argument(help="a registered version, or a run that has one")],
+) -> None:
     """Make a registered version the champion."""
     from headstart.common.paths import project
     from headstart.params.whole_file import load_params
+    from headstart.tracking.named_runs import version_of_run
     from headstart.tracking.registry import open_registry
 
     here = project()
     registry = open_registry(here, load_params(here.params).register_.model_name)
-    registry.promote(version, "promoted by hand")
-    say(f"version {version} of {registry.name} is champion")
+    number = version_of_run(here, registry, version)
+    registry.promote(number, "promoted by hand")
+    say(f"version {number} of {registry.name} is champion")
 
 
 @app.command()
@@ -437,7 +442,7 @@ def sync() -> None:
 
 @app.command()
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="the run of a trained model")],
+    run: Annotated[str, typer.Argument(help=f"the run of a trained model: {_RUN_NAMES}")],
     output: Annotated[
         Path | None, typer.Option(help="write the verdict here as JSON, and as .txt beside it")
     ] = None,
@@ -447,7 +452,7 @@ def reproduce(
     from headstart.common.paths import project
     from headstart.tracking.reproduce_run import reproduce_run
 
-    verdict = reproduce_run(project(), run_id)
+    verdict = reproduce_run(project(), run)
     if output is not None:
         files.write_json(output, verdict.as_json())
         files.write_text(output.with_suffix(".txt"), verdict.as_text() + "\n")
@@ -458,7 +463,7 @@ def reproduce(
 
 @app.command()
 def compare(
-    run_ids: Annotated[list[str], typer.Argument(help="runs; the first is the reference")],
+    runs: Annotated[list[str], typer.Argument(help=f"the baseline, then candidates: {_RUN_NAMES}")],
     html: Annotated[Path | None, typer.Option(help="write a page with pictures here")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
 ) -> None:
@@ -468,7 +473,7 @@ def compare(
     from headstart.tracking.compare_runs import compare_runs
 
     here = project()
-    comparison = compare_runs(here, run_ids, seed=0)
+    comparison = compare_runs(here, runs, seed=0)
     say(comparison.as_text())
     if json_ is not None:
         files.write_json(json_, comparison.as_json())
@@ -482,9 +487,12 @@ def compare(
 def leaderboard(
     baseline: Annotated[
         str | None,
-        typer.Option(help="run that params are compared with", show_default="the oldest"),
+        typer.Option(
+            help=f"run that params are compared with: {_RUN_NAMES}", show_default="the oldest"
+        ),
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="runs that are shown")] = 20,
+    html: Annotated[Path | None, typer.Option(help="write a page here")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
 ) -> None:
     """Which run is best, by how much, what made it so, and how to adopt it."""
@@ -496,6 +504,37 @@ def leaderboard(
     say(found.as_text())
     if json_ is not None:
         files.write_json(json_, found.as_json())
+    if html is not None:
+        from headstart.reports.leaderboard_page import leaderboard_page
+
+        files.write_text(html, leaderboard_page(found))
+
+
+@app.command()
+def tidy(
+    keep: Annotated[int, typer.Option(min=0, help="best runs that stay")] = 5,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it")] = False,
+) -> None:
+    """Say which runs, models and experiments are not needed any more, and remove them."""
+    from headstart.common.paths import project
+    from headstart.common.progress import begin_step, telling
+    from headstart.common.terminal import size_text
+    from headstart.tracking.tidy import plan_tidy, remove_unneeded
+
+    with telling("tidy"):
+        begin_step("looking at runs, experiments and DVC's cache")
+        plan = plan_tidy(project(), keep=keep)
+        say(plan.as_text())
+        if plan.is_empty:
+            say("There is nothing to remove.")
+        elif not yes:
+            say(
+                f"\nNothing is removed yet: `--yes` removes it and frees {size_text(plan.n_bytes)}."
+            )
+        else:
+            begin_step("removing")
+            remove_unneeded(plan)
+            say(f"\nRemoved; {size_text(plan.n_bytes)} are free.")
 
 
 @app.command(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 from mlflow import MlflowClient
 
+from headstart.tracking import run_view
 from tests.e2e.conftest import REPOSITORY, free_port, make_workspace, replace, server
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Pa
 def test_the_experiment_lists_runs_by_names_one_can_read(pages: Pages) -> None:
     page = pages.open(_RUNS.format(pages.experiment), "experiment", "animal-silhouettes")
     assert page.get_by_text("n_trials=6 · animal").count() >= 2
+    page.close()
+
+
+def test_the_saved_view_lists_models_by_accuracy_with_what_matters(pages: Pages) -> None:
+    address = run_view.view_path(pages.experiment).removeprefix("/#/")
+    page = pages.open(address, "models", "Models, the best first", "animal-silhouettes")
+    page.locator("[col-id='params.`head.kind`']").first.wait_for(state="attached")
+    heads = page.locator(".ag-header-cell")
+    names = [heads.nth(i).get_attribute("col-id") for i in range(heads.count())]
+    shown = [name for name in names if name.startswith(("metrics.", "params."))]
+    assert shown[:3] == ["metrics.`val_accuracy`", "metrics.`val_log_loss`",
+                         "metrics.`test_accuracy`"]  # fmt: skip
+    assert page.get_by_text("trial 0").count() == 0
+    assert f"{len(pages.models)} matching runs" in page.inner_text("body")
     page.close()
 
 

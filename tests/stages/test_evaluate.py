@@ -79,6 +79,26 @@ def test_predictions_list_every_image_once_under_its_class(trained: Project) -> 
         assert sum(float(row[f"p({name})"]) for name in CLASSES) == pytest.approx(1, abs=1e-6)
 
 
+def test_the_worst_errors_are_images_of_the_run(trained: Project) -> None:
+    store = open_store(trained.root)
+    run_id = files.read_json(trained.run)["run_id"]
+    test = read_predictions(trained.predictions, "test")
+    wrong = np.flatnonzero(test.predicted_ids != test.label_ids)
+    worst = wrong[np.argsort(test.probabilities[wrong, test.label_ids[wrong]])]
+    names = [file.path for file in store.client.list_artifacts(run_id, "images")]
+    assert len([name for name in names if name.endswith(".png")]) == min(len(wrong), 12) > 0
+    (first,) = [name for name in names if "+step+0+" in name and name.endswith(".png")]
+    with Image.open(store.client.download_artifacts(run_id, first)) as image:
+        assert image.size == (160, 192)
+        shown = np.asarray(image.convert("RGB"))[40:120, 40:120].mean(axis=(0, 1))
+        # The words below it are no part of the picture.
+        assert np.asarray(image)[160:].min() < 100
+    original = np.asarray(Image.open(trained.fetched / test.paths[worst[0]]).convert("RGB"))
+    assert shown == pytest.approx(original.mean(axis=(0, 1)), abs=12)
+    sizes = [file.file_size or 0 for file in store.client.list_artifacts(run_id, "images")]
+    assert sum(sizes) < 60_000 * min(len(wrong), 12)
+
+
 def test_a_model_of_other_features_is_refused(trained: Project) -> None:
     loaded = load_model(trained.model)
     other = replace(loaded, metadata={**loaded.metadata, "fingerprint": "e" * 64})

@@ -3,11 +3,13 @@
 import csv
 from pathlib import Path
 
+import keras
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from headstart.common import files
+from headstart.common.cost import graph_cost
 from headstart.common.paths import Project
 from headstart.tracking.runs import read_run_id
 from headstart.tracking.store import open_store
@@ -17,6 +19,9 @@ def hold_model_to_reports(project: Project) -> None:
     """Hold every metric of the recorded run to reports/*.json and the curves to reports/train."""
     summary = files.read_json(project.training_report / "summary.json")
     finals = {f"val_{name}": value for name, value in summary["validation"].items()}
+    model = keras.models.load_model(project.model, compile=False)
+    finals["mflops"] = graph_cost(model.layers).mflops
+    finals["model_mb"] = project.model.stat().st_size / 1e6
     if project.metrics.is_file():
         tested = files.read_json(project.metrics)
         finals |= {f"test_{name}": value for name, value in tested.items() if name != "run_id"}

@@ -84,8 +84,10 @@ def test_changed_predictions_are_those_of_common_images(workspace: Project, tmp_
 
 
 def test_one_run_is_no_comparison(workspace: Project) -> None:
+    with new_run(workspace, "n", {}) as run:
+        pass
     with pytest.raises(TrackingError, match="at least two runs"):
-        compare_runs(workspace, ["r", "r"], seed=0)
+        compare_runs(workspace, [run.run_id, run.run_id], seed=0)
 
 
 def test_the_models_figures_are_compared_not_its_curves(workspace: Project) -> None:
@@ -99,6 +101,8 @@ def test_the_models_figures_are_compared_not_its_curves(workspace: Project) -> N
         run.log_results({"val_accuracy": 0.963, "test_accuracy": 0.9}, "", [])
     compared = compare_runs(workspace, [old, run.run_id], seed=0)
     text = compared.as_text()
-    assert text.splitlines()[1] == f"{run.run_id[:8]}  new"
+    assert text.splitlines()[1] == f"candidate  {run.run_id[:8]}  new"
+    assert text.splitlines()[0].startswith(f"baseline   {old[:8]}")
+    assert "\ncandidate against the baseline:\n" in text
     assert max(map(len, text.splitlines())) <= 80
     assert compared.metrics == {"test_accuracy": [None, 0.9], "val_accuracy": [0.944, 0.963]}

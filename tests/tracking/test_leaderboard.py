@@ -9,6 +9,7 @@ from headstart.common.files import write_csv
 from headstart.common.paths import Project
 from headstart.tracking.leaderboard import rank_runs
 from headstart.tracking.runs import new_run
+from tests.tracking.conftest import git, record_run
 
 N = 400
 
@@ -51,7 +52,8 @@ def test_the_best_is_first_and_the_others_stand_beside_it(
         other.log_results({"val_accuracy": 1.0}, "", [])
     found = rank_runs(workspace)
     assert [run.run_id for run in found.standings] == [best, near, first]
-    assert found.baseline == first
+    assert found.baseline.run_id == first
+    assert found.as_json()["baseline"] == first
     assert [run.differs for run in found.standings] == [
         {"extract.encoders": "vgg16"}, {"seed": "1"}, {}
     ]  # fmt: skip
@@ -62,12 +64,20 @@ def test_the_best_is_first_and_the_others_stand_beside_it(
     assert last.beside_best is not None
     assert last.beside_best[3] == "worse"
     assert last.beside_best[0] == pytest.approx(-42 / N)
-    assert (winner.adopt, second.adopt, last.adopt) == (
-        "dvc exp apply wide-moth", "headstart promote 3", ""
-    )  # fmt: skip
+    # No experiment of this name is in git.
+    assert (winner.adopt, second.adopt, last.adopt) == ("", "headstart promote 3", "")
+    head = git(workspace.root, "rev-parse", "HEAD").strip()
+    git(workspace.root, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/wide-moth", "HEAD")
+    record_run(workspace, first)
+    found = rank_runs(workspace)
+    assert found.standings[0].adopt == found.adopting.removeprefix("To adopt the best: ")
+    assert found.adopting.endswith("dvc exp apply wide-moth")
+    assert found.standings[2].is_here
     text = found.as_text()
-    assert max(map(len, text.splitlines())) <= 100
-    assert "worse: -10.5 (" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "worse than the best: -10.5 points (" in text
+    assert "What made it: extract.encoders=vgg16, in place of the baseline's" in text
+    assert "1 other run is not clearly worse." in text
     assert "90.0 % (80.0 to 95.0)" in text
     assert "the baseline" in text
     told = rank_runs(workspace, baseline=near[:8], most=1)
@@ -79,5 +89,5 @@ def test_no_run_and_no_such_run(workspace: Project, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"needs runs of trained models.*run `dvc repro`"):
         rank_runs(workspace)
     run_id = logged(workspace, tmp_path, "one", 300, {})
-    with pytest.raises(TrackingError, match=f"but zzz is of 0: take one of {run_id[:8]}"):
+    with pytest.raises(TrackingError, match=rf"but zzz is of 0 runs: .*{run_id[:8]}"):
         rank_runs(workspace, baseline="zzz")

@@ -116,7 +116,7 @@ def test_a_full_disk_is_not_a_store_that_is_away() -> None:
 
 
 @contextmanager
-def _server(folder: Path, port: int) -> Iterator[None]:
+def running_server(folder: Path, port: int) -> Iterator[None]:
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db",
@@ -161,7 +161,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
     (serving / "artifacts").mkdir()
     (serving / "artifacts" / "model.h5").write_bytes(b"model")
     lineage = gather_lineage(workspace, "train", {})
-    running = _server(tmp_path, port)
+    running = running_server(tmp_path, port)
     running.__enter__()
     with new_run(workspace, "n", lineage.tags) as run:
         run.log_results({"before": 1.0}, "", [])
@@ -174,7 +174,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(
         record_run(workspace, run.run_id)
     assert "went away" in capsys.readouterr().err
     assert (offline_folder(workspace.root) / run.run_id / "run.json").is_file()
-    with _server(tmp_path, port):
+    with running_server(tmp_path, port):
         # The evaluation of an offline run that is not sent yet joins it.
         with recorded_run(workspace, "evaluate") as again:
             again.log_results({"test_accuracy": 0.5}, "", [])

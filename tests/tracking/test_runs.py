@@ -1,11 +1,14 @@
 """One run, opened by train and resumed by later stages, against MLflow's real SQLite store."""
 
+import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+from PIL import Image
 
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project
@@ -100,6 +103,28 @@ def test_params_are_logged_once(workspace: Project) -> None:
     with recorded_run(workspace, "package") as run:
         run.log_params({"train.epochs": "9", "new": "1"})
     assert _client(workspace).get_run(run.run_id).data.params == {"train.epochs": "3", "new": "1"}
+
+
+def test_images_are_logged_once_each_where_the_image_grid_finds_them(workspace: Project) -> None:
+    def picture(grey: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (160, 192), (grey, grey, grey)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    with new_run(workspace, "a name", {}) as run:
+        run.log_images("worst_errors", [picture(1), picture(2)])
+        run.log_images("worst_errors", [picture(1), picture(2), picture(3)])
+    client = _client(workspace)
+    names = [Path(file.path).name for file in client.list_artifacts(run.run_id, "images")]
+    # MLflow keeps each as it is, and smaller.
+    assert sorted(name.partition("+timestamp")[0] for name in names) == [
+        f"worst_errors+step+{step}" for step in (0, 0, 1, 1, 2, 2)
+    ]
+    assert client.get_run(run.run_id).data.tags["mlflow.loggedImages"] == "True"
+    (first,) = [name for name in names if "+step+0+" in name and name.endswith(".png")]
+    with Image.open(client.download_artifacts(run.run_id, f"images/{first}")) as image:
+        assert image.getpixel((0, 0)) == (1, 1, 1)
+    assert not list((workspace.root / ".headstart" / "pending").iterdir())
 
 
 def test_a_failure_marks_the_run_failed(workspace: Project) -> None:

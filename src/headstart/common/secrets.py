@@ -9,7 +9,8 @@ _USERINFO = re.compile(
     r"(?P<scheme>[a-zA-Z][\w+.-]*://)(?:[^/:@\s'\"]*:(?!\d+/)[^\s'\"]*|[^/@\s'\"]+)@(?=[\w\[])"
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&](?:[\w-]*(?:token|secret|password|signature|credential|key)[\w-]*)=)[^&\s'\"]+",
+    # MLflow's key of a view of its run table names that view, and opens nothing else.
+    r"(?P<name>[?&](?!viewStateShareKey=)(?:[\w-]*(?:token|secret|password|signature|credential|key)[\w-]*)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
 _SECRET_NAMES = re.compile(

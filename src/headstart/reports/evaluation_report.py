@@ -4,6 +4,7 @@ One self-contained index.html beside its charts as SVG files, and tables for DVC
 evaluation, not where it comes from.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
 
 from headstart.common import files
 from headstart.common.errors import TrainingError
@@ -36,7 +38,7 @@ from headstart.heads.metrics import ece, log_loss
 from headstart.images.decode import decode_input, decode_preview
 from headstart.models.model_file import LoadedModel
 from headstart.models.predictions import Predictions
-from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file
+from headstart.reports.charts import Axis, Chart, Series, bars_file, matrix_file, shortened
 from headstart.reports.html import THUMBNAIL_PX, render_page, thumbnail_uri
 
 _MOST_CURVES = 10
@@ -48,6 +50,8 @@ _MOST_LISTED_PAIRS = 20
 # A table of more has a hundred thousand cells and more.
 _MOST_MATRIX_CLASSES = 200
 _MOST_MAP_POINTS = 600
+# Of a caption below a picture.
+_LINE_PX = 16
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 _NAMES = {
     "accuracy": "Accuracy",
@@ -294,6 +298,27 @@ def _map(subject: Subject) -> dict[str, Any]:
         size_px=(640, 460),
     )
     return {"chart": chart.svg(), "n_images": len(rows), "explained": explained.sum()}
+
+
+def error_pictures(subject: Subject, most: int = 12) -> list[bytes]:
+    """Return the worst errors on test images as PNG files of one size, each with what was said."""
+    test, pictures = subject.evaluation.test, []
+    for row in worst_errors(test.label_ids, test.probabilities, most):
+        data = (subject.fetched / test.paths[row]).read_bytes()
+        pixels = decode_preview(data, THUMBNAIL_PX, max_pixels=subject.manifest.max_pixels)
+        picture = ImageOps.pad(Image.fromarray(pixels), (THUMBNAIL_PX, THUMBNAIL_PX), color="white")
+        sheet = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX + 2 * _LINE_PX), "white")
+        sheet.paste(picture)
+        label, predicted = test.label_ids[row], test.predicted_ids[row]
+        said = f"not {test.classes[label]} ({test.probabilities[row, label]:.2f})"
+        sure = f"{test.classes[predicted]} {test.probabilities[row, predicted]:.2f}"
+        draw = ImageDraw.Draw(sheet)
+        for line, text in enumerate((sure, said)):
+            draw.text((3, THUMBNAIL_PX + line * _LINE_PX), shortened(text, 26), fill="black")
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    return pictures
 
 
 def _pictures(subject: Subject) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from headstart.common import files
 from headstart.common.errors import TrackingError
 from headstart.common.paths import Project, sqlite_uri, state_folder
 from headstart.tracking.registry import standing
+from headstart.tracking.store import run_table_address
 
 
 def summarise(project: Project) -> str:
@@ -47,6 +48,10 @@ def summarise(project: Project) -> str:
         registered = [f"{then}, when register ran", f"({problem})"]
     pages = [f"reports/{page}/index.html" for page in ("evaluation", "data", "search")]
     reports = [page for page in pages if (project.root / page).is_file()]
+    try:
+        runs = [run_table_address(project.root)] if found is not None else []
+    except TrackingError as error:
+        runs = [f"({error})"]
     is_here, away = project.model.is_file(), "not here: `dvc pull`"
     # Each stage's last run in this checkout, in the order of dvc.yaml.
     latest: dict[str, float] = {}
@@ -60,6 +65,7 @@ def summarise(project: Project) -> str:
         ("Test accuracy", [figure]),
         ("Registered as", registered),
         ("Reports", reports or [away]),
+        *([("Runs", runs)] if runs else []),
         ("Model", ["models/model.h5 (loads in plain Keras)" if is_here else away]),
         ("Seconds", [seconds or "no stage has run in this checkout"]),
     ]
@@ -71,6 +77,7 @@ def summarise(project: Project) -> str:
     invitation = "With the environment active (`. .venv/bin/activate`), try:"
     commands = []
     if found is not None:
+        commands.append("headstart leaderboard                 # which run is best, and why")
         commands.append("mlflow ui -w 1                        # the runs, side by side")
     serve = "mlflow models serve -m {} --env-manager local -p 5001"
     if found is not None and found.champion is not None:

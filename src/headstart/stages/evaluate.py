@@ -18,6 +18,7 @@ from headstart.params.data import DataParams
 from headstart.params.evaluate import EvaluateParams
 from headstart.reports.evaluation_report import (
     Subject,
+    error_pictures,
     write_evaluation_report,
     write_tables,
 )
@@ -82,6 +83,7 @@ def run(project: Project, params: Sections) -> str:
             "Open `evaluation/index.html` among the artifacts for the errors one by one.",
             [project.predictions, project.metrics, project.model_card, project.evaluation_report],
         )
+        mlflow_run.log_images("worst_errors", error_pictures(subject))
     return summary(evaluation)
 
 

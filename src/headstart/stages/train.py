@@ -6,10 +6,12 @@ epoch, and models/run.json, the MLflow run that all of it belongs to.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headstart.common import files
+from headstart.common.cost import graph_cost
 from headstart.common.paths import Project, cache_folder, state_folder
 from headstart.common.progress import begin_step
 from headstart.dataset.pixel_store import ImageStore
@@ -38,6 +40,7 @@ class Sections(Section):
 
 def run(project: Project, params: Sections) -> str:
     """Train the head, put it on the encoder, fine-tune both if asked, and save the model."""
+    started = time.monotonic()
     begin_step("opening the run")
     best = read_head(project.best_head)
     with (
@@ -83,13 +86,19 @@ def run(project: Project, params: Sections) -> str:
         hold_to_keras(load_model(project.model).inference, model)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
+        costs = {
+            "mflops": graph_cost(model.layers).mflops,
+            "model_mb": project.model.stat().st_size / 1e6,
+        }
         mlflow_run.log_results(
-            {f"val_{name}": value for name, value in trained.scores.items()},
+            {**{f"val_{name}": value for name, value in trained.scores.items()}, **costs},
             f"**Validation accuracy {100 * trained.scores['accuracy']:.1f} %**, log loss "
             f"{trained.scores['log_loss']:.3f}. Stage `evaluate` adds what the test split says.",
             [project.model, project.training_report, project.data_report],
             curve=trained.curve,
         )
+        # No metric: a run that is made again has others.
+        mlflow_run.set_tags({"train.seconds": f"{time.monotonic() - started:.1f}"})
     return summary(trained, tuned)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pandas as pd
 from headstart.common.errors import TrackingError
 from headstart.common.files import of_cell
 from headstart.common.paths import Project
+from headstart.common.terminal import printable
 from headstart.evaluation.comparison import Comparison
+from headstart.tracking.named_runs import named_run
 from headstart.tracking.registration import PREDICTIONS, compare_predictions
 from headstart.tracking.store import TrackingStore, open_store
 
@@ -19,6 +21,7 @@ MANIFEST = "provenance/manifest.csv"
 # Tags that say how a run was made, but for those of the stage and of the run itself.
 _FACTS = ("version.", "git.", "dvc.", "machine.", "fingerprint")
 _NO_FACTS = ("dvc.models/run.json", "dvc.stage")
+_MOST_LETTERS = 22
 # Classes and groups may be called 01 or NA.
 _TEXTS = dict.fromkeys(("label", "predicted_label", "group", "path", "split"), str)
 
@@ -67,7 +70,7 @@ class RunPair:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Several runs; the first is what the others are compared with.
+    """Several runs; the first is the baseline, which the candidates are compared with.
 
     Attributes:
         params, versions: only those that differ; one value per run, "" where it has none.
@@ -81,41 +84,55 @@ class RunComparison:
     metrics: dict[str, list[float | None]]
     pairs: list[RunPair]
 
+    @property
+    def roles(self) -> list[str]:
+        """What each run is called: the baseline, and one candidate or several."""
+        n = len(self.run_ids) - 1
+        return ["baseline", *(f"candidate {i}" if n > 1 else "candidate" for i in range(1, n + 1))]
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self)
 
     def as_text(self) -> str:
         """Return a table for the terminal."""
-        columns = [run_id[:8] for run_id in self.run_ids]
+        columns = self.roles
         rows: list[list[str]] = [["", *columns]]
-        rows += [[name, *values] for name, values in (self.params | self.versions).items()]
+        table = self.params | self.versions
+        rows += [[name, *map(_shortened, values)] for name, values in table.items()]
         for name, numbers in self.metrics.items():
             rows.append([name, *("" if n is None else f"{n:.4f}" for n in numbers)])
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns) + 1)]
         # Names are longer than columns of a terminal.
-        lines = [f"{run}  {name}" for run, name in zip(columns, self.names, strict=True)]
+        width = max(map(len, columns))
+        lines = [
+            f"{role:<{width}}  {run_id[:8]}  {printable(name)}"
+            for role, run_id, name in zip(columns, self.run_ids, self.names, strict=True)
+        ]
         lines.append("")
         lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-        for pair in self.pairs:
-            lines += ["", f"{pair.run_id[:8]} beside {columns[0]}:"]
+        for role, pair in zip(columns[1:], self.pairs, strict=True):
+            lines += ["", f"{role} against the baseline:"]
             lines += [f"  {part.sentence}" for part in (pair.test, pair.data) if part is not None]
             lines.append(f"  {len(pair.changed)} images are predicted differently")
         return "\n".join(line.rstrip() for line in lines)
 
 
-def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunComparison:
+def compare_runs(project: Project, names: Sequence[str], *, seed: int) -> RunComparison:
     """Compare runs of trained models, as far as they have manifests and predictions.
 
     Images are the same if their content is.
 
+    Args:
+        names: as `named_run` takes them; the first is the baseline.
+
     Raises:
         TrackingError: fewer than two runs, or one that the store does not have.
     """
-    if len(set(run_ids)) < 2:
-        raise TrackingError("a comparison needs at least two runs: name another run id")
     store = open_store(project.root)
-    runs = [store.find_run(run_id) for run_id in run_ids]
+    runs = [named_run(project, store, name) for name in names]
+    if len({run.info.run_id for run in runs}) < 2:
+        raise TrackingError("a comparison needs at least two runs: name another")
     metrics: dict[str, list[float | None]] = {}
     tables: list[dict[str, pd.DataFrame]] = []
     facts: list[dict[str, str]] = []
@@ -157,10 +174,14 @@ def compare_runs(project: Project, run_ids: Sequence[str], *, seed: int) -> RunC
             old, new = first[PREDICTIONS], named[PREDICTIONS]
             groups = dict(named[MANIFEST]["group"]) if MANIFEST in named else {}
             test = compare_predictions(old, new, "test", seed, groups)
+            if test is not None:
+                # Nothing is at stake here: these are roles in the registry.
+                said = test.sentence.replace("challenger", "candidate")
+                test = replace(test, sentence=said.replace("champion", "baseline"))
             rows = new.join(old[["predicted_label", "split"]].add_suffix("_old"), how="inner")
             differs = rows["predicted_label"] != rows["predicted_label_old"]
-            names = ["path", "sha256", "label", "split", "predicted_label_old", "predicted_label"]
-            rows = rows.loc[differs & (rows["split"] == rows["split_old"]), names]
+            shown = ["path", "sha256", "label", "split", "predicted_label_old", "predicted_label"]
+            rows = rows.loc[differs & (rows["split"] == rows["split_old"]), shown]
             changed = [
                 ChangedPrediction(*map(str, row))
                 for row in rows.sort_values("path").itertuples(index=False)
@@ -188,6 +209,11 @@ def artifact_table(
         return None
     table = pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_filter=False)
     return table.assign(**{text: table[text].map(of_cell) for text in _TEXTS if text in table})
+
+
+def _shortened(value: str) -> str:
+    """Hashes and paths are longer than a column of a terminal; JSON has them whole."""
+    return value if len(value) <= _MOST_LETTERS else f"{value[: _MOST_LETTERS - 1]}…"
 
 
 def _differing(each: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

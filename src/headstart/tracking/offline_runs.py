@@ -29,6 +29,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from PIL import Image
 
 from headstart.common import files
 from headstart.common.errors import TrackingError, one_line
@@ -52,7 +53,7 @@ _SENDING = ".sending"
 class Operation:
     """One thing to log on a run. `values` and `path` depend on `kind`."""
 
-    kind: Literal["params", "tags", "metrics", "inputs", "artifact", "model", "status"]
+    kind: Literal["params", "tags", "metrics", "inputs", "artifact", "image", "model", "status"]
     values: Any = None
     path: str | None = None
     folder: str | None = None
@@ -87,6 +88,13 @@ def send_operation(client: MlflowClient, run_id: str, operation: Operation) -> N
             client.log_artifacts(run_id, str(path), operation.folder)
         case "artifact":
             client.log_artifact(run_id, str(path), operation.folder)
+        case "image":
+            # In the form in which MLflow's image grid compares runs: each name once.
+            name = f"{values['key']}+step+{values['step']}+"
+            images = client.list_artifacts(run_id, "images")
+            if not any(Path(file.path).name.startswith(name) for file in images):
+                with Image.open(path) as image:
+                    client.log_image(run_id, image, synchronous=True, **values)
         case "model":
             # A saved pyfunc folder becomes the run's model; once, unless it is another package by
             # now. It carries the run's lineage: params, and the tags that are not MLflow's.

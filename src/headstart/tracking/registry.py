@@ -1,6 +1,7 @@
 """The model registry: versions that say what they are, and who is champion, since when, and why."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ from headstart.tracking.store import (
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 _HISTORY_TAG = "champion.history"
-_SHA256_TAG = "model.sha256"
+CHAMPION_SINCE = "champion.since"
+SHA256_TAG = "model.sha256"
 _ROLLED_BACK = "rolled back from version "
 # What MLflow answers for a model, a version or an alias that does not exist.
 _ABSENT = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), "INVALID_PARAMETER_VALUE")
@@ -49,7 +51,7 @@ class Registry:
 
     def version_of(self, model_sha256: str) -> ModelVersion | None:
         """Return the version that holds a model file of this hash, if there is one."""
-        query = f"name='{self.name}' and tags.`{_SHA256_TAG}` = '{model_sha256}'"
+        query = f"name='{self.name}' and tags.`{SHA256_TAG}` = '{model_sha256}'"
         found = self.store.client.search_model_versions(query)
         return max(found, key=lambda version: int(version.version)) if found else None
 
@@ -83,7 +85,7 @@ class Registry:
                 run_id=run_id,
                 model_id=model_id,
                 description=without_secrets(description),
-                tags={_SHA256_TAG: model_sha256, **clean},
+                tags={SHA256_TAG: model_sha256, **clean},
             )
 
     def holder(self, alias: str) -> ModelVersion | None:
@@ -94,6 +96,12 @@ class Registry:
             if error.error_code in _ABSENT:
                 return None
             raise
+
+    def named_version(self, name: str) -> ModelVersion | None:
+        """Return the version of this number or alias; None if there is none."""
+        if re.fullmatch(r"[A-Za-z_][\w-]*", name):
+            return self.holder(name)
+        return next((v for v in self._versions() if str(v.version) == name), None)
 
     def former_champions(self) -> list[ModelVersion]:
         """Return the versions that were champion, the last promoted first.
@@ -134,7 +142,7 @@ class Registry:
         while len(text := json.dumps([asdict(promotion) for promotion in history])) > 5000:
             history = history[1:]
         client.set_registered_model_tag(self.name, _HISTORY_TAG, text)
-        client.set_model_version_tag(self.name, version, "champion.since", now)
+        client.set_model_version_tag(self.name, version, CHAMPION_SINCE, now)
         client.set_model_version_tag(self.name, version, "champion.why", why[:5000])
 
     def history(self) -> list[Promotion]:

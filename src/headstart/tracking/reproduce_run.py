@@ -27,6 +27,7 @@ from headstart.common.machine import library_version
 from headstart.common.paths import Project, main_checkout, sqlite_uri
 from headstart.common.terminal import say
 from headstart.tracking.lineage import DvcState, library_versions
+from headstart.tracking.named_runs import named_run
 from headstart.tracking.runs import Run, open_given_run, read_run_id
 from headstart.tracking.store import TrackingStore, open_store
 
@@ -99,8 +100,8 @@ class Verdict:
         return "\n".join(lines)
 
 
-def reproduce_run(project: Project, run_id: str) -> Verdict:
-    """Make the run again from its commit, and compare.
+def reproduce_run(project: Project, name: str) -> Verdict:
+    """Make a run, named as `named_run` takes it, again from its commit, and compare.
 
     Where `mlflow run -e reproduce` opened a run, the verdict is kept in it.
 
@@ -110,7 +111,8 @@ def reproduce_run(project: Project, run_id: str) -> Verdict:
             MLFLOW_RUN_ID names a run that has ended.
     """
     given, store = open_given_run(project), open_store(project.root)
-    then = store.find_run(run_id)
+    then = named_run(project, store, name)
+    run_id = then.info.run_id
     kind, commit = (then.data.tags.get(tag) for tag in ("headstart.kind", "git.commit"))
     if kind != "model":
         raise TrackingError(

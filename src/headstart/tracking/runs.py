@@ -135,6 +135,19 @@ class Run:
             if path.exists():
                 self.log_artifact(path, path.name if path.is_dir() else None)
 
+    def log_images(self, key: str, images: Sequence[bytes]) -> None:
+        """Log encoded images under one name, each a step; MLflow's image grid compares runs by it.
+
+        Those that the run has already stay as they are.
+        """
+        # From step 0, which the grid shows first.
+        for step, data in enumerate(images):
+            scratch = offline_folder(self.root) / f".{self.run_id}" / f"{step}.png"
+            files.write_bytes(scratch, data)
+            self._send(Operation("image", {"key": key, "step": step}, str(scratch)))
+            scratch.unlink()
+            scratch.parent.rmdir()
+
     def log_text(self, text: str, name: str, folder: str | None = None) -> None:
         """Log a text as an artifact, without secrets."""
         scratch = offline_folder(self.root) / f".{self.run_id}" / name

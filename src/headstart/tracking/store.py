@@ -28,6 +28,7 @@ from headstart.common.errors import TrackingError, of_the_disk, one_line
 from headstart.common.paths import main_checkout, sqlite_uri, state_folder
 from headstart.common.secrets import without_secrets
 from headstart.common.terminal import say
+from headstart.tracking.run_view import MODEL_VIEW, VIEW_TAG, view_path
 
 DEFAULT_EXPERIMENT = "headstart"
 # By this tag MLflow's UI tells model training from GenAI; without it, it infers a kind.
@@ -175,11 +176,26 @@ def open_store(root: Path) -> TrackingStore:
             "another by MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID"
         )
     kind = experiment.tags.get(_KIND_TAG, "")
+    tags = {VIEW_TAG: MODEL_VIEW} if VIEW_TAG not in experiment.tags else {}
     if kind in ("", "no_inferred_type") or kind.endswith("_inferred"):
+        tags[_KIND_TAG] = _KIND
+    for tag, value in tags.items():
         # Who may not change an experiment may still log to it.
         with contextlib.suppress(MlflowException):
-            client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+            client.set_experiment_tag(experiment.experiment_id, tag, value)
     return TrackingStore(uri, client, experiment.experiment_id, experiment.name)
+
+
+def run_table_address(root: Path) -> str:
+    """Return where MLflow shows the models, the best first: behind `mlflow ui` or its server.
+
+    Raises:
+        TrackingError: as of `open_store`.
+    """
+    store = open_store(root)
+    is_server = store.uri.startswith(("http://", "https://"))
+    server = store.uri.rstrip("/") if is_server else "http://127.0.0.1:5000"
+    return f"{server}{view_path(store.experiment_id)}"
 
 
 def prepare_mlflow() -> None:
