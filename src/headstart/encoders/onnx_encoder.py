@@ -55,24 +55,26 @@ class OnnxEncoder:
 
     def costs(self) -> dict[str, Cost]:
         """Return what it costs up to each of its blocks."""
+        return {name: self.cost([name]) for name in self.blocks}
+
+    def cost(self, blocks: Sequence[str] | None = None) -> Cost:
+        """Return what `blocks` cost together, by default all; what they share counts once."""
         model = _parsed(self.model)
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         shapes = tensor_shapes(model)
         constants = {one.name: one for one in model.graph.initializer}
-        found = {}
-        for name in self.blocks:
-            nodes, names = _needed(model.graph, [tensor_of(name)])
-            multiply_adds = 0
-            for node in nodes:
-                made = [one for one in shapes.get(node.output[0], []) if isinstance(one, int)]
-                taken = list(shapes.get(node.input[0], [])) if node.input else []
-                if node.op_type == "Conv" and node.input[1] in constants:
-                    multiply_adds += prod(constants[node.input[1]].dims) * prod(made[2:])
-                elif node.op_type in ("Gemm", "MatMul") and taken and isinstance(taken[-1], int):
-                    multiply_adds += prod(made) * taken[-1]
-            n_weights = sum(prod(constants[one].dims) for one in names if one in constants)
-            found[name] = Cost.of_kernels(multiply_adds, n_weights)
-        return found
+        chosen = [tensor_of(name) for name in self.blocks if blocks is None or name in blocks]
+        nodes, names = _needed(model.graph, chosen)
+        multiply_adds = 0
+        for node in nodes:
+            made = [one for one in shapes.get(node.output[0], []) if isinstance(one, int)]
+            taken = shapes.get(node.input[0], []) if node.input else []
+            if node.op_type == "Conv" and node.input[1] in constants:
+                multiply_adds += prod(constants[node.input[1]].dims) * prod(made[2:])
+            elif node.op_type in ("Gemm", "MatMul") and taken and isinstance(taken[-1], int):
+                multiply_adds += prod(made) * taken[-1]
+        n_weights = sum(prod(constants[one].dims) for one in names if one in constants)
+        return Cost.of_kernels(multiply_adds, n_weights)
 
 
 def load_onnx_encoder(path: Path) -> OnnxEncoder | None:

@@ -86,8 +86,11 @@ def run(project: Project, params: Sections) -> str:
         hold_to_keras(load_model(project.model).inference, model)
         write_training_report(project, trained, tuned)
         begin_step("logging the run")
+        cost = graph_cost(model.layers)
+        if isinstance(encoder, OnnxEncoder):
+            cost += encoder.cost(trained.layers)
         costs = {
-            "mflops": graph_cost(model.layers).mflops,
+            "mflops": cost.mflops,
             "model_mb": project.model.stat().st_size / 1e6,
         }
         mlflow_run.log_results(
