@@ -8,6 +8,7 @@ holds each to that. Importing this imports no Keras.
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from headstart.common.errors import ParamsError
 from headstart.common.terminal import table
@@ -123,9 +124,9 @@ def encoder_named(name: str) -> Encoder:
     )
 
 
-def listing() -> str:
-    """All encoders for a person: a line of a table each, and lines of its blocks and its file."""
-    rows = []
+def encoder_facts() -> list[dict[str, Any]]:
+    """Return what is to know of each encoder, as plain values; `blocks` is layer → channels."""
+    facts = []
     for encoder in _ALL:
         imagenet = encoder.imagenet
         sources = [] if imagenet is None else [
@@ -133,14 +134,30 @@ def listing() -> str:
             "Keras" if imagenet.keras else "",
             "package index" if imagenet.index else "",
         ]  # fmt: skip
-        places = ", ".join(filter(None, sources)) or "a file that you give"
-        width = f"{sum(encoder.blocks.values()):,}"
-        rows.append([encoder.name, f"{encoder.default_size_px} px", width, places])
+        facts.append(
+            {
+                "name": encoder.name,
+                "size_px": encoder.default_size_px,
+                "blocks": dict(encoder.blocks),
+                "imagenet_weights_from": list(filter(None, sources)),
+                "file": encoder.published or None,
+            }
+        )
+    return facts
+
+
+def listing() -> str:
+    """All encoders for a person: a line of a table each, and lines of its blocks and its file."""
+    facts, rows = encoder_facts(), []
+    for fact in facts:
+        places = ", ".join(fact["imagenet_weights_from"]) or "a file that you give"
+        width = f"{sum(fact['blocks'].values()):,}"
+        rows.append([fact["name"], f"{fact['size_px']} px", width, places])
     head, *lines = table(["encoder", "input", "features", "ImageNet weights from"], rows)
     described = [head]
-    for encoder, line in zip(_ALL, lines, strict=True):
-        described += [line, f"  {', '.join(encoder.blocks)}"]
-        described += [f"  file: {encoder.published}"] if encoder.published else []
+    for fact, line in zip(facts, lines, strict=True):
+        described += [line, f"  {', '.join(fact['blocks'])}"]
+        described += [f"  file: {fact['file']}"] if fact["file"] else []
     return "\n".join(described)
 
 

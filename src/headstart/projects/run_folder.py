@@ -22,10 +22,11 @@ from headstart.reports.summary import accuracy_text
 _MOST_LABELS = 10
 
 
-def run_folder(source: Path, folder: Path | None) -> None:
+def run_folder(source: Path, folder: Path | None) -> Project:
     """Run the pipeline of a folder as `run_project` does, and print what came out."""
     project = run_project(source, folder)
     say(what_came_out(project, shown=Path(os.path.relpath(project.root))))
+    return project
 
 
 def run_project(source: Path, folder: Path | None) -> Project:
