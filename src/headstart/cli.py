@@ -156,13 +156,13 @@ def run(
     json_: JsonOption = False,
 ) -> None:
     """Train on a folder of images: a model, its accuracy, label issues, and a page."""
-    from headstart.projects.run_folder import run_folder
+    from headstart.projects.run_folder import label_issues, run_folder
+    from headstart.reports.summary import summarise
 
     made = run_folder(folder, project)
     if json_:
-        from headstart.reports.summary import summarise
-
-        print_json({"project": made.root, **summarise(made).as_json()})
+        value = {"project": made.root, **summarise(made).as_json()}
+        print_json({**value, "label_issues": label_issues(made)})
 
 
 @app.command(rich_help_panel=_USE)
