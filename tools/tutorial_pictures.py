@@ -1,6 +1,6 @@
 """The pictures of docs/tutorial.md: `python tools/tutorial_pictures.py FOLDER`.
 
-Five shapes, 60 pictures each, and what real folders have: two wrong labels, a copy, a broken file.
+Five shapes, 40 pictures each, and what real folders have: two wrong labels, a copy, a broken file.
 """
 
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-EACH, SIZE_PX = 60, 160
+EACH, SIZE_PX = 40, 160
 # Name → corners, and how far in every second of them lies.
 SHAPES = {
     "circle": (60, 1.0),
@@ -22,21 +22,23 @@ SHAPES = {
 }
 
 
-def picture(shape: str, chance: np.random.Generator) -> Image.Image:
-    """Draw a shape of any colour, size and turn on a noisy ground."""
-    ground, colour = chance.integers(0, 256, (2, 3))
-    noise = chance.normal(0, 25, (SIZE_PX, SIZE_PX, 3))
-    image = Image.fromarray(np.clip(ground + noise, 0, 255).astype(np.uint8))
+def picture(shape: str, chance: np.random.Generator, *, is_clear: bool = False) -> Image.Image:
+    """Draw a shape of any size and turn, whose colour may be near that of its noisy ground."""
+    ground = chance.integers(60, 196, 3)
+    contrast = 100 if is_clear else chance.uniform(18, 70)
+    colour = np.clip(ground + contrast * chance.choice([-1, 1], 3), 0, 255)
     corners, inner = SHAPES[shape]
-    radius, turn = chance.uniform(25, 60), chance.uniform(0, 2 * math.pi)
+    radius, turn = 50 if is_clear else chance.uniform(16, 50), chance.uniform(0, 2 * math.pi)
     x, y = chance.uniform(radius, SIZE_PX - radius, 2)
     outline = []
     for number in range(corners):
         length = radius * (inner if number % 2 else 1.0)
         angle = turn + 2 * math.pi * number / corners
         outline.append((x + length * math.cos(angle), y + length * math.sin(angle)))
+    image = Image.new("RGB", (SIZE_PX, SIZE_PX), tuple(map(int, ground)))
     ImageDraw.Draw(image).polygon(outline, fill=tuple(map(int, colour)))
-    return image
+    noise = chance.normal(0, 20, (SIZE_PX, SIZE_PX, 3))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
 def write_pictures(folder: Path, *, each: int = EACH) -> None:
@@ -46,8 +48,8 @@ def write_pictures(folder: Path, *, each: int = EACH) -> None:
         (folder / shape).mkdir(parents=True)
         for number in range(each):
             picture(shape, chance).save(folder / shape / f"{number:02}.jpg", quality=90)
-    shutil.move(folder / "star" / "00.jpg", folder / "square" / "from-the-web.jpg")
-    shutil.move(folder / "triangle" / "00.jpg", folder / "circle" / "IMG_0417.jpg")
+    picture("star", chance, is_clear=True).save(folder / "square" / "from-the-web.jpg")
+    picture("triangle", chance, is_clear=True).save(folder / "circle" / "IMG_0417.jpg")
     shutil.copy(folder / "hexagon" / "01.jpg", folder / "hexagon" / "01 (copy).jpg")
     (folder / "square" / "broken.jpg").write_bytes(
         (folder / "square" / "02.jpg").read_bytes()[:500]
