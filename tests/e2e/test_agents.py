@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headstart.cli import app, cache_app
-from tests.e2e.conftest import REPOSITORY, Workspace, console
+from tests.e2e.conftest import REPOSITORY, Workspace, console, section
 from tests.projects.test_run_folder import pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -21,8 +21,11 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The project of a program that has followed AGENTS.md from its first command to its last."""
     home = tmp_path_factory.mktemp("agents")
     pictures(home / "pictures")
-    Workspace(home, home / "cache").run("bash", "-euc", console(AGENTS))
-    return Workspace(home / "pictures-headstart", home / "cache")
+    first, second = (section(AGENTS, one) for one in ("From images to a model", "A better one"))
+    Workspace(home, home / "cache").run("bash", "-euc", console(first))
+    project = Workspace(home / "pictures-headstart", home / "cache")
+    project.run("bash", "-euc", console(second))
+    return project
 
 
 def _value(workspace: Workspace, *arguments: str, status: int = 0) -> Any:
@@ -109,3 +112,9 @@ def test_a_run_made_again_is_a_json_value(followed: Workspace) -> None:
     ranking = _read(followed.root / "ranking.json")["standings"]
     (run,) = [run["run_id"] for run in ranking if run["adopt"].startswith("dvc exp apply")]
     assert _value(followed, "reproduce", run)["holds"] is True
+
+
+def test_agents_md_is_followed_from_its_first_command_to_its_last() -> None:
+    followed = [section(AGENTS, one) for one in ("From images to a model", "A better one")]
+    assert console(AGENTS) == "\n".join(map(console, followed))
+    assert len(AGENTS.splitlines()) <= 60
