@@ -186,3 +186,16 @@ def test_what_is_said_of_crops_is_measured() -> None:
         said = float(line.split("|")[3].strip().rstrip(" %"))
         assert said == round(found[f"cropped by {percent}% on every side", "as it is"])
     assert "**Not found** are crops of 2 % or more" in text
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(code) >= 5
+    assert [cell for cell in code if cell["outputs"] or cell["execution_count"]] == []
+
+
+def test_pictures_of_the_tutorial_are_small() -> None:
+    pictures = list((ROOT / "docs" / "images").glob("tutorial-*"))
+    assert 1 <= len(pictures) <= 5
+    assert all(path.stat().st_size < 150_000 for path in pictures)

@@ -1,6 +1,7 @@
 """The `headstart` command: what DVC, MLflow and Optuna do not do themselves.
 
-Nothing heavy is imported before a command runs, so that `--help` answers at once.
+Nothing heavy is imported before a command runs, so that `--help` answers at once. A command finds
+something, and `_tell` prints it: as text, or as one JSON value with `--json`.
 """
 
 import atexit
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headstart.common.errors import HeadstartError, of_the_disk, of_tracking_library
+from headstart.common.json_output import print_json, reserve_stdout
 from headstart.common.terminal import printable, say
 
 if TYPE_CHECKING:
@@ -26,17 +28,20 @@ app = typer.Typer(
     name="headstart",
     help="Transfer learning on image folders, as an experiment one can trust.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 _kept = contextlib.ExitStack()
 atexit.register(_kept.close)
 
+# Panels of `headstart --help`.
+_BEGIN, _USE, _LOOK = "Begin", "Use a model", "Look"
+_KEEP, _REST = "Registry and history", "Search and cache"
+
 cache_app = typer.Typer(help="The feature cache.", no_args_is_help=True)
-app.add_typer(cache_app, name="cache")
+app.add_typer(cache_app, name="cache", rich_help_panel=_REST)
 encoders_app = typer.Typer(help="The encoders there are, and their weights.")
-app.add_typer(encoders_app, name="encoders")
+app.add_typer(encoders_app, name="encoders", rich_help_panel=_LOOK)
 
 
 def _path_option(path: str, *names: str, help: str) -> Any:
@@ -66,6 +71,28 @@ MaxPixelsOption = Annotated[
 ]
 
 
+def _begin_json(wanted: bool) -> bool:
+    if wanted:
+        reserve_stdout()
+    return wanted
+
+
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_begin_json, is_eager=True, help="print one JSON value, for programs"
+    ),
+]
+
+
+def _tell(text: object, value: object, *, as_json: bool) -> None:
+    """Print what a command found."""
+    if as_json:
+        print_json(value)
+    else:
+        say(text)
+
+
 def _tell_version(wanted: bool) -> None:
     if wanted:
         import headstart
@@ -87,7 +114,7 @@ def options(
         os.environ["HEADSTART_DEBUG"] = "1"
 
 
-@app.command()
+@app.command(rich_help_panel=_BEGIN)
 def init(
     name: Annotated[Path, typer.Argument(help="a new folder")],
     source: Annotated[
@@ -96,45 +123,52 @@ def init(
     workflow: Annotated[
         bool, typer.Option("--workflow", help="add a GitHub workflow that runs pull requests")
     ] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Make a project of one's own: dvc.yaml, params.yaml and MLproject, in git and DVC."""
     from headstart.projects.create import init_project
 
     own = name / "data" / "images"
-    init_project(name, source or str(own), workflow=workflow)
-    say(f"Made {printable(name)}. Next:")
-    say(f"  cd {shlex.quote(str(name))}")
+    made = init_project(name, source or str(own), workflow=workflow)
+    lines = [f"Made {printable(name)}. Next:", f"  cd {shlex.quote(str(name))}"]
     if not source:
-        say("  cp -r ~/pictures data/images           # data/images/<class>/<image>")
-        say("  dvc add data/images")
-    say("  dvc repro")
+        lines.append("  cp -r ~/pictures data/images           # data/images/<class>/<image>")
+        lines.append("  dvc add data/images")
+    lines.append("  dvc repro")
+    _tell("\n".join(lines), {"project": made.root}, as_json=json_)
 
 
-@app.command()
-def upgrade() -> None:
+@app.command(rich_help_panel=_BEGIN)
+def upgrade(json_: JsonOption = False) -> None:
     """Renew headstart.lock for the installed version: what computes otherwise will run again."""
     from headstart.common.paths import project
     from headstart.projects.create import upgrade_project
 
     changed = upgrade_project(project())
-    say(f"`dvc repro` will run {', '.join(changed)} again." if changed else "Nothing changes.")
+    text = f"`dvc repro` will run {', '.join(changed)} again." if changed else "Nothing changes."
+    _tell(text, {"stages": changed}, as_json=json_)
 
 
-@app.command()
+@app.command(rich_help_panel=_BEGIN)
 def run(
     folder: Annotated[Path, typer.Argument(help="images, one folder per class")],
     project: Annotated[
         Path | None,
         typer.Option(help="where its project is made", show_default="FOLDER-headstart"),
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Train on a folder of images: a model, its accuracy, label issues, and a page."""
-    from headstart.projects.run_folder import run_folder
+    from headstart.projects.run_folder import label_issues, run_folder
+    from headstart.reports.summary import summarise
 
-    run_folder(folder, project)
+    made = run_folder(folder, project)
+    if json_:
+        value = {"project": made.root, **summarise(made).as_json()}
+        print_json({**value, "label_issues": label_issues(made)})
 
 
-@app.command()
+@app.command(rich_help_panel=_USE)
 def predict(
     images: Annotated[
         list[Path],
@@ -155,6 +189,7 @@ def predict(
         float, typer.Option(min=0, max=1, help="no label above this novelty")
     ] = 1.0,
     max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Predict the class of images."""
     from headstart.images.decode import MAX_PIXELS
@@ -167,12 +202,25 @@ def predict(
     readable, failed = _readable(list(named_paths(images, sys.stdin.buffer)))
     loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
+    options = {"top_k": top or 0, "threshold": threshold, "max_novelty": max_novelty}
     if output is not None:
         found = list(find_images(readable))
         predictions = predict_files(loaded, found, max_pixels=limit)
-        options = {"top_k": top or 0, "threshold": threshold, "max_novelty": max_novelty}
         n_failed = _write_predictions(output, predictions, loaded, len(found), options)
+        if json_:
+            counts = {"n_predicted": len(found) - n_failed, "n_unreadable": n_failed}
+            print_json({"file": output, **counts})
         if failed or n_failed:
+            raise typer.Exit(1)
+        return
+    if json_:
+        from headstart.models.answer_file import answer_rows
+
+        has_novelty = loaded.novelty is not None
+        predictions = predict_files(loaded, find_images(readable), max_pixels=limit)
+        rows = list(answer_rows(predictions, loaded.classes, has_novelty=has_novelty, **options))
+        print_json(rows)
+        if failed or any(row["error"] for row in rows):
             raise typer.Exit(1)
         return
     for prediction in predict_files(loaded, find_images(readable), max_pixels=limit):
@@ -226,7 +274,7 @@ def _write_predictions(
     return len(reasons)
 
 
-@app.command()
+@app.command(rich_help_panel=_USE)
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="images in class folders, or with a labels.csv")],
     model: ModelOption,
@@ -234,6 +282,7 @@ def evaluate(
         Path | None, typer.Option(help="folder for metrics.json and predictions.csv")
     ] = None,
     max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Say how good a model is on another labelled folder: accuracy, intervals, each class."""
     from headstart.common.progress import telling
@@ -246,19 +295,21 @@ def evaluate(
         found = evaluate_folder(
             loaded, readable[0], max_pixels=MAX_PIXELS if max_pixels is None else max_pixels
         )
-    say(found.text())
     if output is not None:
         found.write(output)
+    _tell(found.as_text(), found.as_json(), as_json=json_)
+    if output is not None and not json_:
         say(f"\nmetrics.json and predictions.csv are in {printable(output)}.")
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def explain(
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     model: ModelOption,
     output: Annotated[Path, _path_option("explained", help="folder for the pictures")],
     top: Annotated[int, typer.Option(min=1, help="classes shown per image")] = 5,
     max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Show what in an image spoke for its class (Grad-CAM), with the most probable classes."""
     from headstart.evaluation.explain import explain_files
@@ -269,13 +320,17 @@ def explain(
     loaded = _load(model)
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     found = explain_files(loaded, find_images(readable), output, top=top, max_pixels=limit)
+    rows = []
     for explained in found:
+        rows.append(explained)
         if explained.picture is None:
             failed = True
             say(f"{printable(explained.path)}: {explained.reason}", error=True)
         else:
             best = ", ".join(f"{name} {value:.3f}" for name, value in explained.top)
             say(f"{printable(explained.picture)}: {best}")
+    if json_:
+        print_json(rows)
     if failed:
         raise typer.Exit(1)
 
@@ -306,12 +361,13 @@ def _load(model: str) -> "LoadedModel":
     return load_model(_kept.enter_context(model_file(model, project().root)))
 
 
-@app.command()
+@app.command(rich_help_panel=_USE)
 def export(
     format_: Annotated[str, typer.Option("--format", help="onnx, openvino or litert")],
     model: ModelOption,
     output: Annotated[Path, _path_option("models/export/model", help="the file to write")],
     images: Annotated[Path, _path_option("data/fetched", help="real images to check on")],
+    json_: JsonOption = False,
 ) -> None:
     """Export a model to another runtime, checked against the .h5 on real images."""
     from headstart.common.paths import project
@@ -325,43 +381,27 @@ def export(
     with telling("export"), model_file(model, project().root) as path:
         begin_step("converting and checking the model")
         rows = export_model(load_model(path), format_, output, list(find_images(readable)))
-    say(f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file")
+    lines = [f"{'format':<10}{'MB':>8}{'ms an image':>14}{'largest difference':>21}  file"]
     for row in rows:
         megabytes = row.size_bytes / 1e6
         figures = f"{megabytes:>8.1f}{row.latency_ms:>14.1f}{row.largest_difference:>21.1e}"
-        say(f"{row.format:<10}{figures}  {printable(row.path)}")
+        lines.append(f"{row.format:<10}{figures}  {printable(row.path)}")
+    _tell("\n".join(lines), rows, as_json=json_)
 
 
-@app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="an .h5 file of this project")]) -> None:
-    """Print what a features, images or model file is and holds."""
-    from headstart.features.h5_contents import inspect_text
-
-    say(inspect_text(file))
-
-
-@app.command()
-def search(
-    join: Annotated[bool, typer.Option("--join", help="be one more worker")] = False,
+@app.command(rich_help_panel=_LOOK)
+def inspect(
+    file: Annotated[Path, typer.Argument(help="an .h5 file of this project")],
+    json_: JsonOption = False,
 ) -> None:
-    """Add a worker to the study that `dvc repro search` is running."""
-    from headstart.common.errors import SearchError
-    from headstart.common.paths import project, state_folder
-    from headstart.features.feature_store import FeatureStore
-    from headstart.params.whole_file import load_params
-    from headstart.search.search_heads import join_study
+    """Print what a features, images or model file is and holds."""
+    from headstart.features.h5_contents import inspect_h5
 
-    if not join:
-        raise SearchError("a search is a stage, so that DVC knows it: run `dvc repro search`")
-    here = project()
-    params = load_params(here.params)
-    folder = state_folder(here.root) / "studies"
-    with FeatureStore(here.features) as store:
-        result = join_study(store, params.search, seed=params.seed, storage_folder=folder)
-    say(f"{result.study_name}: {len(result.trials)} trials have ended")
+    found = inspect_h5(file)
+    _tell(found.as_text(), found, as_json=json_)
 
 
-@app.command()
+@app.command(rich_help_panel=_USE)
 def serve(
     model: Annotated[str, _path_option("models/serving", help="a pyfunc folder or a model URI")],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
@@ -375,31 +415,32 @@ def serve(
     run_server(model, host, port, tracking_uri(project().root))
 
 
-@app.command()
-def summary() -> None:
+@app.command(rich_help_panel=_LOOK)
+def summary(json_: JsonOption = False) -> None:
     """What the last `dvc repro` made: accuracy, champion, reports, seconds, and what to try."""
     from headstart.common.paths import project
     from headstart.reports.summary import summarise
 
-    say(summarise(project()))
+    found = summarise(project())
+    _tell(found.as_text(), found.as_json(), as_json=json_)
 
 
-@app.command()
-def doctor() -> None:
+@app.command(rich_help_panel=_LOOK)
+def doctor(json_: JsonOption = False) -> None:
     """Check what nothing else notices: that the tracking store has the run of the model here."""
     from headstart.common.paths import project
     from headstart.tracking.doctor import examine
 
     findings = examine(project())
-    for finding in findings:
-        say(finding)
+    _tell("\n".join(map(str, findings)), findings, as_json=json_)
     if any(not finding.is_well for finding in findings):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def promote(
     version: Annotated[str, typer.Argument(help="a registered version, or a run that has one")],
+    json_: JsonOption = False,
 ) -> None:
     """Make a registered version the champion."""
     from headstart.common.paths import project
@@ -411,11 +452,12 @@ def promote(
     registry = open_registry(here, load_params(here.params).register_.model_name)
     number = version_of_run(here, registry, version)
     registry.promote(number, "promoted by hand")
-    say(f"version {number} of {registry.name} is champion")
+    value = {"model": registry.name, "champion": number}
+    _tell(f"version {number} of {registry.name} is champion", value, as_json=json_)
 
 
-@app.command()
-def rollback() -> None:
+@app.command(rich_help_panel=_KEEP)
+def rollback(json_: JsonOption = False) -> None:
     """Give the champion alias back to the previous champion."""
     from headstart.common.paths import project
     from headstart.params.whole_file import load_params
@@ -424,28 +466,29 @@ def rollback() -> None:
     here = project()
     registry = open_registry(here, load_params(here.params).register_.model_name)
     before, after = registry.roll_back()
-    say(f"version {after} of {registry.name} is champion again, in place of {before}")
+    text = f"version {after} of {registry.name} is champion again, in place of {before}"
+    value = {"model": registry.name, "champion": after, "before": before}
+    _tell(text, value, as_json=json_)
 
 
-@app.command()
-def sync() -> None:
+@app.command(rich_help_panel=_KEEP)
+def sync(json_: JsonOption = False) -> None:
     """Send offline runs: what was kept while the tracking store was away."""
     from headstart.common.paths import project
     from headstart.tracking.offline_runs import sync_runs
 
     synced = sync_runs(project())
-    for run in synced:
-        say(f"run {run.run_id}: {run.n_operations} operations sent")
-    if not synced:
-        say("there is no offline run to send")
+    lines = [f"run {run.run_id}: {run.n_operations} operations sent" for run in synced]
+    _tell("\n".join(lines) or "there is no offline run to send", synced, as_json=json_)
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def reproduce(
     run: Annotated[str, typer.Argument(help=f"the run of a trained model: {_RUN_NAMES}")],
     output: Annotated[
         Path | None, typer.Option(help="write the verdict here as JSON, and as .txt beside it")
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Make a past run again from its commit, and say whether it comes out the same."""
     from headstart.common import files
@@ -456,16 +499,16 @@ def reproduce(
     if output is not None:
         files.write_json(output, verdict.as_json())
         files.write_text(output.with_suffix(".txt"), verdict.as_text() + "\n")
-    say(verdict.as_text())
+    _tell(verdict.as_text(), verdict.as_json(), as_json=json_)
     if not verdict.holds:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def compare(
     runs: Annotated[list[str], typer.Argument(help=f"the baseline, then candidates: {_RUN_NAMES}")],
     html: Annotated[Path | None, typer.Option(help="write a page with pictures here")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
+    json_: JsonOption = False,
 ) -> None:
     """What differs between runs: params, metrics, data, and single predictions."""
     from headstart.common import files
@@ -474,16 +517,14 @@ def compare(
 
     here = project()
     comparison = compare_runs(here, runs, seed=0)
-    say(comparison.as_text())
-    if json_ is not None:
-        files.write_json(json_, comparison.as_json())
+    _tell(comparison.as_text(), comparison.as_json(), as_json=json_)
     if html is not None:
         from headstart.reports.compare_report import comparison_page
 
         files.write_text(html, comparison_page(comparison, here.fetched))
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def leaderboard(
     baseline: Annotated[
         str | None,
@@ -493,27 +534,26 @@ def leaderboard(
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="runs that are shown")] = 20,
     html: Annotated[Path | None, typer.Option(help="write a page here")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="write JSON here")] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Which run is best, by how much, what made it so, and how to adopt it."""
-    from headstart.common import files
     from headstart.common.paths import project
     from headstart.tracking.leaderboard import rank_runs
 
     found = rank_runs(project(), baseline=baseline, most=most)
-    say(found.as_text())
-    if json_ is not None:
-        files.write_json(json_, found.as_json())
+    _tell(found.as_text(), found.as_json(), as_json=json_)
     if html is not None:
+        from headstart.common import files
         from headstart.reports.leaderboard_page import leaderboard_page
 
         files.write_text(html, leaderboard_page(found))
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def tidy(
     keep: Annotated[int, typer.Option(min=0, help="best runs that stay")] = 5,
     yes: Annotated[bool, typer.Option("--yes", help="remove it")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Say which runs, models and experiments are not needed any more, and remove them."""
     from headstart.common.paths import project
@@ -524,17 +564,17 @@ def tidy(
     with telling("tidy"):
         begin_step("looking at runs, experiments and DVC's cache")
         plan = plan_tidy(project(), keep=keep)
-        say(plan.as_text())
-        if plan.is_empty:
-            say("There is nothing to remove.")
-        elif not yes:
-            say(
-                f"\nNothing is removed yet: `--yes` removes it and frees {size_text(plan.n_bytes)}."
-            )
-        else:
+        removed = yes and not plan.is_empty
+        if removed:
             begin_step("removing")
             remove_unneeded(plan)
-            say(f"\nRemoved; {size_text(plan.n_bytes)} are free.")
+    size = size_text(plan.n_bytes)
+    after = f"\nNothing is removed yet: `--yes` removes it and frees {size}."
+    if plan.is_empty:
+        after = "There is nothing to remove."
+    elif removed:
+        after = f"\nRemoved; {size} are free."
+    _tell(f"{plan.as_text()}\n{after}", plan.as_json() | {"removed": removed}, as_json=json_)
 
 
 @app.command(
@@ -551,20 +591,22 @@ def mlproject(
 
 
 @encoders_app.callback(invoke_without_command=True)
-def encoders(context: typer.Context) -> None:
+def encoders(context: typer.Context, json_: JsonOption = False) -> None:
     """List the encoders: input size, features, cost, and where their weights come from."""
     if context.invoked_subcommand is None:
-        from headstart.encoders.encoder_commands import listing
+        from headstart.encoders.encoder_commands import listed_encoders, listing
 
-        say(listing())
+        _tell(listing(), listed_encoders(), as_json=json_)
 
 
 @encoders_app.command("show")
-def encoders_show(name: Annotated[str, typer.Argument(help="an encoder")]) -> None:
+def encoders_show(
+    name: Annotated[str, typer.Argument(help="an encoder")], json_: JsonOption = False
+) -> None:
     """Show one encoder: its feature blocks, cost, weights and their licence."""
-    from headstart.encoders.encoder_commands import details
+    from headstart.encoders.encoder_commands import details, listed_encoder
 
-    say(details(name))
+    _tell(details(name), listed_encoder(name), as_json=json_)
 
 
 @encoders_app.command("fetch")
@@ -573,40 +615,71 @@ def encoders_fetch(
     file: Annotated[
         Path | None, typer.Argument(help="a weights file, to see whether it is of that encoder")
     ] = None,
+    json_: JsonOption = False,
 ) -> None:
     """Fetch an encoder's weights now, checked, for work without a network."""
     from headstart.encoders.encoder_commands import fetch_weights
 
-    say(fetch_weights(name, file))
+    found = fetch_weights(name, file)
+    _tell(found.as_text(), found, as_json=json_)
 
 
 @encoders_app.command("describe")
 def encoders_describe(
     file: Annotated[Path, typer.Argument(help="an encoder of your own, an .onnx file")],
+    json_: JsonOption = False,
 ) -> None:
     """Write a first description of an .onnx encoder beside it, to be looked through."""
     from headstart.encoders.encoder_commands import describe_onnx
 
-    _, told = describe_onnx(file)
-    say(told)
+    path, told = describe_onnx(file)
+    _tell(told, {"description": str(path)}, as_json=json_)
+
+
+@app.command(rich_help_panel=_REST)
+def search(
+    join: Annotated[bool, typer.Option("--join", help="be one more worker")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Add a worker to the study that `dvc repro search` is running."""
+    from headstart.common.errors import SearchError
+    from headstart.common.paths import project, state_folder
+    from headstart.features.feature_store import FeatureStore
+    from headstart.params.whole_file import load_params
+    from headstart.search.search_heads import join_study
+
+    if not join:
+        raise SearchError("a search is a stage, so that DVC knows it: run `dvc repro search`")
+    here = project()
+    params = load_params(here.params)
+    folder = state_folder(here.root) / "studies"
+    with FeatureStore(here.features) as store:
+        result = join_study(store, params.search, seed=params.seed, storage_folder=folder)
+    n_trials = len(result.trials)
+    text = f"{result.study_name}: {n_trials} trials have ended"
+    _tell(text, {"study": result.study_name, "n_trials": n_trials}, as_json=json_)
 
 
 @cache_app.command("ls")
-def cache_ls() -> None:
+def cache_ls(json_: JsonOption = False) -> None:
     """Show what is cached, by fingerprint, and what each is."""
     from headstart.common.paths import cache_folder
-    from headstart.features.cache_commands import ls_text
+    from headstart.features.cache_commands import entries, entries_text
 
-    say(ls_text(cache_folder()))
+    root = cache_folder()
+    found = entries(root)
+    value = {"cache": root, "entries": [entry.as_json() for entry in found]}
+    _tell(entries_text(root, found), value, as_json=json_)
 
 
 @cache_app.command("verify")
-def cache_verify() -> None:
+def cache_verify(json_: JsonOption = False) -> None:
     """Check the checksum of every shard; damaged ones are set aside."""
     from headstart.common.paths import cache_folder
-    from headstart.features.cache_commands import verify_text
+    from headstart.features.cache_commands import verify
 
-    say(verify_text(cache_folder()))
+    found = verify(cache_folder())
+    _tell(found.as_text(), found, as_json=json_)
 
 
 @cache_app.command("gc")
@@ -616,13 +689,19 @@ def cache_gc(
     ] = None,
     max_gb: Annotated[float | None, typer.Option(min=0, help="free down to this size")] = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Free space by age or size."""
     from headstart.common.paths import cache_folder
-    from headstart.features.cache_commands import gc_text
+    from headstart.features.cache_commands import collect
 
-    folder = cache_folder()
-    say(gc_text(folder, older_than_days=older_than_days, max_gb=max_gb, dry_run=dry_run))
+    done = collect(
+        cache_folder(),
+        older_than_days=older_than_days,
+        max_bytes=None if max_gb is None else int(max_gb * 1e9),
+        dry_run=dry_run,
+    )
+    _tell(done.as_text(), done.as_json(), as_json=json_)
 
 
 def main() -> None:

@@ -14,12 +14,10 @@ from headstart.common.terminal import size_text
 from headstart.features.cache_commands import (
     collect,
     entries,
-    gc_text,
+    entries_text,
     keep_within,
-    ls_text,
     size_limit,
     verify,
-    verify_text,
 )
 from headstart.features.recipe import feature_recipe, fingerprint, model_key
 from headstart.params.extract import ExtractParams
@@ -70,7 +68,7 @@ def test_entries_say_what_they_are(root: Path) -> None:
 
 
 def test_ls_is_a_table(root: Path) -> None:
-    lines = ls_text(root).splitlines()
+    lines = entries_text(root, entries(root)).splitlines()
     assert lines[0].split() == ["fingerprint", "rows", "shards", "size", "last", "used", "what"]
     assert len(lines) == 5
     assert lines[3].startswith(fingerprint(recipe_of("resnet50"))[:12])
@@ -79,12 +77,13 @@ def test_ls_is_a_table(root: Path) -> None:
 
 
 def test_an_empty_cache(own_cache: Path) -> None:
-    assert ls_text(own_cache) == f"the cache {own_cache} is empty"
-    assert verify_text(own_cache).splitlines() == [
+    assert entries_text(own_cache, entries(own_cache)) == f"the cache {own_cache} is empty"
+    assert verify(own_cache).as_text().splitlines() == [
         "0 of 0 shards are sound, with 0 rows",
         "0 of 0 exported models are sound",
     ]
-    assert gc_text(own_cache, older_than_days=1) == f"freed 0 B; 0 B stay in {own_cache}"
+    freed = collect(own_cache, older_than_days=1).as_text()
+    assert freed == f"freed 0 B; 0 B stay in {own_cache}"
 
 
 def test_using_a_fingerprint_makes_it_the_last_used(root: Path) -> None:
@@ -102,7 +101,7 @@ def test_verify_sets_damaged_shards_aside(root: Path) -> None:
     assert (found.n_shards, found.n_rows) == (12, 100)
     assert sorted(path.name for path in found.damaged) == sorted([shards[0].name, shards[5].name])
     assert all(path.parent.name == "damaged" for path in found.damaged)
-    assert "10 of 10 shards are sound, with 100 rows" in verify_text(root).splitlines()
+    assert "10 of 10 shards are sound, with 100 rows" in verify(root).as_text().splitlines()
 
 
 def test_verify_names_models_that_are_not_what_was_written(root: Path) -> None:
@@ -112,7 +111,7 @@ def test_verify_names_models_that_are_not_what_was_written(root: Path) -> None:
         path.with_name("backbone.h5.sha256").write_text(f"{digest}  backbone.h5\n")
     changed.write_bytes(bytes(999) + b"1")
     assert verify(root).damaged_models == (changed, unknown)
-    assert "1 of 3 exported models are sound" in verify_text(root)
+    assert "1 of 3 exported models are sound" in verify(root).as_text()
 
 
 def test_gc_by_age(root: Path) -> None:
@@ -173,11 +172,11 @@ def _but_locks(root: Path) -> list[Path]:
 
 def test_gc_can_only_say_what_it_would_do(root: Path) -> None:
     before = _but_locks(root)
-    text = gc_text(root, max_gb=0.0, dry_run=True)
+    text = collect(root, max_bytes=0, dry_run=True).as_text()
     assert text.splitlines()[0].startswith("would remove ")
     assert "would free" in text
     assert _but_locks(root) == before
-    assert "removed" in gc_text(root, max_gb=0.0)
+    assert "removed" in collect(root, max_bytes=0).as_text()
 
 
 def test_gc_leaves_what_a_running_extraction_works_on(root: Path) -> None:
@@ -230,8 +229,8 @@ def test_sizes(n_bytes: float, text: str) -> None:
     assert size_text(n_bytes) == text
 
 
-@pytest.mark.parametrize("command", [ls_text, verify_text, gc_text])
-def test_a_cache_that_is_no_folder(tmp_path: Path, command: Callable[[Path], str]) -> None:
+@pytest.mark.parametrize("command", [entries, verify, collect])
+def test_a_cache_that_is_no_folder(tmp_path: Path, command: Callable[[Path], object]) -> None:
     path = tmp_path / "cache"
     path.write_text("x")
     with pytest.raises(DiskError, match=r"must be a folder, but .* is a file: set HEADSTART_CACHE"):

@@ -1,6 +1,7 @@
 """Real workspaces, driven by the real tools: git, DVC, MLflow, Optuna."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -112,6 +113,24 @@ def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text, f"{old!r} is not in {path}"
     path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def console(text: str) -> str:
+    """The commands of the console blocks in Markdown, as a shell script."""
+    script = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        lines = block.splitlines()
+        for position, line in enumerate(lines):
+            if line.startswith("$ "):
+                script.append(line[2:])
+            elif position and lines[position - 1].endswith("\\"):
+                script.append(line)
+    return "\n".join(script)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under a heading of the second level in Markdown."""
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def free_port() -> int:

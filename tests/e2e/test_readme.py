@@ -1,7 +1,6 @@
 """The README's commands, as a new user would type them."""
 
 import json
-import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,15 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from tests.e2e.conftest import REPOSITORY, Workspace, free_port, make_workspace, server
+from tests.e2e.conftest import (
+    REPOSITORY,
+    Workspace,
+    console,
+    free_port,
+    make_workspace,
+    section,
+    server,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -18,18 +25,8 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def _console(heading: str) -> str:
-    """The commands of the first console block under a heading, as a shell script."""
-    section = README.split(f"## {heading}\n")[1].split("\n## ")[0]
-    block = re.search(r"```console\n(.*?)```", section, re.DOTALL)
-    assert block is not None, heading
-    lines = block.group(1).splitlines()
-    script = []
-    for position, line in enumerate(lines):
-        if line.startswith("$ "):
-            script.append(line[2:])
-        elif position and lines[position - 1].endswith("\\"):
-            script.append(line)
-    return "\n".join(script)
+    """The commands of the first console block under a heading."""
+    return console(section(README, heading).split("\n```\n")[0] + "\n```\n")
 
 
 @pytest.fixture(scope="module")

@@ -52,9 +52,9 @@ def test_one_encoder_is_shown_with_blocks_and_licence() -> None:
 
 
 def test_fetching_says_where_the_weights_are() -> None:
-    said = fetch_weights("efficientnet-lite0", None)
-    assert said.endswith("Apache-2.0")
-    assert Path(said.partition(": ")[0]).is_file()
+    found = fetch_weights("efficientnet-lite0", None)
+    assert found.path.is_file()
+    assert found.as_text().endswith("MB, Apache-2.0")
     with pytest.raises(HeadstartError, match=r"model\.safetensors of facebook/dinov2-small"):
         fetch_weights("dinov2-small", None)
 
@@ -76,8 +76,8 @@ def test_weights_are_fetched_for_work_without_a_network(
 
 def test_a_file_of_weights_is_looked_at(tmp_path: Path, assets: Path) -> None:
     file = assets / "weights" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    said = fetch_weights("vgg16", file)
-    assert f"weights_sha256: {sha256_of_file(file)}" in said
+    said = fetch_weights("vgg16", file).as_text()
+    assert f"    weights_sha256: {sha256_of_file(file)}" in said.splitlines()
     with pytest.raises(HeadstartError, match="must fit vgg19"):
         fetch_weights("vgg19", file)
     with pytest.raises(HeadstartError, match="there is no file"):

@@ -48,7 +48,7 @@ def test_it_counts_what_the_model_gets_right(loaded: LoadedModel, tmp_path: Path
     assert found.intervals["accuracy"].low <= right <= found.intervals["accuracy"].high
     assert list(found.unreadable) == ["ant/broken.png"]
     assert {label: len(values) for label, values in found.unknown.items()} == {"zebra": 3}
-    text = found.text()
+    text = found.as_text()
     assert f"Accuracy   {100 * right:.1f} % (95 % interval" in text
     assert "on 24 images" in text
     assert "Not a class of the model: zebra (3)" in text

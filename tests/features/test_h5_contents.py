@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headstart.common.errors import FormatError
-from headstart.features.h5_contents import inspect_text
+from headstart.features.h5_contents import inspect_h5
 from tests.cache.test_row_cache import filled
 from tests.features.samples import extractor
 from tests.features.test_feature_store import some_features, write
@@ -17,7 +17,7 @@ from tests.features.test_feature_store import some_features, write
 def test_features(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     write(path, some_features(12, 2, 5))
-    text = inspect_text(path)
+    text = inspect_h5(path).as_text()
     assert text.startswith(f"{path}: bottleneck features (headstart-features, version 2), ")
     assert "recipe.backbone: vgg16" in text
     row = next(line for line in text.splitlines() if line.startswith("  features"))
@@ -29,7 +29,7 @@ def test_features(tmp_path: Path) -> None:
 def test_a_shard(tmp_path: Path) -> None:
     filled(tmp_path, range(4))
     (path,) = (tmp_path / "shards").glob("*.h5")
-    text = inspect_text(path)
+    text = inspect_h5(path).as_text()
     assert "one shard of the row cache (headstart-feature-shard, version 1)" in text
     assert "provenance.processor: this" in text
 
@@ -42,14 +42,14 @@ def test_images(tmp_path: Path) -> None:
         file["images"] = np.zeros((3, 8, 8, 3), np.uint8)
         file["label_ids"] = np.array([0, 1, 1])
         file["split"] = np.array([b"train", b"train", b"validation"])
-    text = inspect_text(path)
+    text = inspect_h5(path).as_text()
     assert "decoded images (headstart-images, version 1)" in text
     assert "images by class: cat 1, dog 2" in text
     assert "images by split: train 2, validation 1" in text
 
 
 def test_a_encoder(cache_root: Path) -> None:
-    text = inspect_text(extractor(cache_root).frozen().h5)
+    text = inspect_h5(extractor(cache_root).frozen().h5).as_text()
     assert "a Keras model (.h5)" in text
     assert "input: uint8 [None, 32, 32, 3]" in text
     assert "features (Concatenate)" in text
@@ -61,13 +61,13 @@ def test_a_file_of_someone_else(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["data"] = np.zeros(3)
     with pytest.raises(FormatError, match=r"other\.h5 must be a file of this project, but is not"):
-        inspect_text(path)
+        inspect_h5(path)
 
 
 def test_a_file_that_is_no_hdf5_file(tmp_path: Path) -> None:
     path = tmp_path / "text.h5"
     path.write_text("hello")
     with pytest.raises(FormatError, match=r"must be a whole HDF5 file.*: give a features, images"):
-        inspect_text(path)
+        inspect_h5(path)
     with pytest.raises(FormatError, match="must exist"):
-        inspect_text(tmp_path / "lost.h5")
+        inspect_h5(tmp_path / "lost.h5")

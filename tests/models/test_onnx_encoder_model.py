@@ -14,7 +14,7 @@ from headstart.encoders.onnx_encoder import OnnxEncoder
 from headstart.evaluation.explain import GradCam
 from headstart.features.extractor import extract_features
 from headstart.features.feature_store import FeatureStore
-from headstart.features.h5_contents import inspect_text
+from headstart.features.h5_contents import inspect_h5
 from headstart.models.assemble import assemble
 from headstart.models.export import export_model
 from headstart.models.model_file import LoadedModel, load_encoder, load_model, save_model
@@ -101,8 +101,8 @@ def test_heat_maps_are_refused_with_the_reason(made: tuple[LoadedModel, Any, Pat
 
 def test_inspect_tells_what_the_files_are(made: tuple[LoadedModel, Any, Path]) -> None:
     _, _, folder = made
-    assert "an encoder in ONNX" in inspect_text(folder / "backbone.h5")
-    assert "encoder.onnx" in inspect_text(folder / "model.h5")
+    assert "an encoder in ONNX" in inspect_h5(folder / "backbone.h5").as_text()
+    assert "encoder in ONNX" in inspect_h5(folder / "model.h5").as_text()
 
 
 def test_another_file_under_the_same_name_has_other_rows(

@@ -46,7 +46,7 @@ def registered(workspace: Project) -> tuple[Project, Registry]:
 
 
 def _registered_as(project: Project) -> str:
-    found = re.search("^Registered as +(.*)$", summarise(project), re.MULTILINE)
+    found = re.search("^Registered as +(.*)$", summarise(project).as_text(), re.MULTILINE)
     assert found is not None
     return found.group(1)
 
@@ -63,7 +63,7 @@ def test_the_alias_is_that_of_now(registered: tuple[Project, Registry]) -> None:
 def test_a_pulled_clone_names_only_what_is_there(registered: tuple[Project, Registry]) -> None:
     project, _ = registered
     (project.root / "mlflow.db").unlink()
-    said = summarise(project)
+    said = summarise(project).as_text()
     assert "headstart version 2, challenger, when register ran" in said
     assert "models:/" not in said
     assert "mlflow ui" not in said
@@ -81,7 +81,7 @@ def test_a_clone_without_its_data_says_how_to_have_it(
     (project.serving / "artifacts" / "model.h5").unlink()
     (project.serving / "artifacts").rmdir()
     project.serving.rmdir()
-    said = summarise(project)
+    said = summarise(project).as_text()
     assert "Model           not here: `dvc pull`" in said
     assert "serve" not in said
     assert "predict" not in said
@@ -94,7 +94,7 @@ def test_optuna_dashboard_is_installed_before_it_is_started(
     project, _ = registered
     command = "  optuna-dashboard sqlite:///.headstart/studies/optuna.db"
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    without: Any = summarise(project).splitlines()
+    without: Any = summarise(project).as_text().splitlines()
     assert without[-1] == command
     assert without[-2].startswith("  pip install optuna-dashboard")
 
@@ -104,6 +104,6 @@ def test_a_store_that_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    said = summarise(registered[0])
+    said = summarise(registered[0]).as_text()
     assert "(the tracking store must answer, but http://127.0.0.1:9 did not" in said
     assert "models:/" not in said

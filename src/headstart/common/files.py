@@ -203,6 +203,8 @@ def sha256_of_json(value: Any) -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
+    if os.name == "nt":  # where neither a folder nor what is open for reading can be flushed
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,6 @@
 """Ctrl-C: one line, exit status 130, and no process left behind."""
 
+import _thread
 import atexit
 import contextlib
 import signal
@@ -38,10 +39,17 @@ def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
-    main = threading.main_thread().ident
-    again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+    again = threading.Timer(0.05, _interrupt_main)
     again.daemon = True
     again.start()
+
+
+def _interrupt_main() -> None:
+    if hasattr(signal, "pthread_kill"):
+        # Unlike the other, it ends a wait of that thread too.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:  # Windows
+        _thread.interrupt_main()
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -70,9 +78,10 @@ def children_ignoring_interrupts() -> Iterator[None]:
     """
     # Begun first, because it unblocks the signal.
     resource_tracker.ensure_running()
-    # Children inherit what is blocked; but here another thread may take the signal, for which
-    # Python then interrupts the main one.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Children inherit what is blocked (on Windows nothing is); but here another thread may take the
+    # signal, for which Python then interrupts the main one.
+    can_block = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
     taken: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()
     if is_main:
@@ -82,7 +91,8 @@ def children_ignoring_interrupts() -> Iterator[None]:
     finally:
         if is_main:
             signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if taken:
             signal.raise_signal(signal.SIGINT)
 
@@ -124,7 +134,8 @@ def _end(process: "subprocess.Popen[str]") -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         family = psutil.Process(process.pid).children(recursive=True)
         for child in reversed(family):
-            with contextlib.suppress(psutil.NoSuchProcess):
+            # On Windows no process can be sent this signal, which is a ValueError.
+            with contextlib.suppress(psutil.NoSuchProcess, ValueError):
                 child.send_signal(signal.SIGINT)
     try:
         process.wait(_LAST_END_S)

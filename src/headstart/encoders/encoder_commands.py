@@ -87,6 +87,16 @@ def listing() -> str:
     return "\n".join([*table(header, rows), "", _LEGEND])
 
 
+def listed_encoder(name: str) -> ListedEncoder:
+    """Return one encoder of the list.
+
+    Raises:
+        ParamsError: there is none of that name.
+    """
+    encoder = encoder_named(name)
+    return next(one for one in listed_encoders() if one.name == encoder.name)
+
+
 def details(name: str) -> str:
     """What there is to know of one encoder.
 
@@ -94,7 +104,7 @@ def details(name: str) -> str:
         ParamsError: there is none of that name.
     """
     encoder = encoder_named(name)
-    listed = next(one for one in listed_encoders() if one.name == encoder.name)
+    listed = listed_encoder(name)
     blocks = [f"{layer} ({width:,})" for layer, width in encoder.blocks.items()]
     multiple = f", a multiple of {encoder.multiple_px}" if encoder.multiple_px > 1 else ""
     return "\n".join([
@@ -107,8 +117,35 @@ def details(name: str) -> str:
     ])  # fmt: skip
 
 
-def fetch_weights(name: str, file: Path | None) -> str:
-    """Fetch the weights of an encoder, or look whether a file holds them; says what came of it.
+@dataclass(frozen=True)
+class FetchedWeights:
+    """A file of an encoder's weights that is on this machine.
+
+    Attributes:
+        sha256: of a file that the user gave, which params.yaml must name; else None.
+    """
+
+    encoder: str
+    path: Path
+    size_bytes: int
+    licence: str
+    sha256: str | None = None
+
+    def as_text(self) -> str:
+        """Where it is; of a given file also the lines for params.yaml."""
+        said = f"{self.path}: {size_text(self.size_bytes)}, {self.licence}"
+        if self.sha256 is None:
+            return said
+        lines = [
+            f"encoders: {self.encoder}",
+            f"weights: {self.path}",
+            f"weights_sha256: {self.sha256}",
+        ]
+        return "\n    ".join([f"{said}. In params.yaml:\n  extract:", *lines])
+
+
+def fetch_weights(name: str, file: Path | None) -> FetchedWeights:
+    """Fetch the weights of an encoder, or look whether a file holds them.
 
     Raises:
         ParamsError, WeightsError: there is no such encoder, or no weights of it.
@@ -120,14 +157,11 @@ def fetch_weights(name: str, file: Path | None) -> str:
         extract = ExtractParams(encoders=(name,))
         weights_identity(extract, encoder.imagenet, Path.cwd(), encoder.published)
         path = locate_weights(extract, encoder.imagenet, Path.cwd())
-        return f"{path}: {size_text(path.stat().st_size)}, {encoder.licence}"
+        return FetchedWeights(name, path, path.stat().st_size, encoder.licence)
     digest = sha256_of_file(file) if file.is_file() else None
     extract = ExtractParams(encoders=(name,), weights=str(file), weights_sha256=digest)
     build(extract, ImageParams(size=encoder.default_size_px))
-    return (
-        f"{file}: weights of {name}, {encoder.licence}. In params.yaml:\n"
-        f"  extract:\n    encoders: {name}\n    weights: {file}\n    weights_sha256: {digest}"
-    )
+    return FetchedWeights(name, file, file.stat().st_size, encoder.licence, digest)
 
 
 def describe_onnx(file: Path) -> tuple[Path, str]:

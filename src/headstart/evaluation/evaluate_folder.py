@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,18 @@ from headstart.sources.layout import outer_folder, scan
 # Of images like the training images, 5 % are above.
 _NOVEL = 0.95
 _MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: how many images, and the class that most of its errors are taken for."""
+
+    label: str
+    n: int
+    recall: float
+    precision: float | None
+    confused_with: str | None
+    n_confused: int
 
 
 @dataclass(frozen=True)
@@ -52,27 +65,53 @@ class FolderEvaluation:
             found |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return found
 
-    def text(self) -> str:
-        """For a terminal."""
-        test = self.test
-        accuracy, interval = self.scores["accuracy"], self.intervals["accuracy"]
-        lines = [
-            f"Accuracy   {100 * accuracy:.1f} % (95 % interval {100 * interval.low:.1f} to "
-            f"{100 * interval.high:.1f}) on {len(test):,} images",
-            f"Log loss   {self.scores['log_loss']:.3f}, calibration error {self.scores['ece']:.3f}",
-            "",
-        ]
-        rows = []
+    def by_class(self) -> list[ClassFigures]:
+        """Return the figures of each class with images here, the lowest recall first."""
+        test, found = self.test, []
         for label_id in np.unique(test.label_ids):
             own, said = test.label_ids == label_id, test.predicted_ids == label_id
             right = int((own & said).sum())
             wrong = Counter(test.predicted_ids[own & ~said].tolist()).most_common(1)
-            taken = f"{printable(test.classes[wrong[0][0]])} ({wrong[0][1]})" if wrong else ""
-            precision = f"{100 * right / said.sum():.1f} %" if said.any() else "none predicted"
-            recall = f"{100 * right / own.sum():.1f} %"
-            name = printable(test.classes[label_id])
-            rows.append([name, f"{int(own.sum()):,}", recall, precision, taken])
-        rows.sort(key=lambda row: float(row[2].rstrip(" %")))
+            found.append(
+                ClassFigures(
+                    label=test.classes[label_id],
+                    n=int(own.sum()),
+                    recall=right / int(own.sum()),
+                    precision=right / int(said.sum()) if said.any() else None,
+                    confused_with=test.classes[wrong[0][0]] if wrong else None,
+                    n_confused=wrong[0][1] if wrong else 0,
+                )
+            )
+        return sorted(found, key=lambda figures: figures.recall)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "metrics": self.metrics(),
+            "classes": [asdict(figures) for figures in self.by_class()],
+            "unknown_classes": {label: len(novelty) for label, novelty in self.unknown.items()},
+            "unreadable": self.unreadable,
+            "notes": self.notes,
+        }
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        accuracy, interval = self.scores["accuracy"], self.intervals["accuracy"]
+        lines = [
+            f"Accuracy   {100 * accuracy:.1f} % (95 % interval {100 * interval.low:.1f} to "
+            f"{100 * interval.high:.1f}) on {len(self.test):,} images",
+            f"Log loss   {self.scores['log_loss']:.3f}, calibration error {self.scores['ece']:.3f}",
+            "",
+        ]
+        rows = []
+        for one in self.by_class():
+            taken = f"{printable(one.confused_with)} ({one.n_confused})" if one.n_confused else ""
+            precision = (
+                "none predicted" if one.precision is None else f"{100 * one.precision:.1f} %"
+            )
+            rows.append(
+                [printable(one.label), f"{one.n:,}", f"{100 * one.recall:.1f} %", precision, taken]
+            )
         lines += table(["class", "images", "recall", "precision", "most confused with"], rows)
         for label, novelty in self.unknown.items():
             caught = f": {100 * (novelty > _NOVEL).mean():.0f} % have a novelty above {_NOVEL}"

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class CacheEntry:
         what = f"{c['backbone']} {layer} {c['pooling']}"
         return f"{what}, {weights}{pixels}, {c['runtime']} {c['precision']}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; `last_used` in seconds since 1970."""
+        return {"fingerprint": self.folder.name, "what": self.meaning(), **asdict(self)}
+
     def models(self, cache_root: Path) -> set[Path]:
         """The folder of the exported model that rows of features were made with."""
         if "backbone" not in self.recipe:
@@ -75,15 +79,45 @@ class Verification:
     n_models: int
     damaged_models: tuple[Path, ...]
 
+    def as_text(self) -> str:
+        """Return lines for a person."""
+        lines = [f"{path.name} was damaged and moved to {path.parent}" for path in self.damaged]
+        sound = self.n_shards - len(self.damaged)
+        lines.append(f"{sound:,} of {self.n_shards:,} shards are sound, with {self.n_rows:,} rows")
+        lines += [
+            f"{path} is damaged, or has no checksum: it is not used, and made again when needed"
+            for path in self.damaged_models
+        ]
+        sound = self.n_models - len(self.damaged_models)
+        lines.append(f"{sound:,} of {self.n_models:,} exported models are sound")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Collection:
     """What was removed to make room, or would be."""
 
+    cache_root: Path
     removed: tuple[CacheEntry, ...]
     freed_bytes: int
     kept_bytes: int
     dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        removed = [entry.as_json() for entry in self.removed]
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "removed": removed,
+        }
+
+    def as_text(self) -> str:
+        """Return lines for a person."""
+        verb = "would remove" if self.dry_run else "removed"
+        lines = [f"{verb} {entry.folder.name[:12]}: {entry.meaning()}" for entry in self.removed]
+        freed, kept = size_text(self.freed_bytes), size_text(self.kept_bytes)
+        freed = f"{'would free' if self.dry_run else 'freed'} {freed}"
+        return "\n".join([*lines, f"{freed}; {kept} stay in {self.cache_root}"])
 
 
 def entries(cache_root: Path) -> list[CacheEntry]:
@@ -184,7 +218,7 @@ def collect(
     if not dry_run:
         for path in doomed:
             _remove(path)
-    return Collection(tuple(removed), freed, kept_bytes, dry_run)
+    return Collection(cache_root, tuple(removed), freed, kept_bytes, dry_run)
 
 
 def size_limit() -> int | None:
@@ -271,8 +305,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def ls_text(cache_root: Path) -> str:
-    """The cache as a table for a person."""
+def entries_text(cache_root: Path, found: Sequence[CacheEntry]) -> str:
+    """Return the cache as a table for a person."""
     rows = [
         [
             entry.folder.name[:12],
@@ -282,49 +316,13 @@ def ls_text(cache_root: Path) -> str:
             time.strftime("%Y-%m-%d", time.localtime(entry.last_used)),
             entry.meaning(),
         ]
-        for entry in entries(cache_root)
+        for entry in found
     ]
     if not rows:
         return f"the cache {cache_root} is empty"
     header = ["fingerprint", "rows", "shards", "size", "last used", "what"]
     total = size_text(_size(cache_root))
     return "\n".join([*table(header, rows), f"{total} in {cache_root}"])
-
-
-def verify_text(cache_root: Path) -> str:
-    """The outcome of `verify`, for a person."""
-    found = verify(cache_root)
-    lines = [f"{path.name} was damaged and moved to {path.parent}" for path in found.damaged]
-    sound = found.n_shards - len(found.damaged)
-    lines.append(f"{sound:,} of {found.n_shards:,} shards are sound, with {found.n_rows:,} rows")
-    lines += [
-        f"{path} is damaged, or has no checksum: it is not used, and made again when needed"
-        for path in found.damaged_models
-    ]
-    sound = found.n_models - len(found.damaged_models)
-    lines.append(f"{sound:,} of {found.n_models:,} exported models are sound")
-    return "\n".join(lines)
-
-
-def gc_text(
-    cache_root: Path,
-    *,
-    older_than_days: float | None = None,
-    max_gb: float | None = None,
-    dry_run: bool = False,
-) -> str:
-    """The outcome of `collect`, for a person."""
-    done = collect(
-        cache_root,
-        older_than_days=older_than_days,
-        max_bytes=None if max_gb is None else int(max_gb * 1e9),
-        dry_run=dry_run,
-    )
-    verb = "would remove" if dry_run else "removed"
-    lines = [f"{verb} {entry.folder.name[:12]}: {entry.meaning()}" for entry in done.removed]
-    freed, kept = size_text(done.freed_bytes), size_text(done.kept_bytes)
-    lines.append(f"{'would free' if dry_run else 'freed'} {freed}; {kept} stay in {cache_root}")
-    return "\n".join(lines)
 
 
 def _shard_paths(folder: Path) -> list[Path]:

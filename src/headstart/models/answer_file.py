@@ -58,6 +58,15 @@ def write_answers(
         write[path.suffix.lower()](temporary, chunks)
 
 
+def answer_rows(
+    predictions: Iterable[Prediction], classes: Sequence[str], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of such a file: column → value."""
+    for table in _tables(predictions, classes, options):
+        for row in table.to_dict("records"):
+            yield {str(name): value for name, value in row.items()}
+
+
 def _tables(
     predictions: Iterable[Prediction],
     classes: Sequence[str],

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from headstart.reports.summary import accuracy_text
 _MOST_LABELS = 10
 
 
-def run_folder(source: Path, folder: Path | None) -> None:
+def run_folder(source: Path, folder: Path | None) -> Project:
     """Run the pipeline of a folder as `run_project` does, and print what came out."""
     project = run_project(source, folder)
     say(what_came_out(project, shown=Path(os.path.relpath(project.root))))
+    return project
 
 
 def run_project(source: Path, folder: Path | None) -> Project:
@@ -73,13 +75,21 @@ def run_project(source: Path, folder: Path | None) -> Project:
     return project
 
 
-def what_came_out(project: Project, shown: Path) -> str:
-    """Return accuracy, label issues, and what one may do next.
+@dataclass(frozen=True)
+class LabelIssue:
+    """An image whose label is probably wrong, and the class that is predicted instead."""
 
-    Args:
-        shown: the project's folder as the user reaches it.
+    path: str
+    label: str
+    predicted: str
+    probability: float
+
+
+def label_issues(project: Project) -> list[LabelIssue]:
+    """Return the images whose labels are probably wrong, worst first.
+
+    Development images are judged by heads that had not seen them, test images by the model.
     """
-    accuracy = accuracy_text(files.read_json(project.metrics))
     parts = [
         read_predictions(project.out_of_fold, "validation"),
         read_predictions(project.predictions, "test"),
@@ -88,17 +98,34 @@ def what_came_out(project: Project, shown: Path) -> str:
     probabilities = np.concatenate([part.probabilities for part in parts])
     paths = [path for part in parts for path in part.paths]
     classes = parts[0].classes
-    suspicious = likely_label_errors(labels, probabilities)
+    found = []
+    for row in likely_label_errors(labels, probabilities).tolist():
+        best = int(probabilities[row].argmax())
+        found.append(
+            LabelIssue(
+                paths[row], classes[int(labels[row])], classes[best],
+                float(probabilities[row, best]),
+            )
+        )  # fmt: skip
+    return found
+
+
+def what_came_out(project: Project, shown: Path) -> str:
+    """Return accuracy, label issues, and what one may do next.
+
+    Args:
+        shown: the project's folder as the user reaches it.
+    """
+    accuracy = accuracy_text(files.read_json(project.metrics))
+    issues = label_issues(project)
     lines = ["", f"Test accuracy   {accuracy}"]
-    shown_rows = suspicious[:_MOST_LABELS].tolist()
-    count = f"the first {len(shown_rows)} of " if len(shown_rows) < len(suspicious) else ""
-    lines.append(f"Label issues    {count}{len(suspicious)}")
-    for row in shown_rows:
-        label, best = int(labels[row]), int(probabilities[row].argmax())
-        lines.append(
-            f"                {printable(paths[row])}: labelled {printable(classes[label])}, "
-            f"predicted {printable(classes[best])} {100 * probabilities[row, best]:.0f} %"
-        )
+    count = f"the first {_MOST_LABELS} of " if len(issues) > _MOST_LABELS else ""
+    lines.append(f"Label issues    {count}{len(issues)}")
+    lines += [
+        f"                {printable(issue.path)}: labelled {printable(issue.label)}, "
+        f"predicted {printable(issue.predicted)} {100 * issue.probability:.0f} %"
+        for issue in issues[:_MOST_LABELS]
+    ]
     here = shlex.quote(str(shown))
     lines += [
         f"Page            {shown / 'reports' / 'evaluation' / 'index.html'}",

@@ -8,9 +8,10 @@ import contextlib
 import getpass
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -97,6 +98,19 @@ class TidyPlan:
         return not (self.runs or self.experiments) and (
             isinstance(self.objects, str) or not self.objects
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values: the runs that stay, and what goes, by its ids."""
+        cache = () if isinstance(self.objects, str) else self.objects
+        return {
+            "kept": [asdict(run) for run in self.kept],
+            "runs": [run.info.run_id for run in self.runs],
+            "models": [model.model_id for model in self.models],
+            "versions": [f"{each.name}/{each.version}" for each in self.versions],
+            "experiments": [each.experiment for each in self.experiments],
+            "n_cache_files": len(cache),
+            "n_bytes": self.n_bytes,
+        }
 
     def as_text(self) -> str:
         """What stays, with the reasons, and what goes, with its size."""
