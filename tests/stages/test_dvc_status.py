@@ -34,13 +34,13 @@ BY_ROOM = {
     "projects": (),
 }
 BY_FILE = {
-    "encoders/catalogue.py": ("extract",),
+    "encoders/catalogue.py": ("extract", "evaluate"),
     "dataset/splits.py": ("ingest",),
     "params/base.py": ALL,
-    "params/data.py": ("fetch",),
+    "params/data.py": ("fetch", "evaluate"),
     "params/ingest.py": ("ingest",),
-    "params/extract.py": ("extract",),
-    "params/head.py": ("search", "train"),
+    "params/extract.py": ("extract", "evaluate"),
+    "params/head.py": ("search", "train", "evaluate"),
     "params/search.py": ("search",),
     "params/search_space.py": ("search",),
     "params/train.py": ("train",),

@@ -22,8 +22,8 @@ from headstart.params.image import ImageParams
 HERE, FETCHED, YOURS = "here", "fetched", "a file"
 _LEGEND = (
     "px: the default input size, at which GFLOPs are counted (two a multiply-add).\n"
-    "weights: here; fetched when needed, or by `headstart encoders fetch NAME`; or in a\n"
-    "file that you give: `headstart encoders show NAME` says which."
+    "weights: here; fetched when needed, or by `headstart encoders fetch NAME`; or\n"
+    "in a file that you give: `headstart encoders show NAME` says which."
 )
 
 
