@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,17 @@ def test_yaml_is_read_in_one_way() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("yaml.safe_load", "yaml.load")
     }
     assert reading == {"common/files.py", "serving/package.py", "tracking/offline_runs.py"}
+
+
+def test_what_is_no_code_is_installed_too() -> None:
+    """Files that pyproject.toml does not name would be missing from a wheel."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["headstart"]
+    packaged = {file for pattern in patterns for file in PACKAGE.glob(pattern) if file.is_file()}
+    others = {
+        file
+        for file in PACKAGE.rglob("*")
+        if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
+    }
+    assert others - packaged == set()
+    assert all(any(PACKAGE.glob(pattern)) for pattern in patterns)
