@@ -46,7 +46,7 @@ def test_the_page_says_what_differs_and_shows_what_changed_sides(tmp_path: Path)
     assert "Comparison of 3 runs" in page
     for text in ("first", "third", "0.5000", "0.7500", "head.width", "128", "git.commit", "c1"):
         assert text in page
-    assert "bbbbbbbb beside aaaaaaaa" in page
+    assert "Candidate 1 against the baseline" in page
     assert "the challenger is better" in page
     assert "1 images were added" in page
     assert "3 images are predicted differently." in page

@@ -125,7 +125,8 @@ def write_comparison(project: Project, classes: tuple[str, ...]) -> Path:
         versions={"git.commit": ["0123456789" * 4] * 4},
         metrics={"test_accuracy": [0.5, 0.75, None, 0.25]},
         pairs=[
-            RunPair(run_id, test, DataChange(["new.png"], [], [], []), changed) for run_id in ids
+            RunPair(run_id, test, DataChange(["new.png"], [], [], []), changed)
+            for run_id in ids[1:]
         ],
     )
     path = project.root / "compare.html"
