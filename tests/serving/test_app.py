@@ -441,13 +441,14 @@ def test_a_client_that_hung_up_costs_no_forward_pass(
     app: Any, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    whole = model.predict
+    inference = model.unwrap_python_model().loaded.inference
+    whole = inference.answer
 
-    def counted(images: Any, params: Any) -> Any:
+    def counted(pixels: Any) -> Any:
         passes.append(1)
-        return whole(images, params)
+        return whole(pixels)
 
-    monkeypatch.setattr(model, "predict", counted)
+    monkeypatch.setattr(inference, "answer", counted)
     for _ in range(5):
         assert _ask(app, GOOD, hangs_up=True)[1] is None
     assert passes == []

@@ -1,6 +1,7 @@
-"""A model's answers as the table that the server, pyfunc, predict and Python give."""
+"""A model's answers as the rows that the server, pyfunc, predict and Python give."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from headstart.models.inference import Answer
 
 
-def answers_table(
+def answers_as_rows(
     answers: Sequence[Answer],
     classes: Sequence[str],
     *,
@@ -17,8 +18,8 @@ def answers_table(
     threshold: float = 0.0,
     max_novelty: float = 1.0,
     with_reasons: bool = False,
-) -> pd.DataFrame:
-    """Return a row an image, with the columns that are served.
+) -> list[dict[str, Any]]:
+    """Return a row an image, column → value, with the columns that are served.
 
     Args:
         has_novelty: whether the model tells it; each answer has one then.
@@ -28,43 +29,55 @@ def answers_table(
         with_reasons: adds a column `error`: why an image has no probabilities. Without it, each of
             `answers` must have some.
     """
-    found = [answer for answer in answers if answer.probabilities is not None]
-    rows = [answer.probabilities for answer in found if answer.probabilities is not None]
-    probabilities = np.stack(rows) if rows else np.zeros((0, len(classes)), np.float32)
-    best = probabilities.max(axis=1).astype(np.float64)
-    is_sure = best >= threshold
-    columns: dict[str, object] = {}
-    if has_novelty:
-        novelty = np.array([answer.novelty for answer in found], np.float64)
-        is_sure &= novelty <= max_novelty
-        columns["novelty"] = novelty
-    label_ids = np.where(is_sure, probabilities.argmax(axis=1), -1)
-    columns = {
-        "predicted_label": [classes[i] if i >= 0 else "" for i in label_ids],
-        "predicted_label_id": label_ids.astype(np.int64),
-        "probability": best,
-        **columns,
-    }
-    if top_k:
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        columns["top_labels"] = [[classes[i] for i in row] for row in order]
-        values = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
-        columns["top_probabilities"] = values.tolist()
-    else:
-        columns |= {
-            f"p({name})": probabilities[:, index].astype(np.float64)
-            for index, name in enumerate(classes)
-        }
-    table = pd.DataFrame(columns)
-    if not with_reasons:
-        return table
-    # As objects: a missing value would make numbers of another kind of the whole column.
-    table = table.astype(object)
-    places = [row for row, answer in enumerate(answers) if answer.probabilities is not None]
-    table.index = pd.Index(places)
-    table = table.reindex(range(len(answers)))
-    table = table.where(table.notna(), None)
-    for row, answer in enumerate(answers):
+    columns = _columns(classes, has_novelty, top_k, with_reasons)
+    rows = []
+    for answer in answers:
+        row: dict[str, Any] = dict.fromkeys(columns)
+        row["predicted_label"], row["predicted_label_id"] = "", -1
+        if with_reasons:
+            row["error"] = answer.reason
+        rows.append(row)
         if answer.probabilities is None:
-            table.at[row, "predicted_label"], table.at[row, "predicted_label_id"] = "", -1
-    return table.assign(error=[answer.reason for answer in answers])
+            continue
+        values = answer.probabilities.tolist()
+        best = int(answer.probabilities.argmax())
+        row["probability"] = values[best]
+        if has_novelty:
+            row["novelty"] = answer.novelty
+        if values[best] >= threshold and (answer.novelty or 0.0) <= max_novelty:
+            row["predicted_label"], row["predicted_label_id"] = classes[best], best
+        if top_k:
+            order = np.argsort(-answer.probabilities, kind="stable")[:top_k].tolist()
+            row["top_labels"] = [classes[i] for i in order]
+            row["top_probabilities"] = [values[i] for i in order]
+        else:
+            row |= {f"p({name})": value for name, value in zip(classes, values, strict=True)}
+    return rows
+
+
+def answers_table(
+    answers: Sequence[Answer], classes: Sequence[str], *, has_novelty: bool, **options: Any
+) -> pd.DataFrame:
+    """Return the same as a table; `options` of `answers_as_rows`.
+
+    With reasons all columns are of objects: a missing value would make numbers of another kind of
+    the whole column.
+    """
+    rows = answers_as_rows(answers, classes, has_novelty=has_novelty, **options)
+    with_reasons = options.get("with_reasons", False)
+    columns = _columns(classes, has_novelty, options.get("top_k", 0), with_reasons)
+    if with_reasons:
+        return pd.DataFrame(rows, columns=columns, dtype=object)
+    table = pd.DataFrame(rows, columns=columns)
+    return table if rows else table.astype({"predicted_label_id": np.int64})
+
+
+def _columns(
+    classes: Sequence[str], has_novelty: bool, top_k: int, with_reasons: bool
+) -> list[str]:
+    return [
+        *("predicted_label", "predicted_label_id", "probability"),
+        *(["novelty"] if has_novelty else []),
+        *(["top_labels", "top_probabilities"] if top_k else [f"p({name})" for name in classes]),
+        *(["error"] if with_reasons else []),
+    ]

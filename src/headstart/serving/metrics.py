@@ -1,10 +1,11 @@
 """What the server counts, for Prometheus: each app has a registry of its own."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from headstart.models.inference import Answer
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -59,14 +60,13 @@ class ServingMetrics:
         if status >= 400:
             self.errors.labels(_KINDS.get(status, kind if status < 500 else "failure")).inc()
 
-    def count_answers(
-        self, n_images: int, probabilities: Iterable[float], novelties: Iterable[float]
-    ) -> None:
-        """Count what one request was answered; an image without an answer has None or NaN."""
-        self.images.observe(n_images)
-        for histogram, values in ((self.probability, probabilities), (self.novelty, novelties)):
-            for value in values:
-                if value is not None and not math.isnan(value):
-                    histogram.observe(value)
-                elif histogram is self.probability:
-                    self.errors.labels("image").inc()
+    def count_answers(self, answers: Sequence[Answer]) -> None:
+        """Count what one request was answered."""
+        self.images.observe(len(answers))
+        for answer in answers:
+            if answer.probabilities is None:
+                self.errors.labels("image").inc()
+                continue
+            self.probability.observe(float(answer.probabilities.max()))
+            if answer.novelty is not None:
+                self.novelty.observe(answer.novelty)
