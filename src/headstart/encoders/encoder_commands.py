@@ -32,14 +32,14 @@ class ListedEncoder:
     """One encoder of the list.
 
     Attributes:
-        features: values of a row with all blocks.
+        blocks: feature blocks, layer → width.
         parameters, mflops: of the network without classifier, at `size_px`.
         weights: "here", "fetched" when they are needed, or "a file" that the user gives.
     """
 
     name: str
     size_px: int
-    features: int
+    blocks: dict[str, int]
     parameters: int
     mflops: float
     weights: str
@@ -59,7 +59,7 @@ def listed_encoders() -> list[ListedEncoder]:
             ListedEncoder(
                 encoder.name,
                 encoder.default_size_px,
-                sum(encoder.blocks.values()),
+                dict(encoder.blocks),
                 int(cost["parameters"]),
                 float(cost["mflops"]),
                 weights,
@@ -75,7 +75,7 @@ def listing() -> str:
         [
             one.name,
             str(one.size_px),
-            f"{one.features:,}",
+            f"{sum(one.blocks.values()):,}",
             f"{one.parameters / 1e6:.1f} M",
             f"{one.mflops / 1e3:.2f}",
             one.weights,
@@ -105,7 +105,7 @@ def details(name: str) -> str:
     """
     encoder = encoder_named(name)
     listed = listed_encoder(name)
-    blocks = [f"{layer} ({width:,})" for layer, width in encoder.blocks.items()]
+    blocks = [f"{layer} ({width:,})" for layer, width in listed.blocks.items()]
     multiple = f", a multiple of {encoder.multiple_px}" if encoder.multiple_px > 1 else ""
     return "\n".join([
         f"{encoder.name}: {listed.parameters / 1e6:.1f} M parameters, "
