@@ -99,4 +99,4 @@ def test_help_is_grouped_and_completion_is_offered(tmp_path: Path) -> None:
         ["bash", "-c", f"{shlex.quote(sys.executable)} -m headstart --show-completion; true"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "_HEADSTART_COMPLETE" in shown.stdout, shown.stderr
+    assert "complete -o default -F" in shown.stdout, shown.stderr

@@ -102,6 +102,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A copy of it to remove from."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "t@example.invalid")
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
         if name != "MLFLOW_DISABLE_TELEMETRY":
             monkeypatch.delenv(name)
