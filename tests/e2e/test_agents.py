@@ -93,6 +93,7 @@ def test_every_command_prints_one_json_value(followed: Workspace, tmp_path: Path
         "sync": [],
         "compare": runs,
         "leaderboard": [],
+        "tidy": [],
         "encoders": [],
         "search": ["--join"],
         "cache ls": [],

@@ -212,3 +212,17 @@ def test_a_resampling_that_it_was_not_trained_with_is_refused(tmp_path: Path) ->
     path = save(tmp_path, dense(), SIZE, resampling="bilinear", **VECTOR)
     with pytest.raises(HeadstartError, match="must be bilinear for tiny"):
         check_size(chosen_encoder(extract_params(path), tmp_path), IMAGE)
+
+
+def test_a_block_without_patches_is_refused(vit: tuple[Path, Any], tmp_path: Path) -> None:
+    model = onnx.load(vit[0].with_suffix(".onnx"))
+    path = save(tmp_path, model, SIZE, special_tokens=99)
+    with pytest.raises(HeadstartError, match="less than the 18 tokens of last_hidden_state"):
+        chosen_encoder(extract_params(path), tmp_path)
+
+
+def test_a_block_of_float16_is_made_float32(tmp_path: Path) -> None:
+    model = dense()
+    model.graph.node.append(helper.make_node("Cast", ["vector"], ["half"], to=TensorProto.FLOAT16))
+    path = save(tmp_path, model, SIZE, blocks={"whole": {"output": "half"}})
+    assert computed(build(extract_params(path), IMAGE)).dtype == np.float32

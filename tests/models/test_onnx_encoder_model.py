@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from headstart.common.errors import TrainingError
+from headstart.common.errors import FormatError, TrainingError
 from headstart.common.files import sha256_of_file
 from headstart.encoders.onnx_encoder import OnnxEncoder
 from headstart.evaluation.explain import GradCam
@@ -117,3 +118,53 @@ def test_another_file_under_the_same_name_has_other_rows(
         extractor(tmp_path, extract_params(one)).cache_folder for one in (path, folder / path.name)
     }
     assert len(keys) == 2
+
+
+def _with_graph(path: Path, target: Path, graph: Any) -> None:
+    """Copy a model file with another graph as its encoder."""
+    target.write_bytes(path.read_bytes())
+    with h5py.File(target, "a") as file:
+        del file["encoder.onnx"]
+        values = np.frombuffer(graph.SerializeToString(), np.uint8)
+        file.create_dataset("encoder.onnx", data=values)
+
+
+def test_a_model_file_whose_graph_reads_another_file_is_refused(
+    made: tuple[LoadedModel, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made[2] / "model.h5"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_bytes(b"a" * 4096)
+    with h5py.File(path) as file:
+        graph = onnx.load_from_string(file["encoder.onnx"][()].tobytes())
+    (weights,) = [one for one in graph.graph.initializer if list(one.dims) == [WIDTH, 3, 8, 8]]
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="secret.txt")
+    _with_graph(path, tmp_path / "model.h5", graph)
+    with pytest.raises(FormatError, match="must hold its weights itself"):
+        load_model(tmp_path / "model.h5")
+
+
+def test_a_model_file_whose_graph_may_never_end_is_refused(
+    made: tuple[LoadedModel, Any, Path], tmp_path: Path
+) -> None:
+    path = made[2] / "model.h5"
+    with h5py.File(path) as file:
+        graph = onnx.load_from_string(file["encoder.onnx"][()].tobytes())
+    body = onnx.helper.make_graph([], "body", [], [])
+    graph.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["x"], body=body))
+    _with_graph(path, tmp_path / "model.h5", graph)
+    with pytest.raises(FormatError, match="without loops and branches, but it has Loop"):
+        load_model(tmp_path / "model.h5")
+
+
+def test_what_it_costs_is_counted_again_where_the_kept_files_are_gone(
+    made: tuple[LoadedModel, Any, Path], tmp_path: Path
+) -> None:
+    folder = made[2]
+    frozen = extractor(tmp_path, extract_params(folder / "tiny.yaml")).frozen()
+    costs = frozen.block_costs()
+    frozen.costs.unlink()
+    frozen.h5.write_bytes(b"damaged")
+    assert frozen.block_costs() == costs

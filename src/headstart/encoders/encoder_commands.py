@@ -219,6 +219,6 @@ def describe_onnx(file: Path) -> tuple[Path, str]:
     return path, (
         f"{path}: look through it, then name it and its hash in params.yaml:\n"
         f"  image:\n    size_px: {said['size_px']}\n"
-        f"  extract:\n    encoders: {name}\n    weights: {path}\n    weights_sha256: …\n"
+        f"  extract:\n    encoders: {name}\n    weights: {path}\n    weights_sha256: null\n"
         "A first `dvc repro` says the hash."
     )

@@ -76,8 +76,10 @@ class FrozenModel:
 
     def block_costs(self) -> dict[str, Cost]:
         """Return what the encoder costs up to each of its feature blocks; counted once."""
+        # Before the lock of the costs, which making it takes too.
+        h5 = self.require_h5()
         path = self._require(
-            self.costs, lambda: self._write_costs(load_onnx_encoder(self.h5) or self.load())
+            self.costs, lambda: self._write_costs(load_onnx_encoder(h5) or self.load())
         )
         return {name: Cost(**values) for name, values in read_json(path).items()}
 

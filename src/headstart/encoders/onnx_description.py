@@ -24,7 +24,7 @@ from headstart.encoders.onnx_encoder import (
     tensor_of,
     tensor_shapes,
 )
-from headstart.encoders.onnx_graph import OPSET, GraphWriter
+from headstart.encoders.onnx_graph import OPSET, GraphWriter, check_graph
 from headstart.encoders.onnx_session import open_onnx
 from headstart.encoders.weights import checked_file
 from headstart.params.base import Section
@@ -35,24 +35,6 @@ from headstart.params.load import read_mapping, validate
 _OWN = "own/"  # before the names of the file's tensors
 # Of a feature, in proportion to the largest, between an image alone and beside another.
 _TOLERANCE = 1e-4
-# What image encoders are made of. Not there: loops and branches, operators of other domains, what
-# draws random numbers, what quantises by the range of a whole batch.
-_OPERATORS = frozenset(
-    # ruff would write a line for each
-    """
-    Abs Add And Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvInteger Cos DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
-    Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
-    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
-    InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LpNormalization MatMul
-    MatMulInteger Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv
-    QLinearMatMul QuantizeLinear RMSNormalization Range Reciprocal ReduceL2 ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum Relu Reshape Resize RotaryEmbedding Round ScatterND Selu Shape
-    Sigmoid Sign Sin Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile
-    Transpose Trilu Unsqueeze Where Xor
-    """.split()  # noqa: SIM905
-)
-
 _Three = Annotated[tuple[float, float, float], Field(strict=False)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -159,6 +141,14 @@ def build_onnx_encoder(extract: ExtractParams, root: Path) -> OnnxEncoder:
             f"computed beside it, but they differ by {difference:.2g} of the largest: export it "
             "for inference"
         )
+    start = 0
+    for name, width in encoder.blocks.items():
+        if not np.ptp(both[:, start : start + width], axis=0).any():
+            raise WeightsError(
+                f"blocks.{name} of {path.name} must tell images apart, but is the same for two of "
+                "noise: name another tensor, or correct special_tokens"
+            )
+        start += width
     return encoder
 
 
@@ -234,7 +224,7 @@ def read_onnx(file: Path) -> Any:
 
     try:
         model = onnx.load(str(file), load_external_data=False)
-        _check_operators(model, file)
+        check_graph(model, str(file))
         model = inliner.inline_local_functions(model)
         if opset_of(model) < OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
@@ -247,33 +237,6 @@ def read_onnx(file: Path) -> Any:
             f"but it is not ({one_line(error, 200)}): export it with opset_version={OPSET}"
         ) from None
     return model
-
-
-def _check_operators(model: Any, file: Path) -> None:
-    """Refuse what an encoder has no need of, and weights that lie elsewhere."""
-    import onnx
-
-    nodes = [*model.graph.node, *(node for one in model.functions for node in one.node)]
-    own = {(one.domain, one.name) for one in model.functions}
-    others = {
-        f"{node.domain}.{node.op_type}".removeprefix("ai.onnx.").removeprefix(".")
-        for node in nodes
-        if (node.domain, node.op_type) not in own
-        and (node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS)
-    }
-    if others:
-        raise WeightsError(
-            f"{file} must be made of operators that the headstart list allows, which has neither "
-            f"loops nor what one runtime adds, but it has {', '.join(sorted(others))}: export it "
-            "for inference, unoptimised"
-        )
-    tensors = [*model.graph.initializer]
-    tensors += [one.t for node in nodes for one in node.attribute if one.HasField("t")]
-    if any(one.data_location == onnx.TensorProto.EXTERNAL for one in tensors):
-        raise WeightsError(
-            f"{file} must hold its weights itself, but some are in other files: save it with "
-            "onnx.save(model, path, save_as_external_data=False)"
-        )
 
 
 def _input(graph: Any, description: OnnxDescription, wrong: list[str]) -> str:
@@ -330,7 +293,7 @@ def _pool(
     writer: GraphWriter, name: str, shape: Sequence[Any], description: OnnxDescription, pooling: str
 ) -> int:
     """Add what makes a vector of a block's tensor, of that shape; returns its width."""
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     block, is_nchw = description.blocks[name], description.layout == "nchw"
     of_tokens, of_map = len(shape) == 3, len(shape) == 4
@@ -346,6 +309,12 @@ def _pool(
             f"(n, n_tokens, width), and else not there, but {block.output} is of shape "
             f"{_told(shape)}: {'say which' if of_tokens else 'leave it out'}"
         )
+    n_tokens = shape[1] if of_tokens and isinstance(shape[1], int) else 2**31
+    if block.tokens == "patches" and description.special_tokens >= n_tokens:
+        raise ParamsError(
+            f"special_tokens must be less than the {n_tokens} tokens of {block.output}, or "
+            f"blocks.{name} has no patches, but got {description.special_tokens}: lower it"
+        )
     if of_map and pooling == "flatten":
         raise ParamsError(
             f"extract.pooling must be avg or max for the map of blocks.{name}, but got flatten"
@@ -359,7 +328,8 @@ def _pool(
         axes = [1] if of_tokens else [2, 3] if is_nchw else [1, 2]
         reduce = "ReduceMax" if of_map and pooling == "max" else "ReduceMean"
         values = writer.add(reduce, [values, writer.constant(axes, np.int64)], keepdims=0)
-    writer.nodes.append(helper.make_node("Identity", [values], [tensor_of(name)]))
+    cast = helper.make_node("Cast", [values], [tensor_of(name)], to=TensorProto.FLOAT)
+    writer.nodes.append(cast)
     return width
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from headstart.common.cost import Cost
 from headstart.common.hdf5 import stored_array
-from headstart.encoders.onnx_graph import ENCODER_DATASET
+from headstart.encoders.onnx_graph import ENCODER_DATASET, read_stored
 
 FORMAT, FORMAT_VERSION = "headstart-onnx-encoder", 1
 
@@ -87,6 +87,7 @@ def load_onnx_encoder(path: Path) -> OnnxEncoder | None:
         if file.attrs.get("format") != FORMAT:
             return None
         model = stored_array(file, ENCODER_DATASET).tobytes()
+        read_stored(model, f"{ENCODER_DATASET} of {path}")
         return OnnxEncoder(json.loads(file.attrs["blocks"]), model)
 
 

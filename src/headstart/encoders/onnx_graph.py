@@ -19,13 +19,30 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.common.errors import FormatError, ParamsError, one_line
+from headstart.common.errors import FormatError, ParamsError, WeightsError, one_line
 from headstart.common.files import replacing
 from headstart.common.hdf5 import stored_array
 
 OPSET = 20
 # Of a file: an encoder that is ONNX itself, from the bytes of pixels to its joined features.
 ENCODER_DATASET = "encoder.onnx"
+# What image encoders are made of. Not there: loops and branches, operators of other domains, what
+# draws random numbers, what quantises by the range of a whole batch.
+_OPERATORS = frozenset(
+    # ruff would write a line for each
+    """
+    Abs Add And Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
+    ConstantOfShape Conv ConvInteger Cos DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal
+    Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
+    InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LpNormalization MatMul
+    MatMulInteger Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv
+    QLinearMatMul QuantizeLinear RMSNormalization Range Reciprocal ReduceL2 ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum Relu Reshape Resize RotaryEmbedding Round ScatterND Selu Shape
+    Sigmoid Sign Sin Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile
+    Transpose Trilu Unsqueeze Where Xor
+    """.split()  # noqa: SIM905
+)
 _MOST_BYTES = 2**31 - 2**20  # of a file of protocol buffers, with room for shapes
 _TO_MAP, _FROM_MAP = [0, 3, 1, 2], [0, 2, 3, 1]
 # keras.config.epsilon(), which Normalization computes with.
@@ -82,7 +99,7 @@ def onnx_model(
         stored = stored_array(file, ENCODER_DATASET).tobytes() if holds_encoder else b""
     if holds_encoder:
         encoder = onnx.compose.add_prefix(
-            onnx.load_from_string(stored), "encoder/", rename_inputs=False
+            read_stored(stored, ENCODER_DATASET), "encoder/", rename_inputs=False
         )
         graph.nodes += encoder.graph.node
         graph.constants += encoder.graph.initializer
@@ -129,6 +146,62 @@ def onnx_model(
     made = onnx.shape_inference.infer_shapes(made, strict_mode=True)
     onnx.checker.check_model(made)
     return bytes(made.SerializeToString())
+
+
+def read_stored(stored: bytes, place: str) -> Any:
+    """Return a graph that lies in a file of ours, as an `onnx.ModelProto`.
+
+    Raises:
+        FormatError: it is none that this project writes: it could read other files, or never end.
+    """
+    import onnx
+
+    try:
+        model = onnx.load_from_string(stored)
+        check_graph(model, place)
+        if model.functions:
+            raise WeightsError(f"{place} must have no functions, but has some")
+    except Exception as error:
+        # protobuf has errors of its own.
+        raise FormatError(one_line(error, 300) or f"{place} must be an ONNX graph") from None
+    return model
+
+
+def check_graph(model: Any, place: str) -> None:
+    """Refuse what an encoder has no need of, and weights that lie in other files.
+
+    Raises:
+        WeightsError: naming the operators, or saying where the weights belong.
+    """
+    import onnx
+
+    nodes = [*model.graph.node, *(node for one in model.functions for node in one.node)]
+    own = {(one.domain, one.name) for one in model.functions}
+    others = {
+        f"{node.domain}.{node.op_type}".removeprefix(".")
+        for node in nodes
+        if (node.domain, node.op_type) not in own
+        and (node.domain != "" or node.op_type not in _OPERATORS)
+    }
+    attributes = [one for node in nodes for one in node.attribute]
+    kinds = onnx.AttributeProto
+    if others or any(one.type in (kinds.GRAPH, kinds.GRAPHS) for one in attributes):
+        raise WeightsError(
+            f"{place} must be made of ONNX's own operators, as encoders are, without loops and "
+            f"branches, but it has {', '.join(sorted(others)) or 'branches'}: export it for "
+            "inference, unoptimised"
+        )
+    tensors = [*model.graph.initializer]
+    for one in attributes:
+        tensors += [*([one.t] if one.HasField("t") else []), *one.tensors]
+    is_sparse = model.graph.sparse_initializer or any(
+        one.HasField("sparse_tensor") or one.sparse_tensors for one in attributes
+    )
+    if is_sparse or any(one.data_location == onnx.TensorProto.EXTERNAL for one in tensors):
+        raise WeightsError(
+            f"{place} must hold its weights itself, dense, but some are in other files or sparse: "
+            "save it with onnx.save(model, path, save_as_external_data=False)"
+        )
 
 
 @dataclass(frozen=True)

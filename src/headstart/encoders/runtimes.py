@@ -45,11 +45,6 @@ def resolve(extract: ExtractParams) -> ExtractParams:
     """
     runtime, precision = extract.runtime, extract.precision
     in_onnx = [one.encoder for one in extract.each() if one.in_onnx]
-    if runtime == "keras" and in_onnx:
-        raise ParamsError(
-            "extract.runtime must be onnxruntime or openvino for an encoder in an .onnx file, but "
-            f"got keras for {', '.join(in_onnx)}"
-        )
     if precision == "auto":
         can = runtime in ("keras", "openvino") or (runtime == "auto" and _installed("openvino"))
         precision = "bfloat16" if can and (has_bf16() or has_gpu()) else "float32"
@@ -59,6 +54,12 @@ def resolve(extract: ExtractParams) -> ExtractParams:
         runtime = "openvino" if _installed("openvino") else "keras"
     elif runtime == "auto":
         runtime = "onnxruntime"
+    if runtime == "keras" and in_onnx:
+        raise ParamsError(
+            "extract.runtime must be onnxruntime or openvino for an encoder in an .onnx file, but "
+            f"is keras for {', '.join(in_onnx)}: set extract.runtime, and extract.precision to "
+            "float32 where OpenVINO is not installed"
+        )
     if runtime == "onnxruntime" and precision != "float32":
         raise ParamsError(
             "extract.precision must be float32 where extract.runtime is onnxruntime, but got "

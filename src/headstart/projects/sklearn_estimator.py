@@ -36,6 +36,7 @@ from headstart.search.plan import with_blocks
 from headstart.search.space import grid
 
 _FOLDS = 5
+_EXTRACT = ("encoders", "weights", "weights_sha256", "pooling")
 # Of the default space what solved heads use: sets of feature blocks.
 _SEARCH = SearchParams()
 
@@ -50,7 +51,8 @@ class HeadstartClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     an image share a fold. Given features are one block.
 
     Args:
-        encoders, weights, pooling: as `extract` in params.yaml; not of given features.
+        encoders, weights, weights_sha256, pooling: as `extract` in params.yaml; not of given
+            features.
         size_px: of the input, as `image.size_px`.
         folds: of cross-validation, 2 to 20; None: 5. Fewer where a class has fewer images.
         random_state: of the folds.
@@ -66,7 +68,8 @@ class HeadstartClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         encoders: str | tuple[str, ...] = "efficientnet-lite0",
         *,
-        weights: str = "imagenet",
+        weights: str | dict[str, str] = "imagenet",
+        weights_sha256: str | dict[str, str] | None = None,
         pooling: str = "avg",
         size_px: int = 224,
         folds: int | None = None,
@@ -74,6 +77,7 @@ class HeadstartClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.encoders = encoders
         self.weights = weights
+        self.weights_sha256 = weights_sha256
         self.pooling = pooling
         self.size_px = size_px
         self.folds = folds
@@ -175,7 +179,7 @@ class HeadstartClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         if given["folds"] == 1:
             raise ParamsError("folds must be 2 or more, but got 1: leave it out for 5")
-        extract = {name: given[name] for name in ("encoders", "weights", "pooling")}
+        extract = {name: given[name] for name in _EXTRACT}
         return validate(
             Path(type(self).__name__),
             Params,

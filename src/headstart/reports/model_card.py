@@ -114,7 +114,9 @@ def _encoder(recipe: Mapping[str, Any]) -> str:
     if encoder is not None and imagenet is not None and imagenet.identity == identity:
         kind = "ImageNet weights"
         licence = encoder.licence or "not known here: see who publishes them"
-    elif encoder is not None and imagenet is None and encoder.licence:
+    elif recipe.get("preprocessing") == "onnx":
+        kind, licence = "a given .onnx file", "as its description says"
+    elif encoder is not None and encoder.published:
         licence = f"{encoder.licence}, if it is the {encoder.published}"
     return f"{recipe['backbone']}, {kind} ({identity[:12]}…; licence: {licence})"
 
